@@ -1,0 +1,319 @@
+"""Checkpoints: ours, and the layout of the authors' released files.
+
+Both are read with torch's `weights_only` unpickler, so loading a file runs nothing that is in it. Ours hold plain
+tensors and plain data only; a released file holds an `argparse.Namespace` too, which is the one class let through.
+
+Released layout: {'epoch', 'model', 'best_rsum', 'opt', 'Eiters'}, 'model' a list of five state dicts (visual encoder,
+text encoder, visual projection, text projection, discriminator), the encoders' names beginning with 'module.'.
+"""
+import argparse
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
+
+FORMAT = 'nrccr-1'
+BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
+RELEASED_PARTS = ('visual_encoder', 'text_encoder', 'visual_projection', 'text_projection', 'discriminator')
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / 'configs'
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: the message names the file, what was found and what to do."""
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds, whichever layout it came in."""
+    path: Path
+    config: Config
+    architecture: dict        # of BERT, CLIP and the feature width: see model.build_model
+    model: dict               # state dict of model.NRCCR
+    epoch: int
+    val: dict | None = None   # validation metrics of that epoch
+    training: dict | None = None  # optimisers, schedule, counters, random states; in last.pt only
+    released: bool = False
+
+
+def save_checkpoint(path, content):
+    """Write a checkpoint atomically: the file at `path` is always whole, the old one or the new one.
+
+    Args:
+        path: file to write.
+        content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, training].
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.tmp')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            torch.save({'format': FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def find_checkpoint(path):
+    """The checkpoint file meant by `path`: a file, our run folder, or a released one.
+
+    Raises:
+        CheckpointError: no such path, or a folder without a checkpoint; says what was looked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f'no checkpoint at {path}: give a run folder or a checkpoint file')
+    for name in (BEST, RELEASED):
+        if (path / name).is_file():
+            return path / name
+    there = ', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'
+    raise CheckpointError(f'no {BEST} (ours) and no {RELEASED} (released) in {path}, which has: {there}')
+
+
+def load_checkpoint(path, overrides=(), bert_heads=None):
+    """Read a checkpoint of either layout onto the CPU.
+
+    Args:
+        path: a file, or a folder as `find_checkpoint` takes.
+        overrides: `key=value` strings laid over the stored config.
+        bert_heads: attention heads of BERT in a released file, which does not say; None: width / 64, mBERT's 12.
+    Returns:
+        Checkpoint.
+    Raises:
+        CheckpointError: unreadable, unsafe or foreign file.
+        basic.config.ConfigError: an override that does not fit.
+    """
+    path = find_checkpoint(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many kinds: unpickling, zip, end of file, a class not allowed
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f'{path} cannot be read safely as a checkpoint ({type(error).__name__}: {reason[:300]}). '
+                              'It may be damaged, or hold code; only tensors, plain data and argparse.Namespace '
+                              'are read') from None
+    if isinstance(content, dict) and content.get('format') == FORMAT:
+        return Checkpoint(path=path, config=config_from_dict(content['config'], overrides),
+                          architecture=content['architecture'], model=content['model'], epoch=content['epoch'],
+                          val=content.get('val'), training=content.get('training'))
+    if isinstance(content, dict) and isinstance(content.get('model'), (list, tuple)) and 'opt' in content:
+        return _released(path, content, overrides, bert_heads)
+    keys = ', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    raise CheckpointError(f'{path} is neither a checkpoint of this project nor a released one; it holds: {keys[:300]}')
+
+
+# ---------------------------------------------------------------------------------------------- the released layout
+
+def _released(path, content, overrides, bert_heads):
+    """A released file's content as a Checkpoint."""
+    parts = content['model']
+    if len(parts) != len(RELEASED_PARTS):
+        raise CheckpointError(f"{path}: 'model' has {len(parts)} parts, expected {len(RELEASED_PARTS)}: "
+                              f"{', '.join(RELEASED_PARTS)}")
+    model = {}
+    for part, state in zip(RELEASED_PARTS, parts):
+        for name, tensor in state.items():
+            for new_name, value in _translate(part, name.removeprefix('module.'), tensor, path):
+                model[f'{part}.{new_name}'] = value.float() if value.is_floating_point() else value
+    architecture = {'bert': _bert_architecture(model, bert_heads), 'clip': _clip_architecture(model),
+                    'feature_dim': _feature_dim(model)}
+    config = config_from_dict(_released_config(content['opt'], model, path), overrides)
+    return Checkpoint(path=path, config=config, architecture=architecture, model=model,
+                      epoch=int(content.get('epoch', 0)), released=True)
+
+
+# released name -> ours, the first pattern that matches; None: not used by the model
+_RENAMES = {
+    'text_encoder': [
+        (r'text_bert\.text_bert\.(pooler\..*|embeddings\.(position_ids|token_type_ids))', None),
+        (r'text_bert\.text_bert\.(.*)', r'bert.\1'),
+    ],
+    'visual_encoder': [
+        (r'encoder\.visual\.(.*)', r'clip.\1'),       # OpenAI's names, translated further below
+        (r'encoder\.(transformer\..*|positional_embedding|text_projection|logit_scale|token_embedding\..*|ln_final\..*'
+         r'|input_resolution|context_length|vocab_size)', None),                     # CLIP's text tower
+        (r'proj\.(.*)', r'linear.\1'),
+    ],
+    'visual_projection': [(r'mapping\.fc1\.(.*)', r'linear.\1'), (r'mapping\.bn_1\.(.*)', r'norm.\1')],
+    'discriminator': [
+        (r'discriminator\.convolve\.0\.(.*)', r'entry.\1'),
+        (r'discriminator\.convolve\.(\d)\.(.*)', lambda m: f'blocks.{int(m[1]) - 1}.{m[2]}'),
+        (r'discriminator\.model\.(.*)', r'model.\1'),
+    ],
+}
+_RENAMES['text_projection'] = _RENAMES['visual_projection']
+_SEQUENCE_RENAMES = [                                 # what the text and the video encoder share
+    (r'input_proj_layer\.LayerNorm\.(.*)', r'input.norm.\1'),
+    (r'input_proj_layer\.net\.1\.(.*)', r'input.linear.\1'),
+    (r'pos_embed_layer\.position_embeddings\.(.*)', r'positions.embedding.\1'),
+    (r'pos_embed_layer\.LayerNorm\.(.*)', r'positions.norm.\1'),
+    (r'encoder_layer\.self\.(query|key|value)\.(.*)', r'block.\1.\2'),
+    (r'encoder_layer\.output\.dense\.(.*)', r'block.dense.\1'),
+    (r'encoder_layer\.output\.LayerNorm\.(.*)', r'block.norm.\1'),
+]
+_CLIP_RENAMES = [
+    (r'class_embedding', 'vision_model.embeddings.class_embedding'),
+    (r'positional_embedding', 'vision_model.embeddings.position_embedding.weight'),
+    (r'conv1\.weight', 'vision_model.embeddings.patch_embedding.weight'),
+    (r'ln_pre\.(.*)', r'vision_model.pre_layrnorm.\1'),             # (sic)
+    (r'ln_post\.(.*)', r'vision_model.post_layernorm.\1'),
+    (r'transformer\.resblocks\.(\d+)\.ln_([12])\.(.*)', r'vision_model.encoder.layers.\1.layer_norm\2.\3'),
+    (r'transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(.*)', r'vision_model.encoder.layers.\1.mlp.fc1.\2'),
+    (r'transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(.*)', r'vision_model.encoder.layers.\1.mlp.fc2.\2'),
+    (r'transformer\.resblocks\.(\d+)\.attn\.out_proj\.(.*)', r'vision_model.encoder.layers.\1.self_attn.out_proj.\2'),
+]
+
+
+def _rename(name, rules):
+    """The new name, None for a tensor that is not used; raises KeyError where no rule matches."""
+    for pattern, replacement in rules:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return replacement if replacement is None else re.sub(pattern, replacement, name)
+    raise KeyError(name)
+
+
+def _translate(part, name, tensor, path):
+    """Yield (our name inside the part, tensor) for one released tensor: none, one, or three for CLIP's joint q, k, v."""
+    rules = _RENAMES[part] + (_SEQUENCE_RENAMES if part.endswith('encoder') else [])
+    try:
+        new_name = _rename(name, rules)
+        if new_name is None:
+            return
+        if not (part == 'visual_encoder' and new_name.startswith('clip.')):
+            yield new_name, tensor
+            return
+        inner = new_name.removeprefix('clip.')
+        joint = re.fullmatch(r'transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)', inner)
+        if joint:
+            for letter, piece in zip('qkv', tensor.chunk(3)):
+                yield f'clip.vision_model.encoder.layers.{joint[1]}.self_attn.{letter}_proj.{joint[2]}', piece
+        elif inner == 'proj':
+            yield 'clip.visual_projection.weight', tensor.T.contiguous()  # OpenAI multiplies from the right
+        else:
+            yield f'clip.{_rename(inner, _CLIP_RENAMES)}', tensor
+    except KeyError as error:
+        raise CheckpointError(f'{path}: the {part} has a tensor {error} that no released layout known here has; '
+                              'expected a video, pooled-feature or CLIP ViT model of one text and one video layer'
+                              ) from None
+
+
+def _count(model, pattern):
+    """1 + the largest number that the pattern's group takes among the names."""
+    return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in model) if m), default=-1)
+
+
+def _bert_architecture(model, heads):
+    word = model['text_encoder.bert.embeddings.word_embeddings.weight']
+    first = 'text_encoder.bert.encoder.layer.0.intermediate.dense.weight'
+    hidden = word.shape[1]
+    return {'model_type': 'bert', 'vocab_size': word.shape[0], 'hidden_size': hidden,
+            'num_hidden_layers': _count(model, r'text_encoder\.bert\.encoder\.layer\.(\d+)\.'),
+            'num_attention_heads': heads or max(hidden // 64, 1), 'intermediate_size': model[first].shape[0],
+            'max_position_embeddings': model['text_encoder.bert.embeddings.position_embeddings.weight'].shape[0],
+            'type_vocab_size': model['text_encoder.bert.embeddings.token_type_embeddings.weight'].shape[0],
+            'hidden_act': 'gelu', 'layer_norm_eps': 1e-12}
+
+
+def _clip_architecture(model):
+    prefix = 'visual_encoder.clip.vision_model.'
+    patch = model.get(f'{prefix}embeddings.patch_embedding.weight')
+    if patch is None:
+        return None
+    width, patch_size = patch.shape[0], patch.shape[-1]
+    grid = round((model[f'{prefix}embeddings.position_embedding.weight'].shape[0] - 1) ** 0.5)
+    return {'hidden_size': width, 'patch_size': patch_size, 'image_size': grid * patch_size,
+            'num_hidden_layers': _count(model, re.escape(prefix) + r'encoder\.layers\.(\d+)\.'),
+            'num_attention_heads': max(width // 64, 1),
+            'intermediate_size': model[f'{prefix}encoder.layers.0.mlp.fc1.weight'].shape[0],
+            'projection_dim': model['visual_encoder.clip.visual_projection.weight'].shape[0],
+            'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5}
+
+
+def _feature_dim(model):
+    """Width of the visual features that the encoder reads; 0 for CLIP."""
+    if 'visual_encoder.input.linear.weight' in model:
+        return model['visual_encoder.input.linear.weight'].shape[1]
+    is_clip = any(name.startswith('visual_encoder.clip.') for name in model)
+    return 0 if is_clip else model['visual_encoder.linear.weight'].shape[1]
+
+
+def _released_config(opt, model, path):
+    """Our config tree for the options that a released file was trained with."""
+    options = vars(opt)
+
+    def option(name, default=None):
+        if name not in options and default is None:
+            raise CheckpointError(f"{path}: its options ('opt') have no '{name}'; found: {', '.join(sorted(options))}")
+        return options.get(name, default)
+
+    for name, expected in (('measure', 'cosine'), ('cost_style', 'sum'), ('direction', 'all'), ('text_norm', True),
+                           ('visual_norm', True)):
+        if option(name, expected) != expected:
+            raise CheckpointError(f"{path}: option {name}={option(name)!r}; only {expected!r} can be run here")
+    collection = option('collection')
+    base = {'msrvtt10kcn': 'msrvttcn'}.get(collection, collection)
+    if not (CONFIG_FOLDER / f'{base}.yaml').is_file():
+        raise CheckpointError(f"{path}: it was trained on '{collection}', for which there is no configs/{base}.yaml: "
+                              'add one that says where its captions and features lie')
+    tree = config_to_dict(load_config(CONFIG_FOLDER / f'{base}.yaml'))
+    poolings = {'mean': 'padded_mean', 'max': 'max'}
+
+    def pooling(name):
+        if option(name) not in poolings:
+            raise CheckpointError(f"{path}: option {name}={option(name)!r}; known: {', '.join(poolings)}")
+        return poolings[option(name)]
+
+    language = re.search(r'enc2([a-z]+)', str(option('data_type', '')))
+    if language:
+        tree['data']['lang'] = language[1]
+    if base == 'multi30k':
+        tree['data']['task'] = int(option('task', 1))
+    tree['text'].update(
+        hidden=model['text_encoder.input.linear.weight'].shape[0], heads=option('text_num_attention'),
+        qk_width=model['text_encoder.block.query.weight'].shape[0], pooling=pooling('text_pooling'),
+        positions=model['text_encoder.positions.embedding.weight'].shape[0],
+        trained_layers=_trained_layers(options, model))
+    visual = tree['visual']
+    if option('model_type') == 'video':
+        visual.update(kind='frames', feature=option('visual_feature'), heads=option('video_num_attention'),
+                      hidden=model['visual_encoder.input.linear.weight'].shape[0],
+                      qk_width=model['visual_encoder.block.query.weight'].shape[0],
+                      positions=model['visual_encoder.positions.embedding.weight'].shape[0],
+                      pooling=pooling('video_pooling'))
+        visual['max_frames'] = min(visual['max_frames'], visual['positions'])
+    elif any(name.startswith('visual_encoder.clip.') for name in model):
+        visual.update(kind='clip', hidden=model['visual_encoder.linear.weight'].shape[0])
+        known = {'ViT-B/32': 'openai/clip-vit-base-patch32', 'ViT-B/16': 'openai/clip-vit-base-patch16'}
+        visual['clip'] = known.get(option('img_encoder_name', ''), visual['clip'])
+    else:
+        visual.update(kind='pooled', feature=option('img_encoder'))
+    visual['feature_dim'] = _feature_dim(model)
+    tree['space'].update(dim=model['text_projection.linear.weight'].shape[0], dropout=option('dropout'))
+    tree['discriminator'].update(kind=option('disc_type'), lr=option('glr'))
+    tree['loss'].update(margin=option('margin'), hardest=bool(option('max_violation', True)))
+    tree['loss']['weights'].update(triplet_tgt=option('tri_alpha'), kd_sim=option('dtl_beta'),
+                                   kd_feat=option('l1_gama'), triplet_back=option('back_w'),
+                                   adversarial=option('scale'))
+    tree['train'].update(lr=option('learning_rate'), grad_clip=option('grad_clip'), val_weight=option('sim_ratio'),
+                         batch_size=option('batch_size', tree['train']['batch_size']))
+    try:
+        return config_to_dict(config_from_dict(tree))
+    except ConfigError as error:
+        raise CheckpointError(f'{path}: its options do not make a runnable config: {error}') from None
+
+
+def _trained_layers(options, model):
+    layers = range(_count(model, r'text_encoder\.bert\.encoder\.layer\.(\d+)\.'))
+    listed = options.get('layer_list')
+    if listed is None or options.get('frozen', 'frozen') != 'frozen':
+        return list(layers)
+    return sorted(number for number in layers if f'layer.{number}' in listed)

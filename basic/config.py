@@ -1,0 +1,404 @@
+"""The configuration: one typed schema, merged from three places and checked before anything else runs.
+
+    schema (this file)  <-  configs/<name>.yaml, on top of its `base:` file if it names one  <-  key=value
+
+An unknown key, a wrong type or an impossible combination raises `ConfigError` in the first second, naming the key
+and what would be valid. Every number that the paper or its released code states is a field here, with its source.
+"""
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+POOLINGS = ('padded_mean', 'mean', 'max')
+SCORE_SCALES = ('value_width', 'key_width')
+VISUAL_KINDS = ('frames', 'pooled', 'clip')
+DISCRIMINATORS = ('strong', 'not-so-weak', 'weak')
+LOSS_TERMS = ('triplet_en', 'triplet_tgt', 'kd_sim', 'kd_feat', 'triplet_back', 'adversarial')
+SPLITS = ('train', 'val', 'test')
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: the message names the key, what was found and what is valid."""
+
+
+@dataclass
+class TrainCaptions:
+    """Caption files of the training split; the templates' fields are explained at `Data`."""
+    en: str = '{c}train.caption.txt'                          # human English
+    tgt: str = '{c}train_google_enc2{lang}.caption.txt'       # its machine translation
+    back: str = '{c}train_google_enc2{lang}2enc.caption.txt'  # the translation, machine-translated back
+
+
+@dataclass
+class ValCaptions:
+    """Caption files of the validation split."""
+    en: str = '{c}val_google_{lang}2enc.caption.txt'          # machine translation of the target caption
+    tgt: str = '{c}val_{lang}.caption.txt'                    # human target language
+
+
+@dataclass
+class TestCaptions:
+    """Caption files of the test split."""
+    en: str = '{c}test_google_{lang}2enc.caption.txt'
+    tgt: str = '{c}test_{lang}.caption.txt'
+
+
+@dataclass
+class Captions:
+    """Caption files, relative to ROOTPATH/<collection>/TextData."""
+    train: TrainCaptions = field(default_factory=TrainCaptions)
+    val: ValCaptions = field(default_factory=ValCaptions)
+    test: TestCaptions = field(default_factory=TestCaptions)
+
+
+@dataclass
+class SplitFiles:
+    """A list of candidate paths for each split; the first that exists is used."""
+    train: list[str] = field(default_factory=list)
+    val: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Data:
+    """Where the captions and the visual items lie.
+
+    File names are templates. Their fields: {c} the collection's name as the copy at hand spells it, {p} the training
+    captions' prefix, {lang} the target language's tag, {split} train/val/test, {t} the task's suffix,
+    {feature} `visual.feature` (tried with and without its underscores). In `images`, {id} is the visual item's id.
+    """
+    collection: str = MISSING            # folder below ROOTPATH, and the prefix {c} of file names
+    aliases: list[str] = field(default_factory=list)  # other spellings of the collection to accept in both places
+    lang: str = 'zh'                     # target language, as the file names write it
+    task: int = 1                        # Multi-30K's task; other collections have one task only
+    train_prefix: dict[str, str] = field(default_factory=dict)  # {p} by task; {c} for a task not listed
+    suffix: dict[str, str] = field(default_factory=dict)        # {t} by "<task>/<lang>"; empty if not listed
+    captions: Captions = field(default_factory=Captions)
+    frames: str = 'FeatureData/{feature}'  # BigFile folder of frame features, for visual.kind=frames
+    pooled: SplitFiles = field(default_factory=SplitFiles)      # .npy of one row an image, for visual.kind=pooled
+    ids: SplitFiles = field(default_factory=SplitFiles)         # the image lists: row i of the .npy is line i here
+    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder
+
+
+@dataclass
+class Text:
+    """Text encoder (METHOD: mBERT, linear, positions, one attention block shared by every branch)."""
+    bert: str = 'bert-base-multilingual-cased'  # hub name, or a local folder as transformers saves it
+    pretrained: bool = True              # False: take the architecture from `bert`, start from random weights
+    lowercase: bool = True               # as released: lower-case and strip accents, though the vocabulary is cased
+    clean_en: bool = True                # as released: English keeps A-Za-z0-9 only, and a full stop is appended
+    trained_layers: list[int] = field(default_factory=lambda: [5, 6, 7, 8, 9, 10, 11])  # of BERT; others are frozen
+    train_embeddings: bool = False       # BERT's embeddings; the paper freezes them
+    bert_dropout: float = 0.1            # inside BERT, in frozen layers too
+    hidden: int = 768                    # width of the attention block
+    heads: int = 8
+    qk_width: int = 512                  # width of queries and keys; the values are `hidden` wide
+    score_scale: str = 'value_width'     # as released sqrt(hidden / heads); key_width: sqrt(qk_width / heads)
+    positions: int = 250                 # learned positions; longer captions are cut
+    dropout: float = 0.1
+    pooling: str = 'padded_mean'         # as released: the mean includes padding; `mean` and `max` leave it out
+
+
+@dataclass
+class Visual:
+    """Visual encoder: frame features, one pooled feature an image, or raw images through CLIP."""
+    kind: str = 'frames'
+    feature: str = 'i3d_kinetics'        # name of the feature, for `frames` and `pooled`
+    feature_dim: int = 0                 # its width; 0: as found in the data
+    hidden: int = 1024                   # `frames`: width of the attention block; `clip`: width after the linear layer
+    heads: int = 8
+    qk_width: int = 512
+    score_scale: str = 'value_width'     # as released, see text.score_scale
+    max_frames: int = 64                 # videos are cut to their first frames
+    positions: int = 80                  # learned positions
+    dropout: float = 0.1
+    pooling: str = 'padded_mean'         # over frames
+    clip: str = 'openai/clip-vit-base-patch32'  # hub name or local folder
+    clip_pretrained: bool = True         # False: CLIP's architecture with random weights
+    train_clip: bool = False             # as released no gradient reaches CLIP's image tower
+
+
+@dataclass
+class Space:
+    """Projections to the common space (linear, batch norm, dropout, L2 normalisation)."""
+    dim: int = 1536
+    dropout: float = 0.2
+
+
+@dataclass
+class Discriminator:
+    """Language discriminator on BERT's token outputs."""
+    kind: str = 'strong'                 # `strong` for VATEX, `not-so-weak` for the others, `weak`
+    lr: float = 1e-3
+    relu_skip: bool = True               # as released a residual block's skip carries the ReLU'd input
+    pooling: str = 'padded_mean'         # as released the average includes padding; `mean` leaves it out
+
+
+@dataclass
+class Weights:
+    """Weight of each term; 0 leaves the term, and what only it needs, out."""
+    triplet_en: float = 1.0
+    triplet_tgt: float = 0.6             # the paper's tri_alpha
+    kd_sim: float = 0.4                  # dtl_beta
+    kd_feat: float = 0.1                 # l1_gama
+    triplet_back: float = 0.5            # back_w
+    adversarial: float = 0.001           # scale
+
+
+@dataclass
+class Loss:
+    """Losses; L is the weighted sum of the terms."""
+    weights: Weights = field(default_factory=Weights)
+    margin: float = 0.2                  # triplet margin, in cosine
+    hardest: bool = True                 # hardest negative in the batch; False: the sum over all negatives
+    temperature: float = 0.07            # of the similarity distillation
+    smooth_l1_beta: float = 4.0          # of the feature distillation
+    detach_teacher_visual: bool = False  # as released the teacher's distribution also moves the visual side
+    detach_cross_feature: bool = False   # as released feature distillation also moves the cross branch
+
+
+@dataclass
+class Train:
+    """Optimisation and schedule."""
+    seed: int = 1
+    epochs: int = 50                     # at most
+    batch_size: int = 128                # caption pairs
+    lr: float = 1e-4                     # Adam, encoders and projections
+    lr_decay: float = 0.99               # after each epoch
+    halve_factor: float = 0.5            # after an epoch without improvement, too ...
+    halve_wait: int = 3                  # ... if this many epochs passed since the start or the last halving
+    patience: int = 10                   # stop after more epochs than this without improvement
+    grad_clip: float = 2.0               # global L2 norm over encoders and projections; 0: none
+    workers: int = 2                     # loader processes; 0: load in the training process
+    val_weight: float = 0.2              # w of the English branch in validation
+
+
+@dataclass
+class Eval:
+    """Scoring."""
+    val_batch_size: int = 128            # with padded_mean the batch matters
+    test_batch_size: int = 64
+    weights: list[float] = field(default_factory=lambda: [1.0, 0.8, 0.5, 0.2, 0.0])  # w of the English branch
+    ties: str = 'pessimistic'            # rank among equal scores: pessimistic (last) | mean (middle)
+
+
+@dataclass
+class Config:
+    """Everything a run depends on, except where its data lie."""
+    name: str = ''                       # names the run's folder; the config file's name if empty
+    data: Data = field(default_factory=Data)
+    text: Text = field(default_factory=Text)
+    visual: Visual = field(default_factory=Visual)
+    space: Space = field(default_factory=Space)
+    discriminator: Discriminator = field(default_factory=Discriminator)
+    loss: Loss = field(default_factory=Loss)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+
+
+def load_config(path=None, overrides=()):
+    """Merge schema, YAML file (and its bases) and `key=value` strings; check; return the frozen config.
+
+    Args:
+        path: YAML file, or None for the schema alone.
+        overrides: strings such as `train.lr=3e-4` or `text.trained_layers=[2,3]`.
+    Returns:
+        A `Config`; attribute access, read-only.
+    Raises:
+        ConfigError: unknown key, wrong type, impossible combination; names the key.
+    """
+    config = OmegaConf.structured(Config)
+    layers = [(str(p), OmegaConf.create(tree)) for p, tree in _yaml_layers(path)] if path else []
+    for text in overrides:
+        if '=' not in text or text.startswith(('=', '-')):
+            raise ConfigError(f"option '{text}' is not of the form key=value, for example train.lr=3e-4")
+        try:
+            layers.append((f"option '{text}'", OmegaConf.from_dotlist([text])))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"option '{text}': {error}") from None
+    for source, layer in layers:
+        config = _merge(config, layer, source)
+    return _finish(config, name=Path(path).stem if path else '')
+
+
+def config_from_dict(tree, overrides=()):
+    """Rebuild a config from the plain dict that a run folder or a checkpoint holds; raises ConfigError as above."""
+    config = _merge(OmegaConf.structured(Config), OmegaConf.create(tree), 'stored config')
+    for text in overrides:
+        if '=' not in text or text.startswith(('=', '-')):
+            raise ConfigError(f"option '{text}' is not of the form key=value, for example eval.ties=mean")
+        config = _merge(config, OmegaConf.from_dotlist([text]), f"option '{text}'")
+    return _finish(config, name='')
+
+
+def config_to_dict(config):
+    """The config as plain dicts, lists, numbers and strings."""
+    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+
+
+def _yaml_layers(path, seen=()):
+    """(file, tree) from the innermost `base:` outwards."""
+    path = Path(path)
+    if path.resolve() in seen:
+        raise ConfigError(f'{path}: `base:` leads back to a file already read: {" -> ".join(map(str, seen))}')
+    if not path.is_file():
+        known = sorted(p.name for p in path.parent.glob('*.yaml')) if path.parent.is_dir() else []
+        raise ConfigError(f'no config file {path}; {path.parent} has: {", ".join(known) or "no .yaml files"}')
+    try:
+        tree = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+        OmegaConf.create(tree)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f'{path} is not valid YAML: {error}') from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f'{path}: expected keys and values at the top level, found a {type(tree).__name__}')
+    base = tree.pop('base', None)
+    below = _yaml_layers(path.parent / base, (*seen, path.resolve())) if base else []
+    return [*below, (path, tree)]
+
+
+def _merge(config, layer, source):
+    """OmegaConf.merge with messages that name the source, the key and what is valid."""
+    for key, value in _leaves(OmegaConf.to_container(layer)):
+        _check_known(key, value, source)
+    try:
+        return OmegaConf.merge(config, layer)
+    except OmegaConfBaseException as error:
+        key = getattr(error, 'full_key', '') or ''
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{source}: key '{key}': {reason}{_type_hint(key)}") from None
+
+
+def _leaves(tree, prefix=''):
+    for key, value in tree.items():
+        name = f'{prefix}{key}'
+        yield name, value
+        if isinstance(value, dict):
+            yield from _leaves(value, f'{name}.')
+
+
+def _check_known(key, value, source):
+    """Raise ConfigError unless every part of the dotted key is a field of the schema."""
+    where = Config
+    parts = key.split('.')
+    for depth, part in enumerate(parts):
+        if not is_dataclass(where):      # inside a free dict such as data.suffix
+            return
+        known = {f.name: f.type for f in fields(where)}
+        if part not in known:
+            parent = '.'.join(parts[:depth]) or 'the top level'
+            raise ConfigError(f"{source}: unknown key '{key}'; {parent} has: {', '.join(known)}")
+        where = known[part]
+    if is_dataclass(where) and not isinstance(value, dict):
+        raise ConfigError(f"{source}: key '{key}' is a group, found {value!r}; "
+                          f"set one of its keys: {', '.join(f.name for f in fields(where))}")
+
+
+def _type_hint(key):
+    where = Config
+    for part in key.split('.') if key else []:
+        if not is_dataclass(where):
+            return ''
+        where = {f.name: f.type for f in fields(where)}.get(part.split('[')[0])
+    return f' (expected {getattr(where, "__name__", where)})' if where and where is not Config else ''
+
+
+def _finish(config, name):
+    if OmegaConf.is_missing(config.data, 'collection'):
+        raise ConfigError("key 'data.collection' is not set: name the collection's folder below ROOTPATH")
+    if not config.name:
+        config.name = name or config.data.collection
+    _check(config)
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def _check(config):
+    """Raise ConfigError at the first impossible value or combination."""
+    text, visual, loss, train = config.text, config.visual, config.loss, config.train
+
+    def require(condition, key, valid):
+        if not condition:
+            raise ConfigError(f"key '{key}' is {OmegaConf.select(config, key)!r}; {valid}")
+
+    for key, choices in (('text.pooling', POOLINGS), ('visual.pooling', POOLINGS),
+                         ('text.score_scale', SCORE_SCALES), ('visual.score_scale', SCORE_SCALES),
+                         ('visual.kind', VISUAL_KINDS), ('discriminator.kind', DISCRIMINATORS),
+                         ('discriminator.pooling', ('padded_mean', 'mean')),
+                         ('eval.ties', ('pessimistic', 'mean'))):
+        require(OmegaConf.select(config, key) in choices, key, f'valid values: {", ".join(choices)}')
+    for key in ('text.hidden', 'text.heads', 'text.qk_width', 'text.positions', 'visual.hidden', 'visual.heads',
+                'visual.qk_width', 'visual.max_frames', 'visual.positions', 'space.dim', 'train.batch_size',
+                'train.epochs', 'train.halve_wait', 'eval.val_batch_size', 'eval.test_batch_size', 'data.task'):
+        require(OmegaConf.select(config, key) >= 1, key, 'expected a whole number of at least 1')
+    for key in ('text.dropout', 'text.bert_dropout', 'visual.dropout', 'space.dropout'):
+        require(0 <= OmegaConf.select(config, key) < 1, key, 'expected a probability, 0 <= p < 1')
+    for key in ('train.lr', 'discriminator.lr', 'loss.temperature', 'loss.smooth_l1_beta'):
+        require(OmegaConf.select(config, key) > 0, key, 'expected a number above 0')
+    for key in ('train.lr_decay', 'train.halve_factor'):
+        require(0 < OmegaConf.select(config, key) <= 1, key, 'expected a factor, 0 < f <= 1')
+    for key in ('train.patience', 'train.grad_clip', 'train.workers', 'visual.feature_dim', 'loss.margin',
+                'train.seed', *(f'loss.weights.{term}' for term in LOSS_TERMS)):
+        require(OmegaConf.select(config, key) >= 0, key, 'expected 0 or more')
+    require(0 <= train.val_weight <= 1, 'train.val_weight', 'expected a share of the English branch in [0, 1]')
+    require(len(config.eval.weights) > 0 and all(0 <= w <= 1 for w in config.eval.weights), 'eval.weights',
+            'expected at least one weight, each in [0, 1]')
+    require(any(loss.weights[term] > 0 for term in ('triplet_en', 'triplet_tgt')), 'loss.weights',
+            'nothing ties text to images: set triplet_en or triplet_tgt above 0')
+    require(train.batch_size >= 2, 'train.batch_size', 'expected at least 2: the other pairs are the negatives')
+    for group in ('text', 'visual'):
+        if group == 'text' or visual.kind == 'frames':
+            part = config[group]
+            require(part.hidden % part.heads == 0, f'{group}.hidden', f'not divisible by {group}.heads={part.heads}')
+            require(part.qk_width % part.heads == 0, f'{group}.qk_width',
+                    f'not divisible by {group}.heads={part.heads}')
+    require(len(set(text.trained_layers)) == len(text.trained_layers) and all(n >= 0 for n in text.trained_layers),
+            'text.trained_layers', 'expected different layer numbers, counted from 0')
+    if visual.kind == 'frames':
+        require(bool(config.data.frames), 'data.frames', "visual.kind=frames needs the folder's template")
+        require(visual.max_frames <= visual.positions, 'visual.max_frames',
+                f'there are only visual.positions={visual.positions} learned positions')
+        if config.data.images:
+            raise ConfigError(f"key 'visual.kind' is 'frames', but data.images={config.data.images!r} makes "
+                              f"{config.data.collection} an image collection; valid values there: pooled, clip")
+    elif visual.kind == 'pooled':
+        for split in SPLITS:
+            require(bool(config.data.pooled[split]) and bool(config.data.ids[split]), f'data.pooled.{split}',
+                    f"visual.kind=pooled needs feature files and data.ids.{split}; "
+                    f"{config.data.collection} may be a video collection (visual.kind=frames)")
+    else:
+        require(bool(config.data.images), 'data.images',
+                f"visual.kind=clip needs a template such as images/{{id}}.jpg; {config.data.collection} may be a "
+                "video collection (visual.kind=frames)")
+        require('{id}' in config.data.images, 'data.images', 'expected a template with {id} in it')
+    _check_templates(config)
+
+
+def _check_templates(config):
+    """Every template must be formattable with the fields that `Data` documents."""
+    allowed = dict(c='c', p='p', lang='xx', split='train', t='', feature='f', id='0')
+    templates = {f'data.captions.{split}.{role}': value for split, roles in
+                 OmegaConf.to_container(config.data.captions).items() for role, value in roles.items()}
+    templates.update({'data.frames': config.data.frames, 'data.images': config.data.images})
+    for key in ('pooled', 'ids'):
+        for split in SPLITS:
+            templates.update({f'data.{key}.{split}[{i}]': t for i, t in enumerate(config.data[key][split])})
+    for key, template in templates.items():
+        try:
+            template.format(**allowed)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(f"key '{key}' is {template!r}: cannot fill in {error}; "
+                              f"fields: {', '.join('{%s}' % name for name in allowed)}") from None
+
+
+def as_namespace(config) -> Any:
+    """A plain, fast, read-only-by-habit copy for inner loops (OmegaConf attribute access is slow)."""
+    def convert(value):
+        if isinstance(value, dict):
+            return SimpleNamespace(**{str(k): convert(v) for k, v in value.items()})
+        return value
+    return convert(config_to_dict(config))

@@ -1,0 +1,118 @@
+"""Layers that the text and the video encoder share (METHOD: text encoder, steps 3 to 5).
+
+N items, L positions, D width in, H hidden width. Masks are (N, L), 1 on real positions and 0 on padding.
+"""
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+PADDING_SCORE = -10000.0  # added where the query or the key is padding; a finite number, as released: see attention_mask
+
+
+class InputProjection(nn.Module):
+    """LayerNorm, dropout, linear, ReLU: (N, L, D) -> (N, L, H)."""
+
+    def __init__(self, *, dim, hidden, dropout):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, hidden)
+
+    def forward(self, x):
+        return F.relu(self.linear(self.dropout(self.norm(x))))
+
+
+class LearnedPositions(nn.Module):
+    """Add learned positions, LayerNorm, dropout: (N, L, H) -> (N, L, H).
+
+    Raises:
+        ValueError: more positions asked for than there are.
+    """
+
+    def __init__(self, *, positions, hidden, dropout):
+        super().__init__()
+        self.embedding = nn.Embedding(positions, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        if x.shape[1] > self.embedding.num_embeddings:
+            raise ValueError(f'a sequence of {x.shape[1]} positions, but only {self.embedding.num_embeddings} are '
+                             'learned: cut it, or raise text.positions / visual.positions')
+        return self.dropout(self.norm(x + self.embedding.weight[:x.shape[1]]))
+
+
+def attention_mask(query_mask, key_mask):
+    """(N, Lq), (N, Lk) -> additive mask (N, 1, Lq, Lk), PADDING_SCORE wherever query *or* key is padding.
+
+    So a padded query sees the same offset everywhere and attends to everything, padding included: with the
+    `padded_mean` pooling its output counts, so a boolean mask or -inf would give other numbers.
+    """
+    real = query_mask[:, None, :, None] * key_mask[:, None, None, :]
+    return (1.0 - real) * PADDING_SCORE
+
+
+class AttentionBlock(nn.Module):
+    """One multi-head attention block whose queries and keys may be narrower than its values.
+
+    Args:
+        hidden: width H of inputs, values and output.
+        heads: number of heads; divides both widths.
+        qk_width: width of queries and keys, all heads together.
+        score_scale: divide the scores by sqrt of a head's value width (`value_width`, as released) or of its query
+            width (`key_width`, the usual choice).
+        dropout: on attention probabilities and on the output.
+    """
+
+    def __init__(self, *, hidden, heads, qk_width, score_scale, dropout):
+        super().__init__()
+        self.heads = heads
+        self.scale = 1 / math.sqrt((hidden if score_scale == 'value_width' else qk_width) / heads)
+        self.query = nn.Linear(hidden, qk_width)
+        self.key = nn.Linear(hidden, qk_width)
+        self.value = nn.Linear(hidden, hidden)
+        self.dense = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, mask, *, context=None, context_mask=None):
+        """Self-attention with a residual, or, given a context, cross-attention to it without one.
+
+        Args:
+            x: (N, Lq, H) queries; mask (N, Lq).
+            context: (N, Lk, H) keys and values, or None for x itself; context_mask (N, Lk).
+        Returns:
+            (N, Lq, H).
+        """
+        source, source_mask = (x, mask) if context is None else (context, context_mask)
+        query, key, value = (self._split(part) for part in (self.query(x), self.key(source), self.value(source)))
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask(mask, source_mask).to(query.dtype), scale=self.scale,
+            dropout_p=self.dropout.p if self.training else 0.0)              # (N, heads, Lq, H / heads)
+        dense = self.dropout(self.dense(attended.transpose(1, 2).flatten(2)))  # (N, Lq, H)
+        return self.norm(dense + x if context is None else dense)
+
+    def _split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)             # (N, L, W) -> (N, heads, L, W / heads)
+
+
+def pool(x, mask, kind):
+    """One vector a sequence: (N, L, H) -> (N, H).
+
+    Args:
+        x: (N, L, H); mask: (N, L), 1 on real positions.
+        kind: `padded_mean` (as released: over all L positions, so the batch's longest item matters), `mean` or `max`
+            over the real positions.
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == 'padded_mean':
+        return x.mean(dim=1)
+    mask = mask[..., None]
+    if kind == 'mean':
+        return (x * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    if kind == 'max':
+        return x.masked_fill(mask == 0, torch.finfo(x.dtype).min).amax(dim=1)
+    raise ValueError(f"unknown pooling '{kind}': expected padded_mean, mean or max")

@@ -1,0 +1,129 @@
+"""The loss: one function a term, the map of terms, and their weighted sum.
+
+N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised, row i of each
+belonging to pair i; similarity is their dot product.
+
+    L = triplet(en, v) + tri_alpha * triplet(tgt, v) + dtl_beta * KD_sim(cross -> tgt | v)
+        + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
+"""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def triplet(x, y, *, margin, hardest=True):
+    """Max-margin ranking loss with in-batch negatives, both directions, summed over the batch.
+
+    Args:
+        x, y: (N, E) embeddings; row i of x matches row i of y and no other.
+        margin: in cosine.
+        hardest: only the hardest negative of each row and column; False: all of them.
+    Returns:
+        Scalar, sum over the batch.
+    """
+    scores = x @ y.T                                           # (N, N)
+    matched = scores.diagonal()
+    itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    x_to_y = (margin + scores - matched[:, None]).clamp(min=0).masked_fill(itself, 0)
+    y_to_x = (margin + scores - matched[None, :]).clamp(min=0).masked_fill(itself, 0)
+    if hardest:
+        return x_to_y.amax(dim=1).sum() + y_to_x.amax(dim=0).sum()
+    return x_to_y.sum() + y_to_x.sum()
+
+
+def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=False):
+    """KD_sim: the cross branch's distribution over the batch teaches the translation's, in both directions.
+
+    Soft cross-entropy -sum(teacher * log student), mean over the batch, mean of the two directions. The cross
+    embedding is detached. As released the visual one is not, so the teacher's own distribution moves the visual side
+    too; with `detach_visual` the gradient is that of the KL divergence.
+
+    Args:
+        cross, tgt, visual: (N, E).
+        temperature: of both softmaxes.
+    Returns:
+        Scalar.
+    """
+    teacher = cross.detach() @ (visual.detach() if detach_visual else visual).T / temperature  # (N, N)
+    student = tgt @ visual.T / temperature                                                     # (N, N)
+    text_to_visual = -(teacher.softmax(dim=1) * student.log_softmax(dim=1)).sum(dim=1).mean()
+    visual_to_text = -(teacher.softmax(dim=0) * student.log_softmax(dim=0)).sum(dim=0).mean()
+    return (text_to_visual + visual_to_text) / 2
+
+
+def feature_distillation(cross, tgt, *, beta, detach_cross=False):
+    """KD_feat: smooth L1 between the cross and the translation embedding, mean over all elements.
+
+    As released the cross embedding is not detached. Args: cross, tgt (N, E); beta: where L2 turns into L1.
+    """
+    return F.smooth_l1_loss(tgt, cross.detach() if detach_cross else cross, beta=beta)
+
+
+def adversarial(fake_logits):
+    """L_adv: the encoder wants the discriminator to call its translations real. fake_logits: (N, 2)."""
+    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+
+
+def discriminator_loss(real_logits, fake_logits):
+    """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)), both logits with the same label.
+
+    Args:
+        real_logits, fake_logits: (N, 2), of the English and of the translated tokens.
+    Returns:
+        (scalar loss, dict of detached scalars: real_loss, fake_loss, and real_acc, fake_acc, the shares of D(en) with
+        argmax 1 and of D(tgt) with argmax 0).
+    """
+    real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+    fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+    report = {'real_loss': real.detach(), 'fake_loss': fake.detach(),
+              'real_acc': (real_logits.argmax(dim=1) == 1).float().mean(),
+              'fake_acc': (fake_logits.argmax(dim=1) == 0).float().mean()}
+    return 0.5 * (real + fake), report
+
+
+class NRCCRLoss(nn.Module):
+    """The encoders' loss as a dict of unweighted named terms; `total` weights and adds them.
+
+    Args:
+        weights: dict of term -> weight; a term of weight 0 is not computed.
+        the rest: as `basic.config.Loss` documents.
+    """
+
+    def __init__(self, *, weights, margin, hardest, temperature, smooth_l1_beta, detach_teacher_visual,
+                 detach_cross_feature):
+        super().__init__()
+        self.weights = {term: weight for term, weight in weights.items() if weight > 0}
+        self.terms = {
+            'triplet_en': lambda e, _: triplet(e.en, e.visual, margin=margin, hardest=hardest),
+            'triplet_tgt': lambda e, _: triplet(e.tgt, e.visual, margin=margin, hardest=hardest),
+            'kd_sim': lambda e, _: similarity_distillation(e.cross, e.tgt, e.visual, temperature=temperature,
+                                                           detach_visual=detach_teacher_visual),
+            'kd_feat': lambda e, _: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
+                                                         detach_cross=detach_cross_feature),
+            'triplet_back': lambda e, _: triplet(e.en, e.back, margin=margin, hardest=hardest),
+            'adversarial': lambda _, fake_logits: adversarial(fake_logits),
+        }
+
+    def forward(self, encoded, fake_logits=None):
+        """Unweighted terms.
+
+        Args:
+            encoded: `model.Encoded` of the batch.
+            fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph to the encoder.
+        Returns:
+            dict of term -> scalar, for the terms of weight above 0.
+        """
+        return {term: self.terms[term](encoded, fake_logits) for term in self.weights}
+
+    def total(self, terms):
+        """The weighted sum of the terms: a scalar."""
+        return sum(self.weights[term] * value for term, value in terms.items())
+
+
+def build_loss(config):
+    """The criterion of a `basic.config.Config`."""
+    options = config.loss
+    return NRCCRLoss(weights=dict(options.weights), margin=options.margin, hardest=options.hardest,
+                     temperature=options.temperature, smooth_l1_beta=options.smooth_l1_beta,
+                     detach_teacher_visual=options.detach_teacher_visual,
+                     detach_cross_feature=options.detach_cross_feature)
