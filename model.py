@@ -115,16 +115,20 @@ class TextEncoder(nn.Module):
         self.pooling = pooling
 
     def tokens(self, branches):
-        """BERT's token outputs of several branches in one pass.
+        """BERT's token outputs of several branches: in one pass on a GPU, in one a branch on a CPU.
 
         Padding is masked as a key in BERT, so a branch's output at its own positions does not depend on how far the
-        pass is padded: each branch is cut back to its own length.
+        pass is padded: each branch is cut back to its own length. A GPU gains from fewer, larger products; a CPU is
+        bound by arithmetic, and would pay for padding every branch to the longest one.
 
         Args:
             branches: list of (ids (N, L_i) int64, mask (N, L_i)).
         Returns:
             list of (N, L_i, D).
         """
+        if len(branches) == 1 or not branches[0][0].is_cuda:
+            return [self.bert(input_ids=ids, attention_mask=mask.to(ids.dtype)).last_hidden_state
+                    for ids, mask in branches]
         longest = max(ids.shape[1] for ids, _ in branches)
         padded = [F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1])) for ids, mask in branches]
         ids, mask = torch.cat(padded, dim=1)                   # (branches * N, longest) each

@@ -1,14 +1,12 @@
 """The configuration: one typed schema, merged from three places and checked before anything else runs.
 
-    schema (this file)  <-  configs/<name>.yaml, on top of its `base:` file if it names one  <-  key=value
+    schema (this file)  <-  configs/<name>.yaml, on top of its `base:` file (or list of files)  <-  key=value
 
 An unknown key, a wrong type or an impossible combination raises `ConfigError` in the first second, naming the key
 and what would be valid. Every number that the paper or its released code states is a field here, with its source.
 """
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import yaml
 from omegaconf import MISSING, OmegaConf
@@ -256,8 +254,10 @@ def _yaml_layers(path, seen=()):
         raise ConfigError(f'{path} is not valid YAML: {error}') from None
     if not isinstance(tree, dict):
         raise ConfigError(f'{path}: expected keys and values at the top level, found a {type(tree).__name__}')
-    base = tree.pop('base', None)
-    below = _yaml_layers(path.parent / base, (*seen, path.resolve())) if base else []
+    bases = tree.pop('base', None) or []
+    below = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        below += _yaml_layers(path.parent / base, (*seen, path.resolve()))
     return [*below, (path, tree)]
 
 
@@ -393,12 +393,3 @@ def _check_templates(config):
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"key '{key}' is {template!r}: cannot fill in {error}; "
                               f"fields: {', '.join('{%s}' % name for name in allowed)}") from None
-
-
-def as_namespace(config) -> Any:
-    """A plain, fast, read-only-by-habit copy for inner loops (OmegaConf attribute access is slow)."""
-    def convert(value):
-        if isinstance(value, dict):
-            return SimpleNamespace(**{str(k): convert(v) for k, v in value.items()})
-        return value
-    return convert(config_to_dict(config))
