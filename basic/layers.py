@@ -69,7 +69,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, *, hidden, heads, qk_width, score_scale, dropout):
         super().__init__()
         self.heads = heads
-        self.scale = 1 / math.sqrt((hidden if score_scale == 'value_width' else qk_width) / heads)
+        self.scale = math.sqrt((hidden if score_scale == 'value_width' else qk_width) / heads)
         self.query = nn.Linear(hidden, qk_width)
         self.key = nn.Linear(hidden, qk_width)
         self.value = nn.Linear(hidden, hidden)
@@ -88,9 +88,10 @@ class AttentionBlock(nn.Module):
         """
         source, source_mask = (x, mask) if context is None else (context, context_mask)
         query, key, value = (self._split(part) for part in (self.query(x), self.key(source), self.value(source)))
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask(mask, source_mask).to(query.dtype), scale=self.scale,
-            dropout_p=self.dropout.p if self.training else 0.0)              # (N, heads, Lq, H / heads)
+        # Written out, not torch's fused kernel: at padded queries a score is added to -10000, where float32 resolves
+        # 0.001, so the order of rounding is visible in the result; the block is a small part of the arithmetic.
+        scores = query @ key.transpose(-1, -2) / self.scale + attention_mask(mask, source_mask)  # (N, heads, Lq, Lk)
+        attended = self.dropout(scores.softmax(dim=-1)) @ value              # (N, heads, Lq, H / heads)
         dense = self.dropout(self.dense(attended.transpose(1, 2).flatten(2)))  # (N, Lq, H)
         return self.norm(dense + x if context is None else dense)
 

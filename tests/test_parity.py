@@ -1,0 +1,62 @@
+"""The released figures, all of them, and proof that the comparison can fail."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from util import verify_parity
+
+GOLDEN = Path(__file__).parent / 'data' / 'golden'
+
+
+def test_every_released_figure_is_reproduced():
+    rows = verify_parity.verify(GOLDEN)
+    assert [row for row in rows if not verify_parity.passes(row)] == []
+    assert [row.file for row in rows if row.deviation is None] == ['tokens']      # needs mBERT's vocabulary
+    figures = {(row.file, row.figure) for row in rows}
+    for file in ('video', 'resnet', 'clip', 'weak'):
+        for figure in ('eval_visual', 'eval_cross', 'term_values', 'term_gradient_norms', 'running_var_text',
+                       'train_trajectory, step 1', 'train_trajectory, steps 3 to 5', 'weight_change_norms',
+                       'after_translation'):
+            assert (file, figure) in figures
+    assert ('metrics_noisy', 'metrics at w = 0.2') in figures
+
+
+@pytest.mark.parametrize('option', ['text.score_scale=key_width', 'text.pooling=mean', 'loss.margin=0.21',
+                                    'loss.detach_cross_feature=true', 'text.trained_layers=[2]'])
+def test_another_computation_is_noticed(option, monkeypatch):
+    monkeypatch.setattr(verify_parity, 'NO_DROPOUT', (*verify_parity.NO_DROPOUT, option))
+    rows = verify_parity.check_model(GOLDEN / 'resnet.json', verify_parity.choose_device('cpu'))
+    assert any(not verify_parity.passes(row) for row in rows)
+
+
+def test_the_command_line_fails_on_a_wrong_figure(tmp_path, capsys):
+    golden = dict(np.load(GOLDEN / 'metrics.npz'))
+    golden['weights_t2v_v2t'][1, 3] += 0.01
+    np.savez(tmp_path / 'metrics.npz', **golden)
+    assert verify_parity.main([str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count('FAILED') == 1 and '5 of 6 figures' in printed
+
+
+def test_tokens_are_compared_one_by_one(tmp_path, capsys):
+    vocab = tmp_path / 'vocab.txt'
+    vocab.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cafe', '.']) + '\n')
+    entries = [{'branch': 'en', 'caption': 'A  a!', 'ids': [2, 5, 5, 7, 3]},
+               {'branch': 'raw', 'caption': 'Café', 'ids': [2, 6, 3]}]
+    (tmp_path / 'tokens.json').write_text(json.dumps(entries))
+    assert verify_parity.main([str(tmp_path), '--vocab', str(vocab)]) == 0
+    entries[1]['ids'] = [2, 1, 3]
+    (tmp_path / 'tokens.json').write_text(json.dumps(entries))
+    assert verify_parity.main([str(tmp_path), '--vocab', str(vocab)]) == 1
+    assert "'Café'" in capsys.readouterr().out
+
+
+def test_a_folder_without_figures_is_refused(tmp_path, capsys):
+    assert verify_parity.main([str(tmp_path)]) == 2
+    assert 'no golden figures' in capsys.readouterr().err
+    shutil.copy(GOLDEN / 'video.json', tmp_path)
+    assert verify_parity.main([str(tmp_path)]) == 2
+    assert 'video.npz' in capsys.readouterr().err
