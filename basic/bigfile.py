@@ -1,0 +1,188 @@
+"""Ids of visual items, and BigFile: the features of a video collection as one float32 matrix on disk, a row a frame.
+
+A BigFile folder holds `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white space),
+`feature.bin` (float32, little-endian, row-major, no header) and `video2frames.txt` (a Python dict literal, video id ->
+frame ids).
+"""
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+
+from basic.errors import DataError, first_five
+
+ENCODING = 'iso-8859-1'                  # of the ids; maps every byte, so equal bytes stay equal
+
+
+class BigFile:
+    """The matrix of a BigFile folder, mapped into memory: nothing is read before it is used.
+
+    Attributes:
+        rows, dim: its size, from shape.txt.
+    Raises:
+        DataError: a file is missing, shape.txt is malformed or disagrees with the size of feature.bin.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.path = self._file('feature.bin')
+        self.rows, self.dim = self._read_shape()
+        size, expected = self.path.stat().st_size, 4 * self.rows * self.dim
+        if size != expected:
+            raise DataError(f"{self.folder / 'shape.txt'}:1: {self.rows} rows of {self.dim} float32 numbers are "
+                            f'{expected:,} bytes, but {self.path} has {size:,}; one of the two files is from another '
+                            'feature, or the download was cut short: fetch both again')
+
+    def map(self):
+        """The features (rows, dim), float32, read-only, mapped from the file."""
+        return np.asarray(np.memmap(self.path, dtype='<f4', mode='r', shape=(self.rows, self.dim)))
+
+    def read_ids(self):
+        """The frame id of each row, a list of `rows` strings.
+
+        Raises:
+            DataError: id.txt is missing, has another number of ids, or has an id twice.
+        """
+        path = self._file('id.txt')
+        # Split the bytes: as text in this encoding, 0x85 and 0xA0 count as white space and would cut UTF-8 ids in two.
+        ids = [name.decode(ENCODING) for name in path.read_bytes().split()]
+        if len(ids) != self.rows:
+            raise DataError(f"{path}: {len(ids):,} ids, but {self.folder / 'shape.txt'} says {self.rows:,} rows; they "
+                            'must be equal: row i of feature.bin belongs to id i')
+        if len(set(ids)) != len(ids):
+            raise DataError(f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand for '
+                            'one row only: write the features again with different ids')
+        return ids
+
+    def read_videos(self):
+        """Which rows make up each video.
+
+        Returns:
+            ids (list of str), counts (videos,) int64, rows (frames,) int64: the rows of the first video, then those
+            of the second, and so on. A video without frames is left out: it is as good as not there.
+        Raises:
+            DataError: id.txt or video2frames.txt is wrong, or the second names frames that the first lacks.
+        """
+        path, row = self._file('video2frames.txt'), {name: i for i, name in enumerate(self.read_ids())}
+        videos = {name: frames for name, frames in read_video2frames(path).items() if frames}
+        absent = [frame for frames in videos.values() for frame in frames if frame not in row]
+        if absent:
+            raise DataError(f"{path}: {len(absent):,} frames are not in {self.folder / 'id.txt'}: "
+                            f'{first_five(absent)}; the two files are of different features: fetch both again')
+        ids = [visual_id(_as_utf8(name)) for name in videos]
+        if len(set(ids)) != len(ids):
+            raise DataError(f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of each')
+        rows = np.fromiter((row[frame] for frames in videos.values() for frame in frames), dtype=np.int64)
+        return ids, np.array([len(frames) for frames in videos.values()], dtype=np.int64), rows
+
+    def _file(self, name):
+        path = self.folder / name
+        if not path.is_file():
+            raise DataError(f'no file {path}; a feature folder needs shape.txt, id.txt, feature.bin and '
+                            'video2frames.txt')
+        return path
+
+    def _read_shape(self):
+        path = self._file('shape.txt')
+        words = path.read_text(encoding=ENCODING).split()
+        if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+            raise DataError(f"{path}:1: expected two whole numbers above 0, 'rows dims', found "
+                            f"{' '.join(words)[:60]!r}")
+        return int(words[0]), int(words[1])
+
+
+def read_video2frames(path):
+    """Parse video2frames.txt as data.
+
+    Args:
+        path: file with a Python dict literal, video id -> list of frame ids.
+    Returns:
+        dict str -> list of str.
+    Raises:
+        DataError: not such a literal, or a video id twice.
+    """
+    text = Path(path).read_bytes().decode(ENCODING)
+    try:
+        pairs = _json_pairs(text) if '"' not in text and '\\' not in text else None
+        pairs = _literal_pairs(text) if pairs is None else pairs
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, 'lineno', None) or 1
+        raise DataError(f'{path}:{line}: expected a dict literal such as '
+                        f"{{'video1': ['video1_0', 'video1_1']}}, found: {error}") from None
+    for video, frames in pairs:
+        if not isinstance(video, str) or not isinstance(frames, list) or not all(isinstance(f, str) for f in frames):
+            raise DataError(f'{path}: video {video!r}: expected a list of frame ids (strings), found '
+                            f'{str(frames)[:80]}')
+    videos = dict(pairs)
+    if len(videos) != len(pairs):
+        again = repeated([video for video, _ in pairs])
+        raise DataError(f'{path}: the same video more than once: {first_five(again)}; remove one of each')
+    return videos
+
+
+def read_ids(path):
+    """The ids of an id list: one a line, less a final .jpg or .mp4.
+
+    Raises:
+        DataError: an empty file or line, bytes that are not UTF-8, or an id twice.
+    """
+    ids = []
+    for number, line in enumerate(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf').rstrip().split(b'\n'), 1):
+        try:
+            ids.append(visual_id(line.decode('utf-8').strip()))
+        except UnicodeDecodeError:
+            raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for example with '
+                            'iconv -t utf-8') from None
+        if not ids[-1]:
+            raise DataError(f'{path}:{number}: an empty line; expected one id a line')
+    if len(set(ids)) != len(ids):
+        again = repeated(ids)
+        line = ids.index(again[0], ids.index(again[0]) + 1) + 1
+        raise DataError(f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove the repeated '
+                        'lines, and their rows from the features')
+    return ids
+
+
+def visual_id(name):
+    """A visual item's id: its name less a final .jpg or .mp4."""
+    return name[:-4] if name.endswith(('.jpg', '.mp4')) else name
+
+
+def repeated(ids):
+    """The ids that stand more than once in a list, in order of their second appearance, each once."""
+    seen, again = set(), {}
+    for name in ids:
+        if name in seen:
+            again[name] = True
+        seen.add(name)
+    return list(again)
+
+
+def _json_pairs(text):
+    """(key, value) pairs of a dict literal that is JSON but for its quotes, else None.
+
+    A million frame ids take Python's own parser 13 seconds and a gigabyte; as JSON they take a quarter of a second.
+    """
+    try:
+        pairs = json.loads(text.replace("'", '"'), object_pairs_hook=tuple)  # a tuple, unlike the lists inside
+    except ValueError:
+        return None
+    return pairs if isinstance(pairs, tuple) else None
+
+
+def _literal_pairs(text):
+    """(key, value) pairs of a dict literal in full Python syntax; raises ValueError or SyntaxError."""
+    tree = ast.parse(text.strip(), mode='eval').body
+    if not isinstance(tree, ast.Dict):
+        raise ValueError(f'a {type(tree).__name__.lower()}')
+    pairs = [(ast.literal_eval(key), ast.literal_eval(value)) for key, value in zip(tree.keys, tree.values)]
+    return [(key, list(value) if isinstance(value, tuple) else value) for key, value in pairs]
+
+
+def _as_utf8(name):
+    """An id of a BigFile folder as caption files, which are UTF-8, spell it."""
+    try:
+        return name.encode(ENCODING).decode('utf-8')
+    except UnicodeDecodeError:
+        return name

@@ -1,0 +1,275 @@
+"""Captions: files, joins between branches, cleaning, tokenising."""
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
+from basic.bigfile import visual_id
+from basic.errors import DataError, UnreachableError, first_five
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+# Only this process tokenises. Unless told so, tokenizers warns each time a loader's worker is forked.
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'true')
+
+SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pad_token': '[PAD]',
+           'mask_token': '[MASK]'}
+HUB_TIMEOUT = 5                          # seconds to wait for the model hub before saying that it is out of reach
+
+
+@dataclass
+class CaptionFile:
+    """The captions of one file.
+
+    Attributes:
+        path: the file.
+        ids: (visual id, n) of each caption, in file order; n is the id's last '#' part.
+        texts: the captions, in the same order.
+    """
+    path: Path
+    ids: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def __len__(self):
+        return len(self.ids)
+
+    @property
+    def visual_ids(self):
+        """The visual items, each once, in order of first appearance."""
+        return list(dict.fromkeys(visual for visual, _ in self.ids))
+
+    @property
+    def empty(self):
+        """How many captions have no text; they are kept, and encoded as [CLS] [SEP]."""
+        return sum(not text.strip() for text in self.texts)
+
+
+def read_captions(path, problems=None):
+    """Read a caption file: one `<visual id>#<tag>#<n> <caption>` a line, UTF-8; blank lines are skipped.
+
+    Args:
+        path: the file.
+        problems: a list to which a message is appended for each bad line, which is then left out; None: the first
+            bad line raises.
+    Returns:
+        CaptionFile.
+    Raises:
+        DataError: no such file; without `problems` also an empty file, bytes that are not UTF-8, a line without a
+            space, an id without '#', an id (visual id, n) that stands twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f'no caption file {path}')
+    file, lines, bad = CaptionFile(path), {}, []
+    # Split the bytes at \n alone: text methods would also split at \r, U+2028 and others inside a caption.
+    for number, line in enumerate(path.read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n'), start=1):
+        line = line.removesuffix(b'\r')
+        if not line:
+            continue
+        try:
+            key, text = _parse_line(line)
+            if key in lines:
+                raise ValueError(f"caption {key[1]} of '{key[0]}' stands here again, first in line {lines[key]}; "
+                                 'remove one of the two')
+            lines[key] = number
+            file.ids.append(key)
+            file.texts.append(text)
+        except ValueError as error:
+            bad.append(f'{path}:{number}: {error}')
+    if not file.ids and not bad:
+        bad.append(f"{path}:1: the file is empty; expected lines of '<visual id>#<tag>#<n> <caption>'")
+    if bad and problems is None:
+        raise DataError(bad[0])
+    if bad:
+        problems.extend(bad)
+    return file
+
+
+def _parse_line(line):
+    try:
+        line = line.decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert the '
+                         'file, for example with iconv -t utf-8') from None
+    name, space, text = line.partition(' ')
+    if not space:
+        raise ValueError(f"no space after the caption's id in {line[:60]!r}; "
+                         "expected '<visual id>#<tag>#<n> <caption>'")
+    visual, mark, rest = name.partition('#')
+    if not mark:
+        raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '<visual id>#<tag>#<n> <caption>'")
+    return (visual_id(visual), rest.rpartition('#')[2]), text
+
+
+def join_captions(first, other):
+    """For each caption of `first`, its counterpart in `other`: the one of the same (visual id, n).
+
+    Args:
+        first, other: CaptionFiles. Captions that only `other` has are no error; there are len(other) - len(first).
+    Returns:
+        (len(first),) int64: rows of `other`.
+    Raises:
+        DataError: captions of `first` have no counterpart.
+    """
+    row = {key: i for i, key in enumerate(other.ids)}
+    missing = [f'{visual}#{n}' for visual, n in first.ids if (visual, n) not in row]
+    if missing:
+        raise DataError(f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
+                        f'{other.path}, which has {len(other):,}: {first_five(missing)}; captions are matched by '
+                        '<visual id> and <n>: complete the second file, or remove these lines from the first')
+    return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
+
+
+def clean_english(text):
+    """As released: only A-Za-z0-9 stay, in words one space apart, and a full stop ends it; '' if nothing stays."""
+    words = re.findall('[A-Za-z0-9]+', text)
+    return ' '.join(words) + '.' if words else ''
+
+
+def load_tokenizer(name_or_folder, lowercase):
+    """The fast tokenizer of a pretrained model, without truncation or padding.
+
+    Args:
+        name_or_folder: hub name (taken from the local cache if it is there), folder as transformers or
+            `save_tokenizer` saves it, or a WordPiece vocabulary: vocab.txt, or a folder with no more than that.
+        lowercase: switch lower-casing and accent stripping on, whatever the tokenizer's own setting is (as released
+            with the cased multilingual BERT). False: leave the tokenizer as it is; a bare vocabulary is cased.
+    Returns:
+        transformers' PreTrainedTokenizerFast.
+    Raises:
+        UnreachableError: neither here nor to be downloaded.
+        DataError: not a tokenizer, or `lowercase` for one that is not WordPiece.
+    """
+    path = Path(name_or_folder).expanduser()
+    vocabulary = path / 'vocab.txt' if path.is_dir() else path
+    if vocabulary.is_file() and not (path / 'tokenizer.json').is_file():
+        tokenizer = _wordpiece(vocabulary)
+    elif path.is_dir():
+        tokenizer = _load_folder(path)
+    else:
+        tokenizer = _load_hub(str(name_or_folder))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    if lowercase:
+        if not isinstance(backend.model, models.WordPiece):
+            raise DataError(f'text.lowercase=True needs a WordPiece tokenizer such as mBERT\'s, but that of '
+                            f'{name_or_folder} is {type(backend.model).__name__}; set text.lowercase=False')
+        chinese = getattr(backend.normalizer, 'handle_chinese_chars', True)
+        backend.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese,
+                                                        strip_accents=True, lowercase=True)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer, folder):
+    """Write the tokenizer into `folder`, so that load_tokenizer(folder, lowercase) gives the same ids again."""
+    tokenizer.save_pretrained(str(folder))
+
+
+def _wordpiece(path):
+    """BERT's tokenizer on a bare vocabulary, one token a line."""
+    lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
+    vocabulary = {token: i for i, token in enumerate(lines)}      # the id is the line, counted from 0
+    missing = [token for token in SPECIAL.values() if token not in vocabulary]
+    if missing:
+        raise DataError(f"{path}: not a BERT vocabulary, one token a line: it has no {', '.join(missing)}")
+    own = path.with_name('tokenizer_config.json')
+    lowercase = bool(own.is_file() and json.loads(own.read_text(encoding='utf-8')).get('do_lower_case'))
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL['unk_token']))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single='[CLS] $A [SEP]', special_tokens=[(token, vocabulary[token]) for token in ('[CLS]', '[SEP]')])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
+
+
+def _load_folder(path):
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f'{path} holds no tokenizer that transformers can load ({_reason(error)}); text.bert=FOLDER '
+                        'needs tokenizer.json, or vocab.txt, beside the weights') from None
+
+
+def _load_hub(name):
+    """The tokenizer of a hub name; the cache first, because transformers retries a dead connection for a minute."""
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):        # not in the cache
+        pass
+    try:
+        get_hf_file_metadata(hf_hub_url(name, 'config.json'), timeout=HUB_TIMEOUT)
+        return AutoTokenizer.from_pretrained(name)
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise DataError(f"no tokenizer '{name}': no such folder here, no such model on the hub ({_reason(error)}); "
+                        'set text.bert to a hub name, or to a folder that holds the model and its tokenizer') from None
+    except Exception as error:           # what a failed request raises differs between huggingface_hub's versions
+        raise UnreachableError(
+            f"no tokenizer '{name}': no such folder, not in the local cache of downloaded models, and it cannot be "
+            f'downloaded now ({_reason(error)}); give a local folder that holds the model and its tokenizer: '
+            'text.bert=FOLDER') from None
+
+
+def _reason(error):
+    return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:200]}'
+
+
+@dataclass
+class Tokens:
+    """Captions of a batch, padded to the longest: `ids` (N, L) int64, `mask` (N, L) float32, 1 on real tokens."""
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    def to(self, device, non_blocking=False):
+        return Tokens(*(tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.mask)))
+
+    def pin_memory(self):
+        return Tokens(self.ids.pin_memory(), self.mask.pin_memory())
+
+
+class PackedTokens:
+    """Captions tokenised once and packed one after the other, special tokens included.
+
+    Attributes:
+        ids: all token ids, int32. Caption i is ids[offsets[i]:offsets[i + 1]]; offsets is int64.
+        longest: tokens of the longest caption before cutting.
+        cut: how many captions were longer than `max_tokens` and lost tokens before their final [SEP].
+    """
+
+    def __init__(self, texts, tokenizer, max_tokens, batch_size=4096):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()          # a call of the tokenizer elsewhere may have left them on
+        backend.no_padding()
+        self.pad_id = tokenizer.pad_token_id or 0
+        self.longest = self.cut = 0
+        pieces, lengths = [], []
+        for start in range(0, len(texts), batch_size):
+            for encoding in backend.encode_batch_fast(texts[start:start + batch_size]):
+                ids = encoding.ids
+                self.longest = max(self.longest, len(ids))
+                if len(ids) > max_tokens:
+                    self.cut += 1
+                    ids = ids[:max_tokens - 1] + ids[-1:]
+                pieces.append(np.array(ids, dtype=np.int32))
+                lengths.append(len(ids))
+        self.ids = np.concatenate([*pieces, np.zeros(0, dtype=np.int32)])
+        self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def padded(self, indices):
+        """Captions `indices` (N,) as Tokens, padded to the longest of them."""
+        starts, ends = self.offsets[indices], self.offsets[np.asarray(indices) + 1]
+        places = starts[:, None] + np.arange((ends - starts).max())      # (N, L)
+        real = places < ends[:, None]
+        ids = np.where(real, self.ids[np.minimum(places, len(self.ids) - 1)], self.pad_id)
+        return Tokens(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real.astype(np.float32)))

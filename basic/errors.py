@@ -1,0 +1,25 @@
+"""The errors that say: the user's data are wrong; and helpers for their messages."""
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the file (and line), what was found and expected, and what to do."""
+
+
+class UnreachableError(DataError, OSError):
+    """Something that is neither on this machine nor can be downloaded now; the data may be right all the same."""
+
+
+def first_five(items):
+    """'a, b, c, d, e and 7 more' of a sequence, for messages."""
+    shown = ', '.join(str(item) for item in items[:5])
+    return f'{shown} and {len(items) - 5:,} more' if len(items) > 5 else shown
+
+
+def listing(folder, limit=12):
+    """The names in a folder, for messages."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return 'no such folder'
+    names = sorted(path.name + '/' * path.is_dir() for path in folder.iterdir())
+    return (', '.join(names[:limit]) or 'nothing') + f' and {len(names) - limit:,} more' * (len(names) > limit)

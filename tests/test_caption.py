@@ -1,0 +1,220 @@
+"""basic/caption.py: files, joins, cleaning, tokenising."""
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from basic import caption
+from basic.caption import (CaptionFile, PackedTokens, clean_english, join_captions, load_tokenizer, read_captions,
+                           save_tokenizer)
+from basic.errors import DataError, UnreachableError
+
+VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', ',', 'a', 'man', 'dog', '##s', 'cafe', 'Cafe', 'café',
+              'Café', 'A', '狗', '人', 'runs', 'x']
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    path = tmp_path / 'vocabulary' / 'vocab.txt'
+    path.parent.mkdir()
+    path.write_text('\n'.join(VOCABULARY) + '\n', encoding='utf-8')
+    return path
+
+
+def write(tmp_path, content, name='c.caption.txt'):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+def test_reads_ids_and_texts_in_file_order(tmp_path):
+    file = read_captions(write(tmp_path, 'b.jpg#enc#1 two words\na.mp4#enc2zh#0 一 只\nb.jpg#enc#0 x\n'))
+    assert file.ids == [('b', '1'), ('a', '0'), ('b', '0')]
+    assert file.texts == ['two words', '一 只', 'x']
+    assert file.visual_ids == ['b', 'a'] and len(file) == 3
+
+
+@pytest.mark.parametrize('content', [
+    b'v#enc#0 a man\nv#enc#1 a dog\n', b'v#enc#0 a man\nv#enc#1 a dog', b'v#enc#0 a man\r\nv#enc#1 a dog\r\n',
+    b'\xef\xbb\xbfv#enc#0 a man\nv#enc#1 a dog\n\n', b'v#enc#0 a man\n\nv#enc#1 a dog'])
+def test_tolerates_line_ends_bom_and_blank_lines(tmp_path, content):
+    file = read_captions(write(tmp_path, content))
+    assert file.ids == [('v', '0'), ('v', '1')] and file.texts == ['a man', 'a dog']
+
+
+def test_lines_end_at_newline_alone(tmp_path):
+    text = 'one\u2028two\u0085three\x0bfour\x1cfive\rsix'
+    assert read_captions(write(tmp_path, f'v#enc#0 {text}\n')).texts == [text]
+
+
+def test_empty_captions_are_kept_and_counted(tmp_path):
+    file = read_captions(write(tmp_path, 'v#enc#0 \nv#enc#1   \nv#enc#2 a\n'))
+    assert len(file) == 3 and file.empty == 2
+
+
+def test_one_suffix_is_taken_off_the_visual_id(tmp_path):
+    file = read_captions(write(tmp_path, 'a.jpg.jpg#0 x\nb.jpeg#0 x\nc.mp4x#0 x\n'))
+    assert file.visual_ids == ['a.jpg', 'b.jpeg', 'c.mp4x']
+
+
+BAD_LINES = [
+    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', "no '#'"),
+    ('v#enc#0 again', 'first in line 1'), (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8')]
+
+
+@pytest.mark.parametrize('line, message', BAD_LINES)
+def test_a_bad_line_raises_with_its_file_and_number(tmp_path, line, message):
+    line = line if isinstance(line, bytes) else line.encode()
+    path = write(tmp_path, b'v#enc#0 fine\n' + line + b'\n')
+    with pytest.raises(DataError) as error:
+        read_captions(path)
+    assert str(error.value).startswith(f'{path}:2: ') and message in str(error.value)
+
+
+def test_all_problems_can_be_collected(tmp_path):
+    lines = [line if isinstance(line, bytes) else line.encode() for line, _ in BAD_LINES]
+    problems = []
+    file = read_captions(write(tmp_path, b'\n'.join([b'v#enc#0 fine', *lines, b'w#enc#0 fine'])), problems=problems)
+    assert file.visual_ids == ['v', 'w'] and len(problems) == len(BAD_LINES)
+    for number, (problem, (_, message)) in enumerate(zip(problems, BAD_LINES), start=2):
+        assert f':{number}: ' in problem and message in problem
+
+
+def test_empty_and_missing_files(tmp_path):
+    path = write(tmp_path, '\n')
+    with pytest.raises(DataError, match='the file is empty'):
+        read_captions(path)
+    problems = ['an older problem']
+    assert len(read_captions(path, problems)) == 0 and len(problems) == 2
+    with pytest.raises(DataError, match='no caption file'):
+        read_captions(tmp_path / 'none.txt')
+
+
+# ------------------------------------------------------------------------------------------------------------- joins
+
+def test_joins_by_visual_id_and_number(tmp_path):
+    first = read_captions(write(tmp_path, 'a#enc#0 x\nb#enc#0 x\na#enc#1 x\n', 'first'))
+    other = read_captions(write(tmp_path, 'a#zh#1 x\nc#zh#0 x\nb#zh#0 x\na#zh#0 x\n', 'other'))
+    rows = join_captions(first, other)
+    assert rows.dtype == np.int64 and rows.tolist() == [3, 2, 0]
+
+
+def test_missing_counterparts_are_counted_and_named():
+    first = CaptionFile('first.txt', [(f'v{i}', '0') for i in range(9)], ['x'] * 9)
+    other = CaptionFile('other.txt', [('v1', '0'), ('v0', '1')], ['x'] * 2)
+    with pytest.raises(DataError) as error:
+        join_captions(first, other)
+    message = str(error.value)
+    assert '8 of the 9 captions of first.txt' in message and 'other.txt' in message
+    assert 'v0#0, v2#0, v3#0, v4#0, v5#0 and 3 more' in message
+
+
+# ---------------------------------------------------------------------------------------------------------- cleaning
+
+@pytest.mark.parametrize('text, cleaned', [
+    ('Two dogs!', 'Two dogs.'), ('  spaces   everywhere  ', 'spaces everywhere.'), ('Café-crème', 'Caf cr me.'),
+    ('...', ''), ('', ''), ("a man's 3 dogs", 'a man s 3 dogs.'), ('tab\tand\u2028line', 'tab and line.'),
+    ('one_two', 'one two.'), ('一 A', 'A.')])
+def test_clean_english(text, cleaned):
+    assert clean_english(text) == cleaned
+
+
+# --------------------------------------------------------------------------------------------------------- tokenizer
+
+def words(tokenizer, text):
+    return tokenizer.convert_ids_to_tokens(PackedTokens([text], tokenizer, max_tokens=99).ids.tolist())
+
+
+def test_lowercase_strips_accents_whatever_the_tokenizer_says(vocabulary):
+    for name in (vocabulary, vocabulary.parent):
+        assert words(load_tokenizer(name, True), 'A Café, 狗人') == [
+            '[CLS]', 'a', 'cafe', ',', '狗', '人', '[SEP]']
+        assert words(load_tokenizer(name, False), 'A Café') == ['[CLS]', 'A', 'Café', '[SEP]']
+
+
+def test_a_bare_vocabulary_obeys_the_config_beside_it(vocabulary):
+    (vocabulary.parent / 'tokenizer_config.json').write_text('{"do_lower_case": true}')
+    assert words(load_tokenizer(vocabulary.parent, False), 'A Café') == ['[CLS]', 'a', 'cafe', '[SEP]']
+
+
+@pytest.mark.parametrize('lowercase', [True, False])
+def test_a_saved_tokenizer_gives_the_same_ids(vocabulary, tmp_path, lowercase):
+    texts = ['A Café', 'dogs 狗', '', 'unknown words']
+    tokenizer = load_tokenizer(vocabulary, lowercase)
+    save_tokenizer(tokenizer, tmp_path / 'saved')
+    vocabulary.unlink()                  # the saved folder stands alone
+    again = load_tokenizer(tmp_path / 'saved', lowercase)
+    first, second = (PackedTokens(texts, each, max_tokens=9) for each in (tokenizer, again))
+    assert first.ids.tolist() == second.ids.tolist() and first.offsets.tolist() == second.offsets.tolist()
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_off(vocabulary, tmp_path):
+    tokenizer = load_tokenizer(vocabulary, True)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    save_tokenizer(tokenizer, tmp_path / 'saved')
+    assert len(words(load_tokenizer(tmp_path / 'saved', True), 'a man a dog')) == 6
+    assert len(words(tokenizer, 'a man a dog')) == 6   # PackedTokens switches them off, too
+
+
+def test_other_tokenizers_work_without_lowercase(tmp_path):
+    backend = Tokenizer(models.WordLevel({'[PAD]': 0, '[UNK]': 1, 'A': 2}, unk_token='[UNK]'))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    save_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token='[UNK]', pad_token='[PAD]'), tmp_path)
+    assert words(load_tokenizer(tmp_path, False), 'A a') == ['A', '[UNK]']
+    with pytest.raises(DataError, match='WordLevel; set text.lowercase=False'):
+        load_tokenizer(tmp_path, True)
+
+
+def test_what_is_no_tokenizer(tmp_path, vocabulary):
+    with pytest.raises(DataError, match=r'has no \[UNK\]'):
+        load_tokenizer(write(tmp_path, '[PAD]\n[CLS]\n[SEP]\n[MASK]\n', 'short.txt'), True)
+    (tmp_path / 'none').mkdir()
+    with pytest.raises(DataError, match='holds no tokenizer.*text.bert=FOLDER'):
+        load_tokenizer(tmp_path / 'none', True)
+    with pytest.raises(DataError, match='no such folder here') as error:
+        load_tokenizer(tmp_path / 'not there', True)
+    assert not isinstance(error.value, UnreachableError)
+
+
+def test_an_unreachable_hub_is_said_to_be_one(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError('no route to host')
+    monkeypatch.setattr(caption, 'get_hf_file_metadata', refuse)
+    with pytest.raises(UnreachableError, match=r'no route to host.*text\.bert=FOLDER') as error:
+        load_tokenizer('somebody/a-model-that-nobody-cached', True)
+    assert isinstance(error.value, OSError) and isinstance(error.value, DataError)
+
+
+# ------------------------------------------------------------------------------------------------------ packed tokens
+
+def test_packed_tokens_equal_one_by_one_tokenising(vocabulary):
+    tokenizer = load_tokenizer(vocabulary, True)
+    random = np.random.default_rng(0)
+    texts = [' '.join(random.choice(VOCABULARY[5:], size=random.integers(0, 9))) for _ in range(50)]
+    packed = PackedTokens(texts, tokenizer, max_tokens=99, batch_size=7)
+    expected = [tokenizer(text)['input_ids'] for text in texts]
+    assert packed.ids.dtype == np.int32 and len(packed) == 50
+    assert (packed.cut, packed.longest) == (0, max(map(len, expected)))
+    rows = random.permutation(50)[:20]
+    tokens = packed.padded(rows)
+    width = max(len(expected[row]) for row in rows)
+    assert tokens.ids.shape == tokens.mask.shape == (20, width)
+    assert (str(tokens.ids.dtype), str(tokens.mask.dtype)) == ('torch.int64', 'torch.float32')
+    for row, ids, mask in zip(rows, tokens.ids.tolist(), tokens.mask.tolist()):
+        padding = width - len(expected[row])
+        assert ids == expected[row] + [0] * padding
+        assert mask == [1.0] * len(expected[row]) + [0.0] * padding
+
+
+def test_long_captions_keep_their_final_separator(vocabulary):
+    tokenizer = load_tokenizer(vocabulary, True)
+    packed = PackedTokens(['a man runs', 'a', '', 'a man'], tokenizer, max_tokens=4)
+    pieces = [tokenizer.convert_ids_to_tokens(packed.ids[i:j].tolist())
+              for i, j in zip(packed.offsets, packed.offsets[1:])]
+    assert pieces == [['[CLS]', 'a', 'man', '[SEP]'], ['[CLS]', 'a', '[SEP]'], ['[CLS]', '[SEP]'],
+                      ['[CLS]', 'a', 'man', '[SEP]']]
+    assert (packed.cut, packed.longest) == (1, 5)
+    assert packed.padded([2]).ids.tolist() == [[2, 3]]

@@ -1,0 +1,162 @@
+"""util/check_data.py: everything that is wrong, in one run."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from basic import caption
+from tests.test_data_provider import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
+from util.check_data import CHUNK, bad_rows, check_data, main
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    path = tmp_path / 'vocab.txt'
+    path.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n', encoding='utf-8')
+    return f'text.bert={path}'
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_video_root(tmp_path / 'root')
+
+
+def test_sound_data_have_no_problems(root, vocab):
+    report = check_data(vatex(vocab), root)
+    assert report.problems == [] and report.warnings == []
+    train = report.table['train']
+    assert train['branches'] == 'en / tgt / back' and train['captions'] == '15 / 15 / 15'
+    assert train['visual items'] == '5' and train['feature width'] == '4' and train['status'] == 'ok'
+    assert train['captions a visual item (min / mean / max)'] == '3 / 3.0 / 3'
+    assert train['frames a video (min / mean / max)'] == '1 / 3.0 / 5'
+    assert train['empty captions'] == '0 / 0 / 0' and train['cut to 250 tokens'] == '0 / 0 / 0'
+    assert train['unknown tokens, %'] == '0.0 / 0.0 / 0.0'
+    assert report.table['val']['captions'] == '4 / 4'
+    assert 'WordPiece, 16 tokens, lower-cased' in report.tokenizer
+    text = str(report)
+    assert text.endswith('no problems found')
+    lines = text.splitlines()[:len(train) + 1]
+    assert len({len(line) for line in lines}) == 1 and lines[0].split() == ['train', 'val', 'test']
+
+
+def test_images_count_those_without_captions(tmp_path, vocab):
+    root = make_image_root(tmp_path / 'root')
+    for kind, width in (('clip', 'images'), ('pooled', '6')):
+        report = check_data(multi30k(vocab, f'visual.kind={kind}'), root)
+        assert report.problems == []
+        assert report.table['val']['captions a visual item (min / mean / max)'] == '0 / 0.7 / 1'
+        assert report.table['val']['feature width'] == width
+        assert 'frames a video (min / mean / max)' not in report.table['val']
+
+
+def test_every_problem_is_reported_not_the_first_alone(root, vocab):
+    text, features = root / 'vatex/TextData', root / 'vatex/FeatureData/i3d_kinetics'
+    (text / 'vatextrain_google_enc2zh.caption.txt').unlink()
+    with open(text / 'vatextrain.caption.txt', 'a') as file:
+        file.write('no-space\nno-mark text\n')
+    zh = text / 'vatexval_zh.caption.txt'
+    zh.write_text('\n'.join(zh.read_text('utf-8').splitlines()[1:]), encoding='utf-8')
+    videos = features / 'video2frames.txt'
+    videos.write_text(videos.read_text().replace("'x1'", "'y1'"))
+    values = np.fromfile(features / 'feature.bin', dtype='<f4')
+    values[[0, 5]] = np.nan
+    values.tofile(features / 'feature.bin')
+    report = check_data(vatex(vocab), root)
+    expected = ["branch 'tgt') of split 'train'", 'vatextrain.caption.txt:16: no space', "caption.txt:17: no '#'",
+                '2 of 23 rows hold NaN or infinity: v0_0, v0_1', 'w0#0',
+                '1 of the 2 visual items of']
+    for words in expected:
+        assert sum(words in problem for problem in report.problems) == 1, words
+    assert len(report.problems) == len(expected)
+    assert [column['status'] for column in report.table.values()] == ['PROBLEMS'] * 3
+    assert f'{len(expected)} problem(s)' in str(report)
+
+
+def test_a_problem_of_all_splits_is_reported_once(root, vocab):
+    (root / 'vatex/FeatureData/i3d_kinetics/shape.txt').write_text('wrong')
+    report = check_data(vatex(vocab), root)
+    assert len(report.problems) == 1 and 'shape.txt:1:' in report.problems[0]
+    assert [column['status'] for column in report.table.values()] == ['PROBLEMS'] * 3
+
+
+def test_many_problems_of_a_file_are_counted(root, vocab):
+    with open(root / 'vatex/TextData/vatextrain.caption.txt', 'a') as file:
+        file.write('bad\n' * 100)
+    problems = check_data(vatex(vocab), root, splits=('train',)).problems
+    assert len(problems) == 6 and problems[-1].startswith('... and 95 more problems in')
+
+
+def test_broken_images_are_found_unless_quick(tmp_path, vocab):
+    root = make_image_root(tmp_path / 'root')
+    folder = root / 'multi30k/flickr30k-images'
+    for name in 'ag':
+        (folder / f'{name}.jpg').write_bytes(b'nothing')
+    (folder / 'b.jpg').unlink()
+    problems = check_data(multi30k(vocab), root).problems
+    assert len(problems) == 3 and sum('cannot be read' in problem for problem in problems) == 2
+    problems = check_data(multi30k(vocab), root, quick=True).problems
+    assert len(problems) == 1 and 'b.jpg' in problems[0]
+
+
+def test_warnings(root, vocab):
+    text = root / 'vatex/TextData'
+    with open(text / 'vatexval_google_zh2enc.caption.txt', 'a') as file:
+        file.write('v0#zh2enc#0 \n')
+    with open(text / 'vatexval_zh.caption.txt', 'a', encoding='utf-8') as file:
+        file.write('v0#zh#0 人\nv0#zh#1 人\n')
+    report = check_data(vatex(vocab), root)
+    assert report.problems == [] and len(report.warnings) == 3
+    for warning, words in zip(report.warnings, ('1 captions of', '1 captions of', "both in 'train' and in 'val': v0")):
+        assert words in warning
+    assert report.table['val']['empty captions'] == '1 / 0'
+
+
+def test_the_tokenizer_need_not_be_there(root, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError('no route')
+    monkeypatch.setattr(caption, 'get_hf_file_metadata', refuse)
+    report = check_data(vatex('text.bert=somebody/nobody-cached-this'), root)
+    assert report.problems == [] and report.tokenizer.startswith('NOT CHECKED') and 'no route' in report.tokenizer
+    assert 'longest caption, tokens' not in report.table['train']
+
+
+def test_a_wrong_tokenizer_is_a_problem(root, tmp_path):
+    report = check_data(vatex(f"text.bert={tmp_path / 'not there'}"), root)
+    assert len(report.problems) == 1 and 'no such folder here' in report.problems[0]
+
+
+def test_no_collection(tmp_path, vocab):
+    report = check_data(vatex(vocab), tmp_path / 'none')
+    assert len(report.problems) == 1 and report.table == {} and 'ROOTPATH' in str(report)
+
+
+def test_bad_rows_looks_into_every_chunk():
+    width = CHUNK // 4 // 3
+    features = np.zeros((10, width), dtype=np.float32)     # three rows a chunk
+    features[[2, 3, 9], [0, width - 1, 5]] = np.nan, np.inf, -np.inf
+    assert bad_rows(features).tolist() == [2, 3, 9]
+    assert bad_rows(np.zeros((4, 2), np.float32)).tolist() == []
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+def test_exit_codes(root, vocab, capsys):
+    command = ['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root)]
+    assert main([*command, vocab]) == 0
+    assert main([*command, '--split', 'val', vocab, '--split', 'test', '--quick']) == 0
+    assert capsys.readouterr().out.count('train') == 1    # the second run left it out
+    assert main([*command, vocab, 'data.lang=fr']) == 1
+    assert 'vatexval_fr.caption.txt' in capsys.readouterr().out
+    for wrong in (['data.langg=fr'], ['train.lr'], ['--config', 'none.yaml']):
+        assert main([*command, vocab, *wrong]) == 2
+        assert capsys.readouterr().err.startswith('error: ')
+    with pytest.raises(SystemExit) as stop:
+        main([*command, '--split', 'dev'])
+    assert stop.value.code == 2
+
+
+def test_as_a_program(root, vocab):
+    done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
+                           str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '') and 'no problems found' in done.stdout

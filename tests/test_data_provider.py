@@ -1,0 +1,433 @@
+"""data_provider.py: files found, sources, batches, orders, loaders; on made data."""
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from basic.caption import load_tokenizer
+from basic.config import load_config
+from basic.errors import DataError
+from data_provider import (CLIP_MEAN, CLIP_STD, Collection, EpochBatches, FrameSource, ImageSource, Loader,
+                           PooledSource, build_loaders)
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+WORDS = ['a', 'man', 'dog', 'runs', 'eats', 'red', 'un', 'chien', '狗', '人']
+VIDEOS = {'train': {'v0': 3, 'v1': 1, 'v2': 5, 'v3': 2, 'v4': 4}, 'val': {'w0': 2, 'w1': 3}, 'test': {'x0': 1, 'x1': 2}}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    path = tmp_path / 'vocab.txt'
+    path.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n', encoding='utf-8')
+    return load_tokenizer(path, True)
+
+
+def write_captions(path, tag, ids, seed=0):
+    """Captions of 1 to 6 words, the last line first: the branches' files are in different orders."""
+    random = np.random.default_rng(seed)
+    lines = [f"{name}#{tag}#{n} {' '.join(random.choice(WORDS, size=random.integers(1, 7)))}" for name, n in ids]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def make_video_root(root, name='vatex', prefix='vatex'):
+    """The video layout: the rows of feature.bin count up, number 10 * row + column."""
+    text, folder = root / name / 'TextData', root / name / 'FeatureData' / 'i3d_kinetics'
+    ids = [(video, n) for video in VIDEOS['train'] for n in range(3)]
+    write_captions(text / f'{prefix}train.caption.txt', 'enc', ids)
+    write_captions(text / f'{prefix}train_google_enc2zh.caption.txt', 'enc2zh', ids[::-1], seed=1)
+    write_captions(text / f'{prefix}train_google_enc2zh2enc.caption.txt', 'enc2zh2enc', ids[3:] + ids[:3], seed=2)
+    for split in ('val', 'test'):
+        ids = [(video, n) for n in range(2) for video in reversed(VIDEOS[split])]
+        write_captions(text / f'{prefix}{split}_google_zh2enc.caption.txt', 'zh2enc', ids, seed=3)
+        write_captions(text / f'{prefix}{split}_zh.caption.txt', 'zh', sorted(ids), seed=4)
+    folder.mkdir(parents=True)
+    videos = {video: [f'{video}_{i}' for i in range(count)] for split in VIDEOS.values()
+              for video, count in split.items()}
+    frames = [frame for names in videos.values() for frame in names]
+    (10 * np.arange(len(frames))[:, None] + np.arange(4)).astype('<f4').tofile(folder / 'feature.bin')
+    (folder / 'shape.txt').write_text(f'{len(frames)} 4')
+    (folder / 'id.txt').write_text(' '.join(frames))
+    (folder / 'video2frames.txt').write_text(repr({**videos, 'empty': []}))
+    return root
+
+
+IMAGES = {'train': ['a', 'b', 'c'], 'val': ['d', 'e', 'f'], 'test': ['g', 'h']}
+
+
+def make_image_root(root, images=True, lang='de', t='_task1'):
+    """The image layout, both kinds: features `resnet_152` of 6 numbers, and raw images of different shapes."""
+    text, features = root / 'multi30k' / 'TextData', root / 'multi30k' / 'FeatureData'
+    roles = {'train': ('train_enc', f'train_google_enc2{lang}', f'train_google_enc2{lang}2enc'),
+             'val': (f'val_google_{lang}2enc{t}', f'val_{lang}{t}'),
+             'test': (f'test_google_{lang}2enc_2016{t}', f'test_{lang}_2016{t}')}
+    (features / 'resnet_152').mkdir(parents=True)
+    (root / 'multi30k' / 'flickr30k-images').mkdir()
+    for split, names in roles.items():
+        ids = [(name, 0) for name in reversed(IMAGES[split])]
+        if split == 'val':               # e has no caption
+            ids = [item for item in ids if item[0] != 'e']
+        for name in names:
+            write_captions(text / f'multi30k{name}.caption.txt', 'tag', ids)
+        (features / ('test_id_2016.txt' if split == 'test' else f'{split}_id.txt')).write_text(
+            ''.join(f'{name}.jpg\n' for name in IMAGES[split]))
+        np.save(features / 'resnet_152' / f"{'test_2016_flickr' if split == 'test' else split}-resnet_152-avgpool.npy",
+                np.arange(6 * len(IMAGES[split]), dtype=np.float32).reshape(-1, 6))
+    for i, name in enumerate(sum(IMAGES.values(), []) if images else []):
+        pixels = np.random.default_rng(i).integers(0, 255, size=(40 + 7 * i, 60 - 3 * i, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).convert('L' if i == 1 else 'RGB')
+        image.save(root / 'multi30k' / 'flickr30k-images' / f'{name}.jpg')
+    return root
+
+
+def vatex(*options):
+    return load_config(CONFIGS / 'vatex.yaml', ['train.workers=0', 'train.batch_size=4', *options])
+
+
+def multi30k(*options):
+    return load_config(CONFIGS / 'multi30k.yaml', ['train.workers=0', 'train.batch_size=2', *options])
+
+
+def complaint(function, *args, **kwargs):
+    with pytest.raises(DataError) as error:
+        function(*args, **kwargs)
+    return str(error.value)
+
+
+def numbers(batch):
+    """Everything in a Batch, as plain lists."""
+    tokens = [part for branch in (batch.en, batch.tgt, batch.back) if branch for part in (branch.ids, branch.mask)]
+    return [None if part is None else part.tolist() for part in
+            (batch.visual, batch.visual_mask, batch.index, *tokens)]
+
+
+# --------------------------------------------------------------------------------------------------- training batches
+
+def test_a_training_batch_joins_the_branches_and_the_frames(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    config = vatex('text.clean_en=false')
+    loader = build_loaders(config, root, tokenizer, splits=('train',))['train']
+    files = Collection(config, root).captions('train')
+    by_id = {}
+    for branch in ('', '_google_enc2zh', '_google_enc2zh2enc'):
+        for line in (root / 'vatex/TextData' / f'vatextrain{branch}.caption.txt').read_text('utf-8').splitlines():
+            name, _, text = line.partition(' ')
+            by_id.setdefault((name.split('#')[0], name.split('#')[2]), []).append(text)
+    assert (loader.dataset_size, loader.feature_dim, len(loader)) == (15, 4, 4)
+    rows = list(VIDEOS['train'])
+    first_row = dict(zip(rows, np.cumsum([0, *VIDEOS['train'].values()]).tolist()))
+    seen = []
+    for batch in loader:
+        for place, row in enumerate(batch.index.tolist()):
+            video, n = files['en'].ids[row]
+            for branch, text in zip((batch.en, batch.tgt, batch.back), by_id[video, n]):
+                expected = tokenizer(text)['input_ids']
+                length = int(branch.mask[place].sum())
+                assert branch.ids[place, :length].tolist() == expected
+                assert branch.mask[place, :length].all() and not branch.ids[place, length:].any()
+            count = VIDEOS['train'][video]
+            expected = 10 * (first_row[video] + np.arange(count))[:, None] + np.arange(4)
+            assert batch.visual[place, :count].tolist() == expected.tolist()
+            assert not batch.visual[place, count:].any()
+            assert batch.visual_mask[place].tolist() == [1.0] * count + [0.0] * (batch.visual.shape[1] - count)
+            seen.append(row)
+        for tensor in (batch.en.mask, batch.tgt.mask, batch.back.mask, batch.visual_mask):
+            assert tensor.sum(1).max() == tensor.shape[1]  # each is padded to its own longest
+        assert batch.index.dtype == torch.int64 and batch.visual.dtype == torch.float32
+    assert sorted(seen) == list(range(15))
+
+
+def test_english_is_cleaned_and_the_other_branches_are_not(tmp_path, tokenizer):
+    root = make_image_root(tmp_path)
+    for path in (root / 'multi30k/TextData').glob('multi30ktrain*'):
+        path.write_text(''.join(f'{name}#t#0 a-狗,man\n' for name in IMAGES['train']), encoding='utf-8')
+    batch = next(iter(build_loaders(multi30k('visual.kind=pooled'), root, tokenizer, splits=('train',))['train']))
+    words = [tokenizer.convert_ids_to_tokens(branch.ids[0].tolist()) for branch in (batch.en, batch.tgt, batch.back)]
+    assert words[0] == ['[CLS]', 'a', 'man', '.', '[SEP]']
+    assert words[1] == words[2] == ['[CLS]', 'a', '[UNK]', '狗', '[UNK]', 'man', '[SEP]']
+
+
+def test_back_translations_are_not_needed_without_their_loss(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    (root / 'vatex/TextData/vatextrain_google_enc2zh2enc.caption.txt').unlink()
+    loader = build_loaders(vatex('loss.weights.triplet_back=0'), root, tokenizer, splits=('train',))['train']
+    batch = next(iter(loader))
+    assert batch.back is None and batch.to('cpu').back is None
+    assert "branch 'back'" in complaint(build_loaders, vatex(), root, tokenizer, splits=('train',))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        batches = EpochBatches(10, batch_size=4, seed=seed)
+        batches.epoch = epoch
+        return np.concatenate(list(batches)).tolist()
+    assert order(1, 0) == order(1, 0) and sorted(order(1, 3)) == list(range(10))
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize('size, sizes', [
+    (8, [4, 4]), (10, [4, 4, 2]), (9, [4, 5]), (5, [5]), (4, [4]), (2, [2])])
+def test_the_last_batch_is_short_but_never_of_one_pair(size, sizes):
+    batches = EpochBatches(size, batch_size=4, seed=0)
+    assert [len(rows) for rows in batches] == sizes and len(batches) == len(sizes)
+
+
+def test_workers_change_nothing(tmp_path, tokenizer):
+    root, found = make_video_root(tmp_path), []
+    for workers in (0, 2):
+        loaders = build_loaders(vatex(f'train.workers={workers}'), root, tokenizer)
+        torch.manual_seed(7)
+        epochs = []
+        for epoch in (0, 1, 0):          # persistent workers serve several epochs
+            loaders['train'].set_epoch(epoch)
+            epochs.append([numbers(batch) for batch in loaders['train']])
+        visuals = [(visual.tolist(), mask.tolist()) for visual, mask in loaders['val'].visuals]
+        found.append((epochs, visuals, torch.rand(1).item()))
+    assert found[0] == found[1]
+    assert found[0][0][0] == found[0][0][2] != found[0][0][1]
+    torch.manual_seed(7)                 # loading has not moved the training's random numbers
+    assert torch.rand(1).item() == found[0][2]
+
+
+def test_features_are_not_copied_to_a_worker(tmp_path):
+    frames = FrameSource(make_video_root(tmp_path / 'v') / 'vatex/FeatureData/i3d_kinetics', max_frames=64)
+    folder = make_image_root(tmp_path / 'i', images=False) / 'multi30k/FeatureData'
+    pooled = PooledSource(folder / 'resnet_152/train-resnet_152-avgpool.npy', folder / 'train_id.txt')
+    for source, name in ((frames, 'v1'), (pooled, 'b')):
+        assert 'features' not in source.__getstate__()
+        again = pickle.loads(pickle.dumps(source))
+        assert again.batch([name])[0].tolist() == source.batch([name])[0].tolist()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_data_error_in_a_worker_arrives_as_it_was_raised(workers):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise DataError('file.bin: this is why')
+
+    loader = Loader(Broken(), workers=workers, pin_memory=False)
+    assert complaint(list, loader) == 'file.bin: this is why'
+
+
+def test_a_batch_moves_as_a_whole(tmp_path, tokenizer):
+    loader = build_loaders(vatex(), make_video_root(tmp_path), tokenizer, splits=('train',))['train']
+    batch = next(iter(loader)).to('meta', non_blocking=True)
+    for tensor in (batch.visual, batch.visual_mask, batch.index, batch.en.ids, batch.tgt.mask, batch.back.ids):
+        assert tensor.device.type == 'meta'
+
+
+def test_all_of_a_batch_is_pinned(tmp_path, tokenizer, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor: pinned.append(tensor) or tensor)
+    loader = build_loaders(vatex(), make_video_root(tmp_path), tokenizer, splits=('train',))['train']
+    batch = next(iter(loader))
+    again = batch.pin_memory()
+    assert len(pinned) == 9 and numbers(again) == numbers(batch)
+
+
+def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog):
+    root = make_video_root(tmp_path)
+    path = root / 'vatex/TextData/vatexval_zh.caption.txt'
+    path.write_text(path.read_text('utf-8').replace('#zh#0 ', '#zh#0 ' + 'a ' * 20), encoding='utf-8')
+    with caplog.at_level(logging.WARNING):
+        val = build_loaders(vatex('text.positions=10'), root, tokenizer, splits=('val',))['val']
+    assert [record.getMessage() for record in caplog.records] == [
+        f'2 of 4 captions of {path} are longer than 10 tokens and were cut']
+    assert next(iter(val.captions))[1].ids.shape[1] == 10
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+def test_videos_are_in_order_of_first_appearance(tmp_path, tokenizer):
+    val = build_loaders(vatex('eval.val_batch_size=3'), make_video_root(tmp_path), tokenizer, splits=('val',))['val']
+    assert val.split == 'val' and val.feature_dim == 4
+    assert val.caption_ids == ['w1#0', 'w0#0', 'w1#1', 'w0#1']
+    assert val.visual_ids == ['w1', 'w0']
+    assert val.owner.tolist() == [0, 1, 0, 1] and val.owner.dtype == np.int64
+    for _ in range(2):                   # may be iterated again
+        assert [(len(en.ids), len(tgt.ids)) for en, tgt in val.captions] == [(3, 3), (1, 1)]
+        assert [len(visual) for visual, _ in val.visuals] == [2]
+    assert len(val.captions) == 2 and len(val.visuals) == 1
+
+
+def test_images_are_in_order_of_the_list_with_or_without_captions(tmp_path, tokenizer):
+    loaders = build_loaders(multi30k('visual.kind=pooled', 'eval.val_batch_size=2', 'eval.test_batch_size=1'),
+                            make_image_root(tmp_path, images=False), tokenizer, splits=('val', 'test'))
+    val = loaders['val']
+    assert val.visual_ids == ['d', 'e', 'f'] and val.caption_ids == ['f#0', 'd#0'] and val.owner.tolist() == [2, 0]
+    visuals = list(val.visuals)
+    assert [len(visual) for visual, mask in visuals] == [2, 1] and all(mask is None for _, mask in visuals)
+    assert torch.cat([visual for visual, _ in visuals]).tolist() == np.arange(18).reshape(3, 6).tolist()
+    assert len(loaders['test'].visuals) == len(loaders['test'].captions) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+def test_videos_are_cut_to_their_first_frames(tmp_path):
+    folder = make_video_root(tmp_path) / 'vatex/FeatureData/i3d_kinetics'
+    whole, cut = (FrameSource(folder, max_frames=n) for n in (64, 2))
+    visual, mask = cut.batch(['v2', 'v1'])
+    assert visual.shape == (2, 2, 4) and mask.tolist() == [[1, 1], [1, 0]]
+    assert visual[0].tolist() == whole.batch(['v2'])[0][0, :2].tolist()
+    assert cut.counts[cut.ids.index('v2')] == 5 and 'empty' not in cut and 'v2' in cut
+
+
+def test_images_go_through_clips_preprocessing(tmp_path):
+    folder = make_image_root(tmp_path) / 'multi30k/flickr30k-images'
+    source = ImageSource(str(folder / '{id}.jpg'), ['a', 'b', 'h'], image_size=32, where='list')
+    pixels, mask = source.batch(['a', 'b', 'h'])
+    assert pixels.shape == (3, 3, 32, 32) and pixels.dtype == torch.float32 and mask is None and source.dim == 0
+    image = Image.open(folder / 'h.jpg')
+    width, height = image.size           # 39 x 89: the short side becomes 32
+    height = int(32 * height / width)
+    top = round((height - 32) / 2)
+    image = image.resize((32, height), Image.Resampling.BICUBIC).crop((0, top, 32, top + 32)).convert('RGB')
+    expected = (np.asarray(image, dtype=np.float64) / 255 - CLIP_MEAN) / CLIP_STD
+    np.testing.assert_allclose(pixels[2].permute(1, 2, 0), expected, atol=1e-5)
+    assert len(set(pixels[1].mul(torch.tensor(CLIP_STD)[:, None, None]).add(
+        torch.tensor(CLIP_MEAN)[:, None, None])[:, 0, 0].mul(255).round().tolist())) == 1  # grey became RGB
+
+
+def test_images_without_a_list_are_those_of_the_captions(tmp_path, tokenizer):
+    val = build_loaders(multi30k('data.ids.val=[]'), make_image_root(tmp_path), tokenizer, splits=('val',),
+                        image_size=16)['val']
+    assert val.visual_ids == ['f', 'd'] and val.owner.tolist() == [0, 1] and val.feature_dim == 0
+    assert [visual.shape for visual, _ in val.visuals] == [(2, 3, 16, 16)]
+
+
+def test_feature_names_with_and_without_underscores(tmp_path, tokenizer):
+    root = make_image_root(tmp_path, images=False)
+    features = root / 'multi30k/FeatureData'
+    (features / 'resnet_152').rename(features / 'resnet152')
+    config = multi30k('visual.kind=pooled')
+    assert len(build_loaders(config, root, tokenizer, splits=('val',))['val'].visual_ids) == 3
+    name = features / 'resnet152/val-resnet_152-avgpool.npy'
+    name = name.rename(features / 'val-resnet152-avgpool.npy')          # one folder up
+    assert len(build_loaders(config, root, tokenizer, splits=('val',))['val'].visual_ids) == 3
+    name.unlink()
+    message = complaint(build_loaders, config, root, tokenizer, splits=('val',))
+    for tried in ('resnet_152/val-resnet_152-avgpool.npy', 'resnet_152/val-resnet152-avgpool.npy',
+                  'resnet152/val-resnet_152-avgpool.npy', 'FeatureData/val-resnet152-avgpool.npy'):
+        assert tried in message
+    assert 'data.pooled.val' in message and 'train_id.txt' in message   # what is there
+
+
+@pytest.mark.parametrize('folder, prefix', [('msrvttcn', 'msrvttcn'), ('msrvtt10kcn', 'msrvttcn'),
+                                            ('msrvttcn', 'msrvtt10kcn'), ('msrvtt10kcn', 'msrvtt10kcn')])
+def test_both_spellings_of_a_collection(tmp_path, folder, prefix):
+    make_video_root(tmp_path, name=folder, prefix=prefix)
+    collection = Collection(load_config(CONFIGS / 'msrvttcn.yaml'), tmp_path)
+    assert len(collection.captions('train')['back']) == 15
+    assert collection.folder == tmp_path / folder
+
+
+@pytest.mark.parametrize('options, expected', [
+    ([], {'train': 'multi30ktrain_enc', 'val': 'multi30kval_google_de2enc_task1',
+          'test': 'multi30ktest_google_de2enc_2016_task1'}),
+    (['data.lang=fr'], {'val': 'multi30kval_google_fr2enc', 'test': 'multi30ktest_google_fr2enc_2016'}),
+    (['data.task=2'], {'train': 'Flickr30ktrain_enc', 'val': 'multi30kval_google_de2enc'})])
+def test_file_names_by_task_and_language(tmp_path, options, expected):
+    (tmp_path / 'multi30k').mkdir()
+    collection = Collection(multi30k(*options), tmp_path)
+    for split, name in expected.items():
+        assert f'TextData/{name}.caption.txt;' in complaint(collection.caption_path, split, 'en')
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+def test_no_rootpath_or_collection(tmp_path):
+    (tmp_path / 'vatex10').mkdir()
+    message = complaint(Collection, vatex(), tmp_path / 'none')
+    assert f"ROOTPATH {tmp_path / 'none'} is not a folder" in message and 'vatex10/' in message
+    message = complaint(Collection, vatex('data.aliases=[vtx]'), tmp_path)
+    assert 'no folder vatex or vtx' in message and 'vatex10/' in message
+
+
+def test_visual_items_without_features(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    path = root / 'vatex/FeatureData/i3d_kinetics/video2frames.txt'
+    path.write_text(path.read_text().replace("'w1'", "'other'").replace("['w0_0', 'w0_1']", '[]'))
+    message = complaint(build_loaders, vatex(), root, tokenizer, splits=('val',))
+    assert '2 of the 2 visual items of' in message and 'w1, w0;' in message and 'vatexval_google_zh2enc' in message
+
+
+def test_features_of_another_width(tmp_path, tokenizer):
+    message = complaint(build_loaders, vatex('visual.feature_dim=1024'), make_video_root(tmp_path), tokenizer)
+    assert 'visual.feature_dim=1024' in message and '4 wide' in message
+
+
+def test_no_folder_of_features(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    message = complaint(build_loaders, vatex('visual.feature=c3_d'), root, tokenizer)
+    assert 'FeatureData/c3_d' in message and 'FeatureData/c3d' in message and 'i3d_kinetics/' in message
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_features_that_are_no_numbers(tmp_path, tokenizer, value):
+    root = make_video_root(tmp_path)
+    path = root / 'vatex/FeatureData/i3d_kinetics/feature.bin'
+    features = np.fromfile(path, dtype='<f4')
+    features[-1], features[0] = value, np.finfo(np.float32).max    # large is not infinite
+    features[1] = features[0]
+    features.tofile(path)
+    loaders = build_loaders(vatex(), root, tokenizer, splits=('train', 'test'))
+    assert sum(len(batch.index) for batch in loaders['train']) == 15
+    message = complaint(list, loaders['test'].visuals)
+    assert 'NaN or infinite features: x1;' in message and 'i3d_kinetics' in message
+
+
+@pytest.mark.parametrize('array, message', [
+    (np.zeros((2, 6), np.float32), '2 rows'), (np.zeros((3, 6), np.int64), 'found int64'),
+    (np.zeros((3, 6, 1), np.float32), '(3, 6, 1)'), (np.array([None] * 3), 'not a .npy file of numbers'),
+    (b'', 'not a .npy file of numbers'), (b'\x93NUMPY', 'not a .npy file of numbers')])
+def test_npy_files_that_do_not_fit(tmp_path, tokenizer, array, message):
+    root = make_image_root(tmp_path, images=False)
+    path = root / 'multi30k/FeatureData/resnet_152/val-resnet_152-avgpool.npy'
+    path.write_bytes(array) if isinstance(array, bytes) else np.save(path, array, allow_pickle=True)
+    found = complaint(build_loaders, multi30k('visual.kind=pooled'), root, tokenizer, splits=('val',))
+    assert message in found and str(path) in found
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float64])
+def test_npy_files_of_other_floats(tmp_path, tokenizer, dtype):
+    root = make_image_root(tmp_path, images=False)
+    np.save(root / 'multi30k/FeatureData/resnet_152/val-resnet_152-avgpool.npy', np.ones((3, 6), dtype))
+    val = build_loaders(multi30k('visual.kind=pooled'), root, tokenizer, splits=('val',))['val']
+    assert next(iter(val.visuals))[0].dtype == torch.float32
+
+
+def test_images_that_are_missing_or_broken(tmp_path, tokenizer):
+    root = make_image_root(tmp_path)
+    folder = root / 'multi30k/flickr30k-images'
+    (folder / 'e.jpg').unlink()
+    message = complaint(build_loaders, multi30k(), root, tokenizer, splits=('val',))
+    assert '1 of the 3 images' in message and str(folder / 'e.jpg') in message and 'data.images' in message
+    data = (folder / 'h.jpg').read_bytes()
+    for content in (b'', b'<html>', data[:len(data) // 2]):
+        (folder / 'h.jpg').write_bytes(content)
+        test = build_loaders(multi30k(), root, tokenizer, splits=('test',), image_size=16)['test']
+        assert f"{folder / 'h.jpg'}: cannot be read as an image" in complaint(list, test.visuals)
+
+
+def test_an_image_that_the_list_lacks(tmp_path, tokenizer):
+    root = make_image_root(tmp_path)
+    (root / 'multi30k/FeatureData/val_id.txt').write_text('d\ne\n')
+    message = complaint(build_loaders, multi30k(), root, tokenizer, splits=('val',))
+    assert '1 of the 2 visual items' in message and 'val_id.txt' in message and ': f;' in message
+    (root / 'multi30k/FeatureData/val_id.txt').unlink()
+    message = complaint(build_loaders, multi30k(), root, tokenizer, splits=('val',))
+    assert 'no id list' in message and 'data.ids.val' in message
+
+
+def test_one_pair_cannot_be_trained_on(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    for path in (root / 'vatex/TextData').glob('vatextrain*'):
+        path.write_text('v0#x#0 a\n')
+    assert 'training needs at least two' in complaint(build_loaders, vatex(), root, tokenizer)
