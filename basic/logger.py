@@ -1,0 +1,200 @@
+"""A run's folder and its record: one JSON line an epoch, of which console and TensorBoard are views."""
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import yaml
+
+from basic.checkpoint import BEST, LAST
+from basic.config import ConfigError
+
+CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
+METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
+RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *METRICS.values())
+MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience')   # between a run and its continuation
+
+
+def write_atomically(path, text):
+    """Write text to a file that is always whole: the old one or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_run_folder(folder, config, *, resume=False, overwrite=False):
+    """Stop before an older run is harmed, or continued as something else. Changes nothing.
+
+    Args:
+        folder: the run folder, which need not exist.
+        config: config tree of the run to start or to continue, as `config_to_dict` gives it.
+        resume, overwrite: what was asked for.
+    Returns:
+        the folder's last.pt if the run goes on from there; else None: it starts from the beginning.
+    Raises:
+        ConfigError: it holds a run, and neither was asked for; or resume, and there is no run, or another config.
+    """
+    folder = Path(folder)
+    present = [name for name in RUN_FILES if (folder / name).exists()]
+    if resume and overwrite:
+        raise ConfigError('--resume and --overwrite contradict each other: give one')
+    if resume and not (folder / CONFIG).exists():
+        raise ConfigError(f'nothing to resume: {folder} holds no run; leave --resume away to start one')
+    if resume:
+        _check_same_config(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')), config, folder)
+        return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
+    if present and not overwrite:
+        done = f'finished, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
+        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it and '
+                          'starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
+    return None
+
+
+def clear_run_folder(folder):
+    """Make the folder, without what an older run left in it; other files stay."""
+    for path in (Path(folder) / name for name in RUN_FILES):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _check_same_config(stored, asked, folder):
+    """Raise ConfigError, naming the keys; a feature width of 0 fits any."""
+    stored, asked = _flat(stored), _flat(asked)
+    different = [key for key in sorted(stored.keys() | asked.keys())
+                 if stored.get(key) != asked.get(key) and key not in MAY_DIFFER
+                 and not (key == 'visual.feature_dim' and asked.get(key) == 0)]
+    if different:
+        changes = '; '.join(f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}' for key in different)
+        raise ConfigError(f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)} may '
+                          'change: give the options of the first start, or start a run of its own with name=NAME')
+
+
+def describe_start(*, rootpath, device, model):
+    """How a run was started, as plain data for run.json: command, commit, versions, device, parameter counts."""
+    versions = {name: getattr(sys.modules.get(name), '__version__', None)
+                for name in ('torch', 'transformers', 'tokenizers', 'numpy')}
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
+    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {'command': [sys.executable, *sys.argv], 'working_folder': os.getcwd(), 'git_commit': git_commit(),
+            'started': datetime.now().astimezone().isoformat(timespec='seconds'),
+            'rootpath': str(rootpath), 'device': f'{device} ({name})',
+            'versions': {'python': platform.python_version(), **versions},
+            'parameters': {**counts, 'all': sum(counts.values()), 'trained': trained}}
+
+
+def record_start(folder, start, config, *, resumed_after=0):
+    """Write config.yaml (the resolved tree) and run.json; a continuation is added to the first start's `resumed`."""
+    path = Path(folder) / RUN
+    if resumed_after and path.exists():
+        first = json.loads(path.read_text(encoding='utf-8'))
+        first.setdefault('resumed', []).append({'after_epoch': resumed_after, **start})
+        start = first
+    write_atomically(path, json.dumps(start, indent=2, ensure_ascii=False) + '\n')
+    write_atomically(Path(folder) / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def peak_memory(device):
+    """GiB at most in use so far: of the GPU by tensors, or of this process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss     # KiB; bytes on macOS
+    return peak / (2**30 if sys.platform == 'darwin' else 2**20)
+
+
+def git_commit():
+    """The commit that this code is at, with '+changes' if the working tree differs; None outside a repository."""
+    home = Path(__file__).resolve().parent.parent
+    def git(*words):
+        return subprocess.run(['git', '-C', str(home), *words], capture_output=True, text=True, check=True).stdout
+    try:
+        if Path(git('rev-parse', '--show-toplevel').strip()).resolve() != home:
+            return None                                # a copy of the code inside somebody else's repository
+        return git('rev-parse', 'HEAD').strip() + ('+changes' if git('status', '--porcelain').strip() else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class RunLog:
+    """log.jsonl, and the views of it. A context manager.
+
+    Args:
+        folder: the run folder.
+        epoch: the last finished epoch; later lines of an interrupted run are dropped.
+    """
+
+    def __init__(self, folder, epoch=0):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation has no use for it
+        self.path = Path(folder) / LOG
+        kept = [record for record in read_log(folder) if record['epoch'] <= epoch]
+        write_atomically(self.path, ''.join(json.dumps(record) + '\n' for record in kept))
+        self.board = SummaryWriter(str(Path(folder) / TENSORBOARD), purge_step=epoch + 1)
+
+    def add(self, record):
+        """Append an epoch's record (nested dict with `epoch`) and show it."""
+        line = json.dumps(record, allow_nan=False) + '\n'
+        with open(self.path, 'a', encoding='utf-8') as file:  # one write of one line: whole, or the last and cut off
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in _flat(record, separator='/').items():
+            if name != 'epoch' and isinstance(value, (int, float)) and not isinstance(value, bool):
+                self.board.add_scalar(name, value, record['epoch'])
+        self.board.flush()
+        print(summary_line(record), flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.board.close()
+
+
+def read_log(folder):
+    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left out."""
+    path = Path(folder) / LOG
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f'{path}, line {number}: not JSON: {line[:80]!r}') from None
+    return records
+
+
+def summary_line(record):
+    """One epoch in one line for the console."""
+    train, val = record['train'], record['val']
+    recalls = ' '.join(f'{val["t2v"][key]:.1f}' for key in ('R@1', 'R@5', 'R@10'))
+    verdict = 'best so far' if record['improved'] else f'best: epoch {record["best_epoch"]}'
+    return (f'epoch {record["epoch"]:>3}  loss {train["total"]:.4g}  lr {record["lr"]:.3g}  '
+            f'val t2v R@1/5/10 {recalls}  SumR {val["SumR"]:.1f}  ({verdict})  '
+            f'{record["speed"]["train_seconds"]:.0f} s, {record["speed"]["samples_per_s"]:.0f} samples/s')
+
+
+def _flat(tree, prefix='', separator='.'):
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f'{prefix}{key}{separator}', separator))
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat

@@ -1,0 +1,73 @@
+"""Learning rate, early stopping and the choice of the model, all from one validation figure an epoch."""
+from typing import NamedTuple
+
+
+class Decision(NamedTuple):
+    """What an epoch's validation figure leads to."""
+    improved: bool   # the best so far: keep this model
+    lr: float        # learning rate of the next epoch
+    halved: bool     # the rate was halved, not only decayed
+    stop: bool       # no next epoch
+
+
+class Schedule:
+    """METHOD, Training: decay every epoch, halve after one without improvement, stop after too many of them.
+
+    Args:
+        lr: learning rate of the first epoch.
+        lr_decay: factor after each epoch.
+        halve_factor: further factor after an epoch that did not improve, ...
+        halve_wait: ... if at least this many epochs, it included, passed since the start or the last halving.
+        patience: stop after more epochs than this without improvement.
+    """
+
+    def __init__(self, *, lr, lr_decay, halve_factor, halve_wait, patience):
+        self.lr_decay, self.halve_factor, self.halve_wait, self.patience = lr_decay, halve_factor, halve_wait, patience
+        self.lr = lr
+        self.epoch = 0             # epochs finished
+        self.best = None           # the best figure so far, and its epoch
+        self.best_epoch = 0
+        self.since_halving = 0     # epochs since the start or the last halving
+
+    @property
+    def stop(self):
+        """True once more than `patience` epochs in a row did not improve."""
+        return self.epoch - self.best_epoch > self.patience
+
+    def step(self, figure):
+        """Count a finished epoch.
+
+        Args:
+            figure: its validation figure, higher is better: the sum of text-to-visual recalls. Equal to the best so
+                far is no improvement.
+        Returns:
+            Decision.
+        """
+        self.epoch += 1
+        self.since_halving += 1
+        self.lr *= self.lr_decay
+        improved = self.best is None or figure > self.best
+        halved = not improved and self.since_halving >= self.halve_wait
+        if improved:
+            self.best, self.best_epoch = float(figure), self.epoch
+        if halved:
+            self.lr *= self.halve_factor
+            self.since_halving = 0
+        return Decision(improved=improved, lr=self.lr, halved=halved, stop=self.stop)
+
+    def state_dict(self):
+        """What changes from epoch to epoch, as plain data; the settings come from the config again."""
+        return {'lr': self.lr, 'epoch': self.epoch, 'best': self.best, 'best_epoch': self.best_epoch,
+                'since_halving': self.since_halving}
+
+    def load_state_dict(self, state):
+        """Continue where `state_dict` was taken."""
+        self.lr, self.epoch, self.best = state['lr'], state['epoch'], state['best']
+        self.best_epoch, self.since_halving = state['best_epoch'], state['since_halving']
+
+
+def build_schedule(config):
+    """The schedule of a `basic.config.Config`."""
+    train = config.train
+    return Schedule(lr=train.lr, lr_decay=train.lr_decay, halve_factor=train.halve_factor,
+                    halve_wait=train.halve_wait, patience=train.patience)

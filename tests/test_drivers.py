@@ -1,0 +1,172 @@
+"""The drivers: usage texts, wrong arguments, and the commands that they run, recorded by a stand-in for Python."""
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ALL = ['do_all_vatex.sh', 'do_all_msrvttcn.sh', 'do_all_multi30k.sh', 'do_all_mscoco.sh']
+TESTS = ['do_test_vatex.sh', 'do_test_msrvttcn.sh', 'do_test_multi30k.sh']
+ARGUMENTS = {'do_all_vatex.sh': ['ROOT', 'cpu'], 'do_all_msrvttcn.sh': ['ROOT', 'cpu'],
+             'do_all_multi30k.sh': ['ROOT', '1', 'cpu'], 'do_all_mscoco.sh': ['ROOT', 'cpu'],
+             'do_test_vatex.sh': ['ROOT', 'ROOT', 'cpu'], 'do_test_msrvttcn.sh': ['ROOT', 'ROOT', 'cpu'],
+             'do_test_multi30k.sh': ['ROOT', 'ROOT', 'None', 'cpu']}
+
+# Writes its arguments as a JSON list; fails where an argument is the value of $FAIL.
+STAND_IN = r"""#!/usr/bin/env bash
+{ printf '['; separator=
+  for word in "$@"; do word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,; done
+  printf ']\n'; } >> "$RECORD"
+for word in "$@"; do [ "$word" != "$FAIL" ] || exit 3; done
+"""
+
+
+class Driver:
+    """Runs a driver from a folder with a space in its name, below which ROOT lies."""
+
+    def __init__(self, folder):
+        self.here = folder / 'some where'
+        self.root = self.here / 'my data'
+        self.root.mkdir(parents=True)
+        self.record, self.python = folder / 'record', folder / 'stand in'
+        self.python.write_text(STAND_IN)
+        self.python.chmod(0o755)
+
+    def __call__(self, name, *arguments, fail=''):
+        """(completed process, recorded commands); ROOT among the arguments is the folder, relative to here."""
+        self.record.unlink(missing_ok=True)
+        words = [word.replace('ROOT', 'my data') for word in arguments]
+        done = subprocess.run([str(REPOSITORY / name), *words], cwd=self.here, capture_output=True, text=True,
+                              env={**os.environ, 'PYTHON': str(self.python), 'RECORD': str(self.record), 'FAIL': fail})
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return done, [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return Driver(tmp_path)
+
+
+@pytest.mark.parametrize('name', ALL + TESTS)
+@pytest.mark.parametrize('arguments', [['--help'], ['-h'], ['a', '--help', 'b']])
+def test_help(driver, name, arguments):
+    done, commands = driver(name, *arguments)
+    assert done.returncode == 0 and not commands and not done.stderr
+    usage, *rest = done.stdout.splitlines()
+    assert usage.startswith(f'Usage: ./{name} ROOTPATH')
+    explained = {line.split()[0] for line in rest if line.startswith('  ') and line.strip()}
+    for word in usage.split()[2:]:
+        if word.strip('[]').isupper():
+            assert word.strip('[]') in explained, word
+
+
+@pytest.mark.parametrize('name', ALL + TESTS)
+def test_missing_arguments(driver, name):
+    for given in ([], ARGUMENTS[name][:-1]):
+        done, commands = driver(name, *given)
+        assert done.returncode == 2 and not commands and not done.stdout
+        needed = len(ARGUMENTS[name])
+        assert f'expected at least {needed} arguments, found {len(given)}' in done.stderr and 'Usage: ' in done.stderr
+
+
+@pytest.mark.parametrize('name', ALL + TESTS)
+def test_wrong_arguments(driver, name):
+    right = ARGUMENTS[name]
+    wrong = [(['absent', *right[1:]], "no folder 'absent'"), ([*right[:-1], 'gpu0'], "found 'gpu0'"),
+             ([*right, 'xx', 'yy'], "is neither key=value nor an option"), ([*right, '--seed'], '--seed needs a value')]
+    if name in TESTS:
+        wrong.append(([right[0], 'absent', *right[2:]], "MODELDIR: no such folder or file 'absent'"))
+    for arguments, message in wrong:
+        done, commands = driver(name, *arguments)
+        assert done.returncode == 2 and not commands, arguments
+        assert message in done.stderr and 'Usage: ' in done.stderr, arguments
+
+
+def test_wrong_task_and_image_path(driver):
+    done, commands = driver('do_all_multi30k.sh', 'ROOT', '3', 'cpu')
+    assert done.returncode == 2 and "TASK: expected 1 or 2; found '3'" in done.stderr and not commands
+    done, commands = driver('do_test_multi30k.sh', 'ROOT', 'ROOT', 'absent', 'cpu')
+    assert done.returncode == 2 and "IMAGE_PATH: no folder 'absent'" in done.stderr and not commands
+
+
+def expected(config, gpu, overrides, options=()):
+    common = ['--config', str(REPOSITORY / 'configs' / config), '--rootpath', 'my data']
+    return [['-P', '-m', 'util.check_data', *common, *overrides],
+            [str(REPOSITORY / 'train.py'), *common, '--device', gpu, *options, *overrides]]
+
+
+@pytest.mark.parametrize('name, arguments, config, gpu, overrides', [
+    ('do_all_vatex.sh', ['0'], 'vatex.yaml', '0', []),
+    ('do_all_vatex.sh', ['cpu', 'train.lr=1', 'text.bert=a b'], 'vatex.yaml', 'cpu', ['train.lr=1', 'text.bert=a b']),
+    ('do_all_msrvttcn.sh', ['0,1'], 'msrvttcn.yaml', '0,1', []),
+    ('do_all_mscoco.sh', ['0'], 'mscoco.yaml', '0', ['data.lang=zh']),
+    ('do_all_mscoco.sh', ['0', 'ja', 'train.lr=1'], 'mscoco.yaml', '0', ['data.lang=ja', 'train.lr=1']),
+    ('do_all_multi30k.sh', ['1', '0'], 'multi30k.yaml', '0', ['data.task=1', 'data.lang=de']),
+    ('do_all_multi30k.sh', ['1', '0', 'train.lr=1'], 'multi30k.yaml', '0',
+     ['data.task=1', 'data.lang=de', 'train.lr=1']),
+    ('do_all_multi30k.sh', ['2', '0', 'cs', 'name=own'], 'multi30k.yaml', '0',
+     ['data.task=2', 'data.lang=cs', 'name=multi30k_task2', 'name=own']),
+])
+def test_do_all(driver, name, arguments, config, gpu, overrides):
+    done, commands = driver(name, 'ROOT', *arguments)
+    assert done.returncode == 0, done.stderr
+    assert commands == expected(config, gpu, overrides)
+
+
+def test_options_go_to_training_only(driver):
+    _, commands = driver('do_all_vatex.sh', 'ROOT', 'cpu', '--resume', 'train.lr=1', '--run-dir', 'a=b', '--seed', '4')
+    assert commands == expected('vatex.yaml', 'cpu', ['train.lr=1'], ['--resume', '--run-dir', 'a=b', '--seed', '4'])
+
+
+def test_bad_data_stop_before_training(driver):
+    done, commands = driver('do_all_vatex.sh', 'ROOT', 'cpu', fail='util.check_data')
+    assert done.returncode == 3 and len(commands) == 1
+
+
+@pytest.mark.parametrize('name, arguments, config, lang, task, overrides', [
+    ('do_all_vatex.sh', ['cpu'], 'vatex.yaml', 'zh', '1', []),
+    ('do_all_vatex.sh', ['cpu', 'data.lang=fr'], 'vatex.yaml', 'fr', '1', ['data.lang=fr']),
+    ('do_all_mscoco.sh', ['cpu', 'ja'], 'mscoco.yaml', 'ja', '1', ['data.lang=ja']),
+    ('do_all_multi30k.sh', ['2', 'cpu'], 'multi30k.yaml', 'de', '2',
+     ['data.task=2', 'data.lang=de', 'name=multi30k_task2']),
+])
+def test_demo(driver, name, arguments, config, lang, task, overrides):
+    done, commands = driver(name, 'demo', *arguments)
+    assert done.returncode == 0, done.stderr
+    root = str(REPOSITORY / 'demo')
+    assert commands[0] == ['-P', '-m', 'util.make_demo', '--root', root, '--collection', Path(config).stem,
+                           '--lang', lang, '--task', task]
+    common = ['--config', str(REPOSITORY / 'configs/demo' / config), '--rootpath', root]
+    overrides = [f'text.bert={root}/bert', f'visual.clip={root}/clip', *overrides]
+    assert commands[1:] == [['-P', '-m', 'util.check_data', *common, *overrides],
+                            [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
+
+
+@pytest.mark.parametrize('name', ['do_test_vatex.sh', 'do_test_msrvttcn.sh'])
+def test_do_test(driver, name):
+    _, commands = driver(name, 'ROOT', 'ROOT/', '0', 'eval.ties=mean', '--split', 'val')
+    assert commands == [[str(REPOSITORY / 'evaluation.py'), '--checkpoint', 'my data/', '--rootpath', 'my data',
+                         '--device', '0', '--split', 'val', 'eval.ties=mean']]
+    _, commands = driver(name, 'demo', 'ROOT', 'cpu')
+    assert commands[0][3:5] == ['--rootpath', str(REPOSITORY / 'demo')]
+
+
+@pytest.mark.parametrize('images', ['plain', 'with space', 'a=b,{c}', '$(x)', '-x'])
+def test_do_test_multi30k(driver, images):
+    common = [str(REPOSITORY / 'evaluation.py'), '--checkpoint', 'my data', '--rootpath', 'my data', '--device', 'cpu']
+    _, commands = driver('do_test_multi30k.sh', 'ROOT', 'ROOT', 'None', 'cpu')
+    assert commands == [common]
+    (driver.here / images).mkdir()
+    done, commands = driver('do_test_multi30k.sh', 'ROOT', 'ROOT', images, 'cpu', 'eval.ties=mean')
+    assert commands == [[*common, f'--images={images}', 'eval.ties=mean']], done.stderr
+
+
+@pytest.mark.parametrize('name', ALL + TESTS)
+def test_no_numbers_of_the_method(name):
+    """What a run depends on is in configs/; a driver only says which and where."""
+    text = (REPOSITORY / name).read_text()
+    assert os.access(REPOSITORY / name, os.X_OK)
+    for word in ('lr=', 'batch_size=', 'epochs=', 'weights', 'hidden='):
+        assert word not in text

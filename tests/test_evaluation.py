@@ -1,0 +1,227 @@
+"""Evaluation: encoding, fusing, the report and its files, the command line on a checkpoint."""
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from make_checkpoint import main as make_released_checkpoint
+
+import evaluation
+from basic.caption import Tokens, load_tokenizer, save_tokenizer
+from basic.checkpoint import BEST, save_checkpoint
+from basic.config import config_to_dict, load_config
+from evaluation import (Embeddings, encode, evaluate, fuse, main, normalise, root_of, similarity, table, with_images,
+                        write_report)
+from model import build_model
+
+REPOSITORY = Path(evaluation.__file__).parent
+GOLDEN = REPOSITORY / 'tests/data/golden'
+MULTI30K = REPOSITORY / 'configs/multi30k.yaml'
+
+
+class FakeModel(torch.nn.Module):
+    """Visual: the row itself; text: the mean of the real token ids, twice. Records the mode that it was called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = set()
+
+    def encode_visual(self, visual, mask):
+        self.modes.add(self.training)
+        return visual if mask is None else visual * mask
+
+    def encode_text(self, ids, mask):
+        mean = (ids * mask).sum(1) / mask.sum(1)
+        return torch.stack([mean, mean], dim=1)
+
+
+def fake_set():
+    def tokens(*rows):
+        return Tokens(torch.tensor(rows), (torch.tensor(rows) > 0).float())
+
+    return SimpleNamespace(
+        split='test', owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
+        visuals=[(torch.tensor([[1., 0]]), None), (torch.tensor([[0., 1]]), torch.ones(1, 2))],
+        captions=[(tokens([2, 4], [6, 0]), tokens([1], [3])), (tokens([8]), tokens([5]))])
+
+
+def test_encode_keeps_order_and_mode():
+    model = FakeModel().train()
+    embeddings = encode(model, fake_set(), torch.device('cpu'))
+    assert embeddings.visual.tolist() == [[1, 0], [0, 1]]
+    assert embeddings.en[:, 0].tolist() == [3, 6, 8] and embeddings.tgt[:, 0].tolist() == [1, 3, 5]
+    assert model.modes == {False} and model.training
+
+
+def test_similarity_is_the_cosine():
+    captions, visual = torch.randn(5, 7), torch.randn(4, 7)
+    expected = torch.nn.functional.cosine_similarity(captions[:, None], visual[None], dim=-1)
+    assert torch.allclose(similarity(captions, visual), expected, atol=1e-6)
+
+
+def test_normalise_takes_the_whole_matrix():
+    assert normalise(torch.tensor([[1., 3], [2, 5]])).tolist() == [[0, 0.5], [0.25, 1]]
+    assert normalise(torch.full((2, 2), 0.7)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_fuse_weighs_the_english_branch():
+    en, tgt = torch.tensor([[0., 2]]), torch.tensor([[30., 10]])
+    assert fuse(en, tgt, 0.2).tolist() == [[pytest.approx(0.8), pytest.approx(0.2)]]
+    assert fuse(en, tgt, 1.0).tolist() == [[0, 1]]
+
+
+def test_evaluate_adds_the_validation_weight():
+    config = load_config(overrides=['data.collection=x', 'eval.weights=[1.0,0.0]', 'train.val_weight=0.3'])
+    generator = torch.Generator().manual_seed(0)
+    embeddings = Embeddings(*(torch.randn(n, 4, generator=generator) for n in (2, 3, 3)))
+    report = evaluate(embeddings, fake_set(), config)
+    assert [row['weight'] for row in report['rows']] == [1.0, 0.3, 0.0]
+    assert (report['captions'], report['visuals'], report['ties']) == (3, 2, 'pessimistic')
+    assert [row['weight'] for row in evaluate(embeddings, fake_set(), config, weights=[0.3])['rows']] == [0.3]
+
+
+def make_report(folder, split='test'):
+    config = load_config(overrides=['data.collection=x', 'data.lang=fr'])
+    embeddings = Embeddings(*(torch.randn(n, 4) for n in (2, 3, 3)))
+    return {'checkpoint': str(folder / BEST), 'epoch': 4, 'config': 'x', 'collection': 'x', 'lang': 'fr',
+            **evaluate(embeddings, fake_set(), config), 'split': split}
+
+
+def test_table_is_aligned_and_marks_the_validation_row(tmp_path):
+    lines = table(make_report(tmp_path)).splitlines()
+    assert '3 captions, 2 visual items' in lines[0] and 'x (fr), test' in lines[0]
+    header, rows = lines[2], lines[3:8]
+    assert [row.split()[0] for row in rows] == ['1', '0.8', '0.5', '0.2', '0']
+    assert [row.endswith('<- val') for row in rows] == [False, False, False, True, False]
+    bars = [i for i, character in enumerate(header) if character == '|']
+    assert len(bars) == 3 and all(row[i] == '|' for row in rows for i in bars)
+    assert header.split('|')[1].split() == ['R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP']
+
+
+def test_report_files(tmp_path):
+    report = make_report(tmp_path)
+    assert write_report(report) == tmp_path / 'metrics.json'
+    assert write_report({**report, 'split': 'val'}) == tmp_path / 'metrics_val.json'
+    assert write_report(report, tmp_path / 'other.json') == tmp_path / 'other.json'
+    assert json.loads((tmp_path / 'metrics.json').read_text()) == report
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['metrics.json', 'metrics_val.json', 'other.json']
+
+
+def test_report_goes_here_where_the_folder_is_read_only(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'released').write_text('a file: nothing can be written below it, not even by root')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    report = {**make_report(tmp_path), 'checkpoint': str(tmp_path / 'released/model_best.pth.tar')}
+    assert write_report(report) == tmp_path / 'here/metrics.json'
+    assert 'cannot be written to' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='cannot write'):
+        write_report(report, tmp_path / 'released/metrics.json')
+
+
+def test_root_of_a_run_folder(tmp_path):
+    config = load_config(REPOSITORY / 'configs/msrvttcn.yaml')
+    assert root_of(tmp_path / 'msrvttcn/runs/a_zh/seed_1' / BEST, config) == tmp_path
+    assert root_of(tmp_path / 'msrvtt10kcn/runs/a_zh/seed_1' / BEST, config) == tmp_path
+    for elsewhere in ('vatex/runs/a_zh/seed_1', 'msrvttcn/a/b/c', 'msrvttcn/runs/seed_1'):
+        with pytest.raises(ValueError, match='--rootpath is needed'):
+            root_of(tmp_path / elsewhere / BEST, config)
+
+
+@pytest.mark.parametrize('name', ['with spaces', 'a=b', 'a,b', "it's", '#1: x', '[x]', '$HOME', 'ü'])
+def test_image_folders_of_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    config = with_images(load_config(MULTI30K), tmp_path / name)
+    assert config.data.images == f'{tmp_path / name}/{{id}}.jpg'
+
+
+def test_image_folder_errors(tmp_path):
+    (tmp_path / '{id}').mkdir()
+    with pytest.raises(ValueError, match='braces'):
+        with_images(load_config(MULTI30K), tmp_path / '{id}')
+    with pytest.raises(ValueError, match='no image folder'):
+        with_images(load_config(MULTI30K), tmp_path / 'absent')
+    with pytest.raises(ValueError, match='reads features, not images'):
+        with_images(load_config(MULTI30K, ['visual.kind=pooled']), tmp_path)
+
+
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory):
+    """An untrained model in a run folder at its usual place below a small ROOTPATH."""
+    root = tiny.make_collection(tmp_path_factory.mktemp('root with a space'))
+    bert = tiny.make_bert(tmp_path_factory.mktemp('bert'))
+    folder = root / 'multi30k/runs/multi30k_de/seed_1'
+    folder.mkdir(parents=True)
+    config = load_config(MULTI30K, tiny.options(bert))
+    torch.manual_seed(0)
+    model = build_model(config, feature_dim=tiny.DIM)
+    save_checkpoint(folder / BEST, {'config': config_to_dict(config), 'architecture': model.architecture,
+                                    'model': model.state_dict(), 'epoch': 3, 'val': None})
+    save_tokenizer(load_tokenizer(str(bert), True), folder / 'tokenizer')
+    for file in bert.iterdir():                       # from here on a checkpoint and its tokenizer have to do
+        file.unlink()
+    return folder
+
+
+def test_command_line(run_folder, tmp_path, capsys):
+    assert main(['--checkpoint', str(run_folder), '--save-embeddings', str(tmp_path / 'e')]) == 0
+    output = capsys.readouterr().out
+    report = json.loads((run_folder / 'metrics.json').read_text())
+    assert table(report) in output and str(run_folder / 'metrics.json') in output
+    assert (report['split'], report['captions'], report['visuals'], report['epoch']) == ('test', 12, 6, 3)
+    shapes = {name: np.load(tmp_path / f'e/{name}.npy').shape for name in ('visual', 'en', 'tgt', 'owner')}
+    assert shapes == {'visual': (6, 12), 'en': (12, 12), 'tgt': (12, 12), 'owner': (12,)}
+    assert (tmp_path / 'e/visual_ids.txt').read_text().split() == [f'test{i}' for i in range(6)]
+    assert len((tmp_path / 'e/caption_ids.txt').read_text().split()) == 12
+
+
+def test_command_line_on_val_with_options(run_folder, capsys):
+    assert main(['--checkpoint', str(run_folder / BEST), '--split', 'val', 'eval.ties=mean', '--save-embeddings',
+                 '--rootpath', str(run_folder.parents[3]), 'eval.weights=[0.2,0.7]']) == 0
+    report = json.loads((run_folder / 'metrics_val.json').read_text())
+    assert (report['split'], report['captions'], report['ties']) == ('val', 6, 'mean')
+    assert [row['weight'] for row in report['rows']] == [0.7, 0.2]
+    assert (run_folder / 'embeddings_val/en.npy').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--checkpoint', 'absent'], 'no checkpoint at absent'),
+    (['--checkpoint', 'RUN', '--rootpath', 'absent'], 'ROOTPATH absent is not a folder'),
+    (['--checkpoint', 'RUN', '--device', '99'], "device '99'"),
+    (['--checkpoint', 'RUN', 'eval.tie=mean'], "unknown key 'eval.tie'"),
+    (['--checkpoint', 'RUN', 'text.hidden=32'], 'does an option on the command line change the model?'),
+    (['--checkpoint', 'RUN', '--images', '.'], 'reads features, not images'),
+    (['--checkpoint', 'RUN', '--tokenizer', '/absent'], '/absent'),
+])
+def test_user_errors_are_one_clear_line(run_folder, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(run_folder) if word == 'RUN' else word for word in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith('evaluation.py: error: ') and message in captured.err
+    assert 'Traceback' not in captured.err and captured.out == ''
+
+
+def test_moved_run_folder_asks_for_rootpath(run_folder, tmp_path, capsys):
+    (tmp_path / BEST).write_bytes((run_folder / BEST).read_bytes())
+    assert main(['--checkpoint', str(tmp_path)]) == 2
+    assert '--rootpath is needed' in capsys.readouterr().err
+
+
+def test_released_checkpoint(tmp_path, capsys):
+    """A file in the released layout; its options name the collection, the command line the rest."""
+    folder = tmp_path / 'runs_0'
+    folder.mkdir()
+    make_released_checkpoint(str(GOLDEN / 'resnet.json'), str(folder / 'model_best.pth.tar'))
+    root, bert = tiny.make_collection(tmp_path / 'root', dim=40), tiny.make_bert(tmp_path / 'bert')
+    assert main(['--checkpoint', str(folder), '--rootpath', str(root), '--tokenizer', str(bert), 'data.lang=de',
+                 'data.task=1']) == 0
+    report = json.loads((folder / 'metrics.json').read_text())
+    assert (report['epoch'], report['collection'], report['visuals'], len(report['rows'])) == (7, 'multi30k', 6, 5)
+
+
+def test_an_option_is_not_taken_for_the_embeddings_folder(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        main(['--checkpoint', 'x', '--save-embeddings', 'eval.ties=mean'])
+    assert "took 'eval.ties=mean' for its folder" in capsys.readouterr().err

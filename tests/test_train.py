@@ -1,0 +1,341 @@
+"""Training: one step, the loop, stop and resume, the run folder, the command line."""
+import json
+import math
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import yaml
+
+import train
+from basic.caption import load_tokenizer
+from basic.checkpoint import BEST, LAST, load_checkpoint
+from basic.config import load_config
+from basic.logger import RunLog, check_run_folder, read_log
+from data_provider import build_loaders
+from loss import build_loss
+from model import build_model
+from train import NonFiniteLoss, main, train_step
+
+REPOSITORY = Path(train.__file__).parent
+CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """(ROOTPATH, BERT's folder), small. One thread: at this size, more of them only wait for each other."""
+    folder, threads = tmp_path_factory.mktemp('world'), torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tiny.make_collection(folder / 'root'), tiny.make_bert(folder / 'bert')
+    torch.set_num_threads(threads)
+
+
+# ------------------------------------------------------------------------- one step; its figures: tests/test_parity.py
+
+@pytest.fixture
+def step(world):
+    """A function that makes (keyword arguments of train_step, a batch), for options."""
+    def make(*options):
+        root, bert = world
+        config = load_config(CONFIG, [*tiny.options(bert), *options])
+        loaders = build_loaders(config, root, load_tokenizer(str(bert), True), splits=('train',))
+        torch.manual_seed(0)
+        model = build_model(config, feature_dim=tiny.DIM).train()
+        optimizer, discriminator_optimizer = train.build_optimizers(model, config)
+        return {'model': model, 'criterion': build_loss(config), 'grad_clip': config.train.grad_clip,
+                'optimizer': optimizer, 'discriminator_optimizer': discriminator_optimizer}, next(iter(loaders['train']))
+    return make
+
+
+def weights_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_values_of_a_step(step):
+    parts, batch = step()
+    values = train_step(batch, **parts)
+    weights = parts['criterion'].weights
+    assert values['train/total'] == pytest.approx(sum(weights[t] * values[f'train/{t}'] for t in weights), rel=1e-5)
+    assert values.keys() == {*(f'train/{t}' for t in (*weights, 'total', 'grad_norm')),
+                             *(f'discriminator/{k}' for k in ('real_loss', 'fake_loss', 'real_acc', 'fake_acc'))}
+    assert all(isinstance(value, float) for value in values.values())
+
+
+def test_frozen_parts_stay_and_all_others_move(step):
+    parts, batch = step('loss.weights.adversarial=1')
+    model = parts['model']
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(2):                               # the first step's ReLUs and zero biases may leave one untouched
+        train_step(batch, **parts)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert moved == trained and any('layer.0' in name for name in before.keys() - trained)
+
+
+def test_the_encoders_loss_leaves_no_gradient_in_the_discriminator(step):
+    parts, batch = step('loss.weights.adversarial=1')
+    discriminator, own, seen = parts['model'].discriminator, parts['discriminator_optimizer'], []
+    take_step = own.step
+    own.step = lambda: (seen.extend(p.grad.clone() for p in discriminator.parameters()), take_step())
+    train_step(batch, **parts)
+    assert all(torch.equal(p.grad, before) for p, before in zip(discriminator.parameters(), seen, strict=True))
+    assert all(p.requires_grad for p in discriminator.parameters())
+
+
+def test_the_discriminators_loss_leaves_no_gradient_in_the_encoder(step):
+    parts, batch = step()
+    parts['criterion'].total = lambda terms: 0 * sum(terms.values())
+    train_step(batch, **parts)
+    assert all(p.grad is None or not p.grad.any() for p in parts['model'].main_parameters())
+
+
+def test_without_the_adversarial_term_the_discriminator_rests(step):
+    parts, batch = step('loss.weights.adversarial=0')
+    before = weights_of(parts['model'].discriminator)
+    values = train_step(batch, **parts)
+    assert not any(name.startswith('discriminator/') or 'adversarial' in name for name in values)
+    assert all(torch.equal(value, before[name]) for name, value in parts['model'].discriminator.state_dict().items())
+
+
+@pytest.mark.parametrize('clip', [0.5, 0])
+def test_clipping_covers_the_main_parameters_only(step, clip):
+    parts, batch = step(f'train.grad_clip={clip}')
+    norm = train_step(batch, **parts)['train/grad_norm']
+    left = torch.stack([p.grad.norm() for p in parts['model'].main_parameters() if p.grad is not None]).norm()
+    assert float(left) == pytest.approx(clip or norm, rel=1e-4) and norm > 0.5
+
+
+def test_a_broken_loss_stops_before_the_weights_move(step):
+    parts, batch = step()
+    batch.visual[0, 0] = math.nan
+    before = weights_of(parts['model'].visual_encoder)
+    with pytest.raises(NonFiniteLoss, match='total=nan.*triplet_en=nan.*kd_feat=.*adversarial='):
+        train_step(batch, **parts)
+    assert all(torch.equal(value, before[name]) for name, value in parts['model'].visual_encoder.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------- the whole run
+
+def arguments(world, run_dir, *more):
+    root, bert = world
+    return ['--config', CONFIG, '--rootpath', str(root), '--run-dir', str(run_dir), *tiny.options(bert),
+            'train.patience=50', *more]
+
+
+@pytest.fixture(scope='module')
+def finished(world, tmp_path_factory):
+    """A run of four epochs, tested."""
+    folder = tmp_path_factory.mktemp('runs') / 'finished'
+    assert main(arguments(world, folder, 'train.epochs=4')) == 0
+    return folder
+
+
+def test_run_folder(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {'config.yaml', 'run.json', 'tokenizer', 'log.jsonl', 'tb', BEST, LAST, 'metrics.json'}
+    assert yaml.safe_load((finished / 'config.yaml').read_text())['visual']['feature_dim'] == tiny.DIM
+    start = json.loads((finished / 'run.json').read_text())
+    assert {'command', 'git_commit', 'started', 'rootpath', 'device', 'versions', 'parameters'} <= start.keys()
+    assert start['parameters']['all'] > start['parameters']['trained'] > start['parameters']['discriminator'] > 0
+    best, last = load_checkpoint(finished), load_checkpoint(finished / LAST)
+    assert best.training is None and last.epoch == 4
+    assert best.epoch == read_log(finished)[-1]['best_epoch']
+    assert best.val == read_log(finished)[best.epoch - 1]['val']
+    assert json.loads((finished / 'metrics.json').read_text())['epoch'] == best.epoch
+
+
+def test_log(finished):
+    records = read_log(finished)
+    assert [record['epoch'] for record in records] == [1, 2, 3, 4]
+    first = records[0]
+    assert first['lr'] == 1e-3 and first['improved'] and first['val']['weight'] == 0.2
+    terms = {'triplet_en', 'triplet_tgt', 'kd_sim', 'kd_feat', 'triplet_back', 'adversarial'}
+    assert first['train'].keys() == terms | {'total', 'grad_norm'}
+    assert first['discriminator'].keys() == {'real_loss', 'fake_loss', 'real_acc', 'fake_acc'}
+
+
+def test_tensorboard(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = EventAccumulator(str(finished / 'tb'))
+    board.Reload()
+    tags = set(board.Tags()['scalars'])
+    assert {'train/total', 'train/triplet_en', 'train/grad_norm', 'lr', 'speed/samples_per_s', 'discriminator/real_acc',
+            'val/t2v/R@1', 'val/v2t/mAP', 'val/SumR'} <= tags
+    assert [event.step for event in board.Scalars('val/t2v/R@1')] == [1, 2, 3, 4]
+
+
+def comparable(folder):
+    """Everything that a run computed, without times."""
+    last = load_checkpoint(folder / LAST)
+    records = [{key: value for key, value in record.items() if key != 'speed'} for record in read_log(folder)]
+    return last.model, last.training, records, load_checkpoint(folder).model
+
+
+def assert_equal(first, second):
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second):
+            assert_equal(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_stop_and_resume_equal_an_uninterrupted_run(world, finished, tmp_path, monkeypatch, capsys, workers):
+    folder, steps = tmp_path / 'run', []
+
+    def interrupted_step(*args, **kwargs):
+        steps.append(1)
+        if len(steps) == 8:                               # three steps an epoch: in the middle of the third
+            raise KeyboardInterrupt
+        return train_step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'train_step', interrupted_step)
+        assert main(arguments(world, folder, 'train.epochs=4', f'train.workers={workers}')) == 130
+    message = capsys.readouterr().err
+    assert 'finished and kept: 2' in message and message.rstrip().endswith('--resume') and 'Traceback' not in message
+    with open(folder / 'log.jsonl', 'a') as file:         # as if it had been killed between the line and last.pt
+        file.write('{"epoch": 3, "val": {}}\n{"epo')
+
+    assert main(arguments(world, folder, 'train.epochs=4', '--resume')) == 0
+    assert 'resuming after epoch 2' in capsys.readouterr().out
+    assert_equal(comparable(folder), comparable(finished))
+    assert (folder / 'metrics.json').read_text().replace(str(folder), '') == \
+        (finished / 'metrics.json').read_text().replace(str(finished), '')
+    assert json.loads((folder / 'run.json').read_text())['resumed'][0]['after_epoch'] == 2
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(world, finished, tmp_path):
+    for name, seed in (('same', '1'), ('other', '2')):
+        assert main(arguments(world, tmp_path / name, 'train.epochs=1', '--seed', seed, '--no-test')) == 0
+    first = read_log(finished)[0]['train']
+    assert read_log(tmp_path / 'same')[0]['train'] == first != read_log(tmp_path / 'other')[0]['train']
+    assert not (tmp_path / 'same/metrics.json').exists()
+
+
+def test_more_epochs_for_a_finished_run(world, tmp_path, capsys):
+    folder = tmp_path / 'run'
+    assert main(arguments(world, folder, 'train.epochs=1')) == 0
+    assert main(arguments(world, folder, 'train.epochs=1', '--resume')) == 0          # nothing to do but the test
+    assert main(arguments(world, folder, 'train.epochs=2', '--resume', '--workers', '0')) == 0
+    assert [record['epoch'] for record in read_log(folder)] == [1, 2]
+
+
+def test_early_stop(world, tmp_path, monkeypatch, capsys):
+    figures = iter([10.0, 5.0, 4.0, 3.0])
+    monkeypatch.setattr(train, 'recall_sum', lambda _: next(figures))
+    assert main(arguments(world, tmp_path / 'run', 'train.patience=1', '--no-test')) == 0
+    assert 'stopped: 2 epochs without improvement' in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / 'run').epoch == 1 and load_checkpoint(tmp_path / 'run' / LAST).epoch == 3
+
+
+def test_default_run_folder(world, capsys):
+    root, bert = world
+    assert main(['--config', CONFIG, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', 'name=trial',
+                 '--seed', '7', '--no-test']) == 0
+    assert (root / 'multi30k/runs/trial_de/seed_7' / BEST).exists()
+
+
+def test_non_finite_loss_says_where(world, tmp_path, monkeypatch, capsys):
+    real = train.build_loss
+
+    def broken(config):
+        criterion = real(config)
+        criterion.terms['kd_sim'] = lambda *_: torch.tensor(math.nan)
+        return criterion
+
+    monkeypatch.setattr(train, 'build_loss', broken)
+    assert main(arguments(world, tmp_path / 'run', 'train.epochs=1')) == 1
+    message = capsys.readouterr().err
+    assert 'epoch 1, step 1' in message and 'kd_sim=nan' in message and 'triplet_en=' in message
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+def refused(argv, capsys):
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()                  # transformers may have shown its progress before
+    assert lines[-1].startswith('train.py: error: ') and not any('Traceback' in line for line in lines)
+    return lines[-1]
+
+
+def test_a_run_is_not_overwritten(world, finished, capsys):
+    before = (finished / LAST).read_bytes()
+    message = refused(arguments(world, finished, 'train.epochs=4'), capsys)
+    assert 'already holds a run (finished' in message and '--resume' in message and '--overwrite' in message
+    assert (finished / LAST).read_bytes() == before
+
+
+def test_overwrite(world, tmp_path, capsys):
+    folder = tmp_path / 'run'
+    assert main(arguments(world, folder, 'train.epochs=2')) == 0
+    (folder / 'notes.txt').write_text('mine')
+    refused(arguments(world, folder, 'train.epochs=1', '--overwrite', 'visual.feature=absent'), capsys)
+    assert (folder / LAST).exists()                          # an error in the new options costs nothing
+    assert main(arguments(world, folder, 'train.epochs=1', '--overwrite', '--no-test')) == 0
+    assert len(read_log(folder)) == 1 and not (folder / 'metrics.json').exists() and (folder / 'notes.txt').exists()
+
+
+def test_resume_with_another_config_names_the_keys(world, finished, capsys):
+    message = refused(arguments(world, finished, 'train.lr=0.5', 'space.dim=8', '--resume'), capsys)
+    assert 'train.lr: 0.001 -> 0.5' in message and 'space.dim: 12 -> 8' in message and 'train.epochs:' not in message
+
+
+def test_resume_of_nothing(world, tmp_path, capsys):
+    assert 'nothing to resume' in refused(arguments(world, tmp_path / 'absent', '--resume'), capsys)
+
+
+def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'train_one_epoch', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(arguments(world, tmp_path / 'run')) == 130
+    assert main(arguments(world, tmp_path / 'run', 'train.epochs=1', '--resume', '--no-test')) == 0
+    assert len(read_log(tmp_path / 'run')) == 1
+
+
+@pytest.mark.parametrize('more, expected', [
+    (['train.learning_rate=1'], "unknown key 'train.learning_rate'"),
+    (['train.lr=fast'], 'train.lr'),
+    (['--device', 'gpu'], "device 'gpu'"),
+    (['--device', '0,1'], 'several GPUs'),
+    (['data.lang=fr'], 'no captions'),
+    (['text.bert=/absent/bert'], '/absent/bert'),
+    (['text.trained_layers=[7]'], 'names layer 7'),
+    (['--resume', '--overwrite'], 'contradict'),
+])
+def test_user_errors_leave_no_run_behind(world, tmp_path, capsys, more, expected):
+    assert expected in refused(arguments(world, tmp_path / 'run', *more), capsys)
+    assert not (tmp_path / 'run').exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- the log
+
+def test_log_drops_what_a_resumed_run_will_write_again(tmp_path):
+    (tmp_path / 'log.jsonl').write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"ep')
+    with RunLog(tmp_path, epoch=2):
+        pass
+    assert (tmp_path / 'log.jsonl').read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_log_damaged_in_the_middle_is_an_error(tmp_path):
+    (tmp_path / 'log.jsonl').write_text('{"epoch": 1}\nrubbish\n{"epoch": 3}\n')
+    with pytest.raises(ValueError, match='line 2: not JSON'):
+        read_log(tmp_path)
+
+
+def test_run_folder_states(tmp_path):
+    assert check_run_folder(tmp_path / 'new', {}) is None
+    (tmp_path / 'old').mkdir()
+    (tmp_path / 'old/config.yaml').write_text('train: {epochs: 3}\n')
+    (tmp_path / 'old' / LAST).write_text('')
+    assert check_run_folder(tmp_path / 'old', {'train': {'epochs': 9}}, resume=True) == tmp_path / 'old' / LAST
+    assert check_run_folder(tmp_path / 'old', {}, overwrite=True) is None

@@ -1,0 +1,99 @@
+# Shared by do_all_*.sh and do_test_*.sh, which source it; bash 3.2 and later.
+#
+#   begin NUMBER "$@"          --help, or fewer than NUMBER arguments: print $usage and leave
+#   root ARG                   set $rootpath and, for `demo`, $demo
+#   device ARG                 set $gpu
+#   is_word ARG                is it a plain word, such as a language, and not key=value or --option?
+#   do_all COLLECTION LANG TASK [key=value ...] [--option ...]
+#   do_test MODELDIR [key=value ...] [--option ...]
+
+repo=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"   # so that nothing has to change folder: relative paths stay good
+python=${PYTHON:-$(command -v python3 || command -v python || echo python3)}
+demo=
+
+root_help="  ROOTPATH    folder that holds the collections' folders, or demo: a small made-up corpus, made on first use"
+gpu_help="  GPU         index of the GPU, such as 0, or cpu"
+train_help="  key=value   any option of basic/config.py, for example train.batch_size=64; name=NAME names the run folder
+  --resume    go on with an interrupted run        --overwrite   delete the run that is there and start again
+  --run-dir DIR   other run folder (default: ROOTPATH/<collection>/runs/<config>_<lang>/seed_<n>)
+  --seed N, --workers N, --no-test    as in: python train.py --help
+The Python is that of \$PYTHON, else python3 in PATH."
+test_help="  key=value   any option of basic/config.py, for example eval.ties=mean
+  --split val, --save-embeddings DIR, --output FILE, --tokenizer NAME    as in: python evaluation.py --help
+The Python is that of \$PYTHON, else python3 in PATH."
+
+wrong() {   # MESSAGE: a wrong argument
+    printf '%s: %s\n\n%s\n' "$(basename "$0")" "$1" "$usage" >&2
+    exit 2
+}
+
+begin() {
+    local needed=$1 word
+    shift
+    for word in "$@"; do
+        case $word in -h | --help) printf '%s\n' "$usage"; exit 0 ;; esac
+    done
+    [ $# -ge "$needed" ] || wrong "expected at least $needed arguments, found $#"
+}
+
+is_word() { [[ ${1-} =~ ^[A-Za-z][A-Za-z0-9_-]*$ ]]; }
+
+root() {
+    if [ "$1" = demo ]; then
+        demo=yes rootpath=$repo/demo
+    elif [ -d "$1" ]; then
+        rootpath=$1
+    else
+        wrong "ROOTPATH: no folder '$1' (nor the word demo)"
+    fi
+}
+
+device() {
+    [[ $1 =~ ^(cpu|[0-9]+(,[0-9]+)*)$ ]] || wrong "GPU: expected cpu or the index of a GPU, such as 0; found '$1'"
+    gpu=$1
+}
+
+# Sort what follows the named arguments: key=value into $overrides, --options (with their values) into $options.
+sort_rest() {
+    overrides=() options=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --run-dir | --seed | --workers | --split | --save-embeddings | --output | --tokenizer)
+                [ $# -ge 2 ] || wrong "$1 needs a value"
+                options+=("$1" "$2")
+                shift ;;
+            -*) options+=("$1") ;;
+            *=*) overrides+=("$1") ;;
+            *) wrong "'$1' is neither key=value nor an option" ;;
+        esac
+        shift
+    done
+}
+
+do_all() {
+    local config=$repo/configs/$1.yaml collection=$1 lang=$2 task=$3 word
+    shift 3
+    sort_rest "$@"
+    for word in ${overrides[@]+"${overrides[@]}"}; do
+        case $word in data.lang=*) lang=${word#*=} ;; data.task=*) task=${word#*=} ;; esac
+    done
+    if [ -n "$demo" ]; then
+        config=$repo/configs/demo/$collection.yaml
+        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" --task "$task" || exit
+        overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
+    fi
+    "$python" -P -m util.check_data --config "$config" --rootpath "$rootpath" \
+        ${overrides[@]+"${overrides[@]}"} || exit
+    exec "$python" "$repo/train.py" --config "$config" --rootpath "$rootpath" --device "$gpu" \
+        ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
+}
+
+do_test() {
+    local model=$1
+    shift
+    [ -e "$model" ] || wrong "MODELDIR: no such folder or file '$model'"
+    sort_rest "$@"
+    exec "$python" "$repo/evaluation.py" --checkpoint "$model" --rootpath "$rootpath" --device "$gpu" \
+        ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
+}
