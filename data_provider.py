@@ -6,7 +6,6 @@ Masks are (N, L) or (N, F) float32, 1 on real positions.
 A visual source has `ids` (list of str), `dim` (0 for images), `where` (its files, for messages), `id in source` and
 `batch(ids)` -> (visual, mask or None). A new kind of feature is one such class and a branch of `Collection.source`.
 """
-import itertools
 import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basic import runtime
 from basic.bigfile import BigFile, read_ids
-from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english, join_captions, read_captions
-from basic.errors import DataError, first_five, listing
+from basic.caption import PackedTokens, Tokens, clean_english
+from basic.collection import CollectionFiles
+from basic.errors import DataError, first_five
 
 log = logging.getLogger(__name__)
 
@@ -58,66 +58,12 @@ class Batch:
         return Batch(*(None if part is None else function(part) for part in parts))
 
 
-class Collection:
-    """The files of one collection below ROOTPATH: fills in the templates of `config.data`, opens what they name.
-
-    Args:
-        config: basic.config.Config.
-        rootpath: folder that holds the collection's folder.
-    Raises:
-        DataError: no such folder; the message lists what is there.
-    """
+class Collection(CollectionFiles):
+    """The files of one collection, and the visual sources that they hold."""
 
     def __init__(self, config, rootpath):
-        self.config = config
-        root, spellings = Path(rootpath), [config.data.collection, *config.data.aliases]
-        if not root.is_dir():
-            raise DataError(f'ROOTPATH {root} is not a folder; {root.parent} has: {listing(root.parent)}')
-        found = [name for name in spellings if (root / name).is_dir()]
-        if not found:
-            raise DataError(f"ROOTPATH {root} has no folder {' or '.join(spellings)}; it has: {listing(root)}. "
-                            'ROOTPATH is the folder that holds the collections; data.collection names one of them')
-        self.folder = root / found[0]
-        self.spellings = [found[0], *(name for name in spellings if name != found[0])]
+        super().__init__(config, rootpath)
         self._opened = {}                # frame features, which the splits share
-
-    def paths(self, template, split):
-        """Candidate paths of a file-name template, as `config.Data` explains it; {id} stays."""
-        data, name = self.config.data, self.config.visual.feature
-        pieces = template.split('{feature}')
-        for c in self.spellings:         # folder and file names may spell collection and feature differently
-            for names in itertools.product(dict.fromkeys((name, name.replace('_', ''))), repeat=len(pieces) - 1):
-                text = ''.join(itertools.chain.from_iterable(zip(pieces, (*names, ''))))
-                yield self.folder / text.format(
-                    c=c, p=data.train_prefix.get(str(data.task), c), lang=data.lang, split=split,
-                    t=data.suffix.get(f'{data.task}/{data.lang}', ''), id='{id}')
-
-    def find(self, templates, split, what, option):
-        """The first path that exists; DataError that lists all of them if none does."""
-        tried = list(dict.fromkeys(path for template in templates for path in self.paths(template, split)))
-        for path in tried:
-            if path.exists():
-                return path
-        folder = next((parent for parent in tried[0].parents if parent.is_dir()), self.folder)
-        raise DataError(f"no {what} of split '{split}'; tried {', '.join(map(str, tried))}; {folder} has: "
-                        f'{listing(folder)}. Put the file there, or set {option}')
-
-    def roles(self, split):
-        """The caption branches that a split needs."""
-        if split != 'train':
-            return ('en', 'tgt')
-        return ('en', 'tgt', 'back') if self.config.loss.weights.triplet_back > 0 else ('en', 'tgt')
-
-    def caption_path(self, split, role):
-        template = 'TextData/' + getattr(getattr(self.config.data.captions, split), role)
-        return self.find([template], split, f"captions (branch '{role}')", f'data.captions.{split}.{role}, data.lang')
-
-    def captions(self, split):
-        """dict role -> CaptionFile, each in the order of the `en` file and with its ids."""
-        files = {role: read_captions(self.caption_path(split, role)) for role in self.roles(split)}
-        first = files['en']
-        return {role: CaptionFile(file.path, first.ids, [file.texts[row] for row in join_captions(first, file)])
-                for role, file in files.items()}
 
     def source(self, split, captions, image_size):
         """The visual source of a split.

@@ -170,7 +170,7 @@ def load_weights(model, checkpoint):
 
 
 def root_of(path, config):
-    """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; ValueError if it lies elsewhere."""
+    """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else ValueError."""
     folders = Path(os.path.abspath(path)).parents
     spellings = [config.data.collection, *config.data.aliases]
     if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name in spellings:
@@ -224,7 +224,8 @@ def write_report(report, output=None):
         if output:
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
         path = Path.cwd() / beside.name
-        print(f'note: {beside.parent} cannot be written to ({error.strerror}); {beside.name} goes here', file=sys.stderr)
+        print(f'note: {beside.parent} cannot be written to ({error.strerror}); {beside.name} goes here',
+              file=sys.stderr)
         write_atomically(path, text)
     return path
 
@@ -247,7 +248,8 @@ def parse_arguments(argv=None):
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
     args = parser.parse_intermixed_args(argv)
     if '=' in (args.save_embeddings or ''):
-        parser.error(f'--save-embeddings took {args.save_embeddings!r} for its folder: name one, or put the option last')
+        parser.error(f'--save-embeddings took {args.save_embeddings!r} for its folder: name one, or put the option '
+                     'last')
     return args
 
 

@@ -58,8 +58,8 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
         return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
     if present and not overwrite:
         done = f'finished, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
-        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it and '
-                          'starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
+        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it '
+                          'and starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
     return None
 
 

@@ -73,7 +73,7 @@ def _checked(scores, owner, ties):
 
 
 def _wrong_visuals(scores, matched):
-    """(Q,) float64 each: how many wrong visual items score above, and level with, caption j's own. Counted, not sorted."""
+    """(Q,) float64 each: how many wrong visual items score above, and level with, caption j's own. No sorting."""
     rows_at_once = max(1, _BLOCK // scores.shape[1])
     blocks = list(zip(scores.split(rows_at_once), matched.split(rows_at_once)))
     above = torch.cat([(rows > own[:, None]).sum(dim=1) for rows, own in blocks])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from make_checkpoint import main as make_released_checkpoint
 
 import evaluation
 from basic.caption import Tokens, load_tokenizer, save_tokenizer
@@ -16,6 +15,7 @@ from basic.config import config_to_dict, load_config
 from evaluation import (Embeddings, encode, evaluate, fuse, main, normalise, root_of, similarity, table, with_images,
                         write_report)
 from model import build_model
+from util.verify_parity import write_released_checkpoint
 
 REPOSITORY = Path(evaluation.__file__).parent
 GOLDEN = REPOSITORY / 'tests/data/golden'
@@ -213,7 +213,8 @@ def test_released_checkpoint(tmp_path, capsys):
     """A file in the released layout; its options name the collection, the command line the rest."""
     folder = tmp_path / 'runs_0'
     folder.mkdir()
-    make_released_checkpoint(str(GOLDEN / 'resnet.json'), str(folder / 'model_best.pth.tar'))
+    spec = json.loads((GOLDEN / 'resnet.json').read_text(encoding='utf-8'))
+    write_released_checkpoint(spec, folder / 'model_best.pth.tar')
     root, bert = tiny.make_collection(tmp_path / 'root', dim=40), tiny.make_bert(tmp_path / 'bert')
     assert main(['--checkpoint', str(folder), '--rootpath', str(root), '--tokenizer', str(bert), 'data.lang=de',
                  'data.task=1']) == 0

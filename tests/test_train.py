@@ -43,8 +43,9 @@ def step(world):
         torch.manual_seed(0)
         model = build_model(config, feature_dim=tiny.DIM).train()
         optimizer, discriminator_optimizer = train.build_optimizers(model, config)
-        return {'model': model, 'criterion': build_loss(config), 'grad_clip': config.train.grad_clip,
-                'optimizer': optimizer, 'discriminator_optimizer': discriminator_optimizer}, next(iter(loaders['train']))
+        keywords = {'model': model, 'criterion': build_loss(config), 'grad_clip': config.train.grad_clip,
+                    'optimizer': optimizer, 'discriminator_optimizer': discriminator_optimizer}
+        return keywords, next(iter(loaders['train']))
     return make
 
 
