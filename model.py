@@ -3,6 +3,8 @@
 N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, H hidden width, E common space.
 Masks are (N, L) or (N, F), 1 on real positions. Modules take explicit arguments; only `build_model` sees the config.
 """
+import json
+import math
 from typing import NamedTuple
 
 import torch
@@ -113,9 +115,10 @@ class TextEncoder(nn.Module):
         self.block = AttentionBlock(hidden=hidden, heads=heads, qk_width=qk_width, score_scale=score_scale,
                                     dropout=dropout)
         self.pooling = pooling
+        self.longest = bert_positions(bert)
 
-    def tokens(self, branches):
-        """BERT's token outputs of several branches: in one pass on a GPU, in one a branch on a CPU.
+    def tokens(self, branches, together=None):
+        """BERT's token outputs of several branches, in one pass or in one a branch.
 
         Padding is masked as a key in BERT, so a branch's output at its own positions does not depend on how far the
         pass is padded: each branch is cut back to its own length. A GPU gains from fewer, larger products; a CPU is
@@ -123,13 +126,21 @@ class TextEncoder(nn.Module):
 
         Args:
             branches: list of (ids (N, L_i) int64, mask (N, L_i)).
+            together: in one pass; None: if the branches are on a GPU.
         Returns:
             list of (N, L_i, D).
+        Raises:
+            ValueError: a branch longer than BERT's positions.
         """
-        if len(branches) == 1 or not branches[0][0].is_cuda:
+        longest = max(ids.shape[1] for ids, _ in branches)
+        if longest > self.longest:
+            raise ValueError(f'a caption of {longest} tokens, but this BERT has only {self.longest} positions: set '
+                             f'text.positions={self.longest} or less, then longer captions are cut')
+        if together is None:
+            together = len(branches) > 1 and branches[0][0].is_cuda
+        if not together:
             return [self.bert(input_ids=ids, attention_mask=mask.to(ids.dtype)).last_hidden_state
                     for ids, mask in branches]
-        longest = max(ids.shape[1] for ids, _ in branches)
         padded = [F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1])) for ids, mask in branches]
         ids, mask = torch.cat(padded, dim=1)                   # (branches * N, longest) each
         output = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -175,8 +186,6 @@ class Projection(nn.Module):
         return F.normalize(self.dropout(self.norm(self.linear(x))), dim=-1)
 
 
-
-
 class LinearDiscriminator(nn.Module):
     """`weak`: the average token, then a linear layer to two logits."""
 
@@ -207,25 +216,34 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv1d(channels, channels, 5, padding=2)
         self.relu_skip = relu_skip
 
-    def forward(self, x):
+    def forward(self, x, keep):
+        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or just 1."""
         rectified = F.relu(x)
-        return 0.3 * self.conv2(F.relu(self.conv1(rectified))) + (rectified if self.relu_skip else x)
+        inner = F.relu(self.conv1(rectified * keep))
+        return 0.3 * self.conv2(inner * keep) + (rectified if self.relu_skip else x)
 
 
 class ConvDiscriminator(nn.Module):
-    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear to two logits."""
+    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear to two logits.
+
+    As released the convolutions read padding as they read tokens; with the pooling `mean` they see zeros there, which
+    is what they see beyond the sequence's end, so that the amount of padding does not change the logits.
+    """
 
     def __init__(self, *, dim, pooling, relu_skip):
         super().__init__()
         self.entry = nn.Conv1d(dim, 128, 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3)))
+        self.blocks = nn.ModuleList(ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3))
         self.model = nn.Linear(128, 2)
         self.pooling = pooling
 
     def forward(self, tokens, mask):
         """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
-        x = self.blocks(self.entry(tokens.transpose(1, 2))).transpose(1, 2)  # (N, L, 128)
-        return self.model(pool(x, mask, self.pooling))
+        keep = 1 if self.pooling == 'padded_mean' else mask[:, None]         # (N, 1, L)
+        x = self.entry(tokens.transpose(1, 2))                               # (N, 128, L)
+        for block in self.blocks:
+            x = block(x, keep)
+        return self.model(pool(x.transpose(1, 2), mask, self.pooling))
 
 
 class NRCCR(nn.Module):
@@ -302,6 +320,15 @@ def bert_layers(bert):
                      'give a BERT-like encoder')
 
 
+def bert_positions(bert):
+    """The longest sequence that the model can read; infinite where its positions are not a table."""
+    table = getattr(getattr(bert, 'embeddings', None), 'position_embeddings', None)
+    if not isinstance(table, nn.Embedding):
+        return math.inf
+    reserved = 0 if table.padding_idx is None else table.padding_idx + 1     # RoBERTa counts from there
+    return table.num_embeddings - reserved
+
+
 def build_bert(*, name, pretrained, dropout, architecture=None):
     """The BERT-like encoder, without its pooler.
 
@@ -318,7 +345,8 @@ def build_bert(*, name, pretrained, dropout, architecture=None):
             config = AutoConfig.for_model(**architecture)
         else:
             config = AutoConfig.from_pretrained(name)
-        for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout'):
+        for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
+                    'embedding_dropout', 'mlp_dropout'):     # as the models of LAYER_LISTS call it
             if hasattr(config, key):
                 setattr(config, key, dropout)
         if architecture or not pretrained:
@@ -352,11 +380,9 @@ def _first_line(error):
 
 
 def _plain(config):
-    """A transformers config as plain data, without what describes files or versions."""
-    drop = {'_name_or_path', 'transformers_version', 'architectures', 'dtype', 'torch_dtype'}
-    plain = (bool, int, float, str, list, type(None))
-    return {key: value for key, value in config.to_dict().items()
-            if key not in drop and isinstance(value, plain)}
+    """A transformers config as plain data, without what describes files, versions or another task's labels."""
+    drop = {'_name_or_path', 'transformers_version', 'architectures', 'dtype', 'torch_dtype', 'id2label', 'label2id'}
+    return {key: value for key, value in json.loads(config.to_json_string(use_diff=False)).items() if key not in drop}
 
 
 def build_model(config, feature_dim=0, architecture=None):
@@ -372,6 +398,7 @@ def build_model(config, feature_dim=0, architecture=None):
     """
     text, visual, weights = config.text, config.visual, config.loss.weights
     stored = architecture or {'bert': None, 'clip': None, 'feature_dim': feature_dim}
+    assert visual.kind == 'clip' or stored['feature_dim'] > 0, 'the caller gives the width of the features'
     bert = build_bert(name=text.bert, pretrained=text.pretrained, dropout=text.bert_dropout,
                       architecture=stored['bert'])
     clip_config = None

@@ -9,7 +9,6 @@ text encoder, visual projection, text projection, discriminator), the encoders' 
 import argparse
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,16 +47,15 @@ def save_checkpoint(path, content):
         content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, training].
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.tmp')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with open(temporary, 'wb') as file:
             torch.save({'format': FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def find_checkpoint(path):
@@ -101,6 +99,9 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
                               'It may be damaged, or hold code; only tensors, plain data and argparse.Namespace '
                               'are read') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
+        missing = [key for key in ('config', 'architecture', 'model', 'epoch') if key not in content]
+        if missing:
+            raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
         return Checkpoint(path=path, config=config_from_dict(content['config'], overrides),
                           architecture=content['architecture'], model=content['model'], epoch=content['epoch'],
                           val=content.get('val'), training=content.get('training'))
@@ -115,17 +116,22 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
 def _released(path, content, overrides, bert_heads):
     """A released file's content as a Checkpoint."""
     parts = content['model']
-    if len(parts) != len(RELEASED_PARTS):
-        raise CheckpointError(f"{path}: 'model' has {len(parts)} parts, expected {len(RELEASED_PARTS)}: "
-                              f"{', '.join(RELEASED_PARTS)}")
+    if len(parts) != len(RELEASED_PARTS) or not all(isinstance(state, dict) for state in parts):
+        raise CheckpointError(f"{path}: 'model' has {len(parts)} parts, expected the state dicts of "
+                              f"{len(RELEASED_PARTS)}: {', '.join(RELEASED_PARTS)}")
     model = {}
     for part, state in zip(RELEASED_PARTS, parts):
         for name, tensor in state.items():
             for new_name, value in _translate(part, name.removeprefix('module.'), tensor, path):
                 model[f'{part}.{new_name}'] = value.float() if value.is_floating_point() else value
-    architecture = {'bert': _bert_architecture(model, bert_heads), 'clip': _clip_architecture(model),
-                    'feature_dim': _feature_dim(model)}
-    config = config_from_dict(_released_config(content['opt'], model, path), overrides)
+    try:
+        architecture = {'bert': _bert_architecture(model, bert_heads), 'clip': _clip_architecture(model),
+                        'feature_dim': _feature_dim(model)}
+        tree = _released_config(content['opt'], model, path)
+    except KeyError as error:
+        raise CheckpointError(f'{path}: it has no tensor for {error}; expected a video, pooled-feature or CLIP ViT '
+                              'model') from None
+    config = config_from_dict(tree, overrides)
     return Checkpoint(path=path, config=config, architecture=architecture, model=model,
                       epoch=int(content.get('epoch', 0)), released=True)
 
@@ -182,7 +188,7 @@ def _rename(name, rules):
 
 
 def _translate(part, name, tensor, path):
-    """Yield (our name inside the part, tensor) for one released tensor: none, one, or three for CLIP's joint q, k, v."""
+    """Yield (our name inside the part, tensor) of one released tensor: none, one, or three for CLIP's joint q, k, v."""
     rules = _RENAMES[part] + (_SEQUENCE_RENAMES if part.endswith('encoder') else [])
     try:
         new_name = _rename(name, rules)

@@ -5,6 +5,7 @@
 An unknown key, a wrong type or an impossible combination raises `ConfigError` in the first second, naming the key
 and what would be valid. Every number that the paper or its released code states is a field here, with its source.
 """
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
@@ -210,33 +211,29 @@ def load_config(path=None, overrides=()):
     Raises:
         ConfigError: unknown key, wrong type, impossible combination; names the key.
     """
-    config = OmegaConf.structured(Config)
     layers = [(str(p), OmegaConf.create(tree)) for p, tree in _yaml_layers(path)] if path else []
-    for text in overrides:
-        if '=' not in text or text.startswith(('=', '-')):
-            raise ConfigError(f"option '{text}' is not of the form key=value, for example train.lr=3e-4")
-        try:
-            layers.append((f"option '{text}'", OmegaConf.from_dotlist([text])))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"option '{text}': {error}") from None
-    for source, layer in layers:
-        config = _merge(config, layer, source)
-    return _finish(config, name=Path(path).stem if path else '')
+    return _merged([*layers, *_options(overrides)], name=Path(path).stem if path else '')
 
 
 def config_from_dict(tree, overrides=()):
     """Rebuild a config from the plain dict that a run folder or a checkpoint holds; raises ConfigError as above."""
-    config = _merge(OmegaConf.structured(Config), OmegaConf.create(tree), 'stored config')
-    for text in overrides:
-        if '=' not in text or text.startswith(('=', '-')):
-            raise ConfigError(f"option '{text}' is not of the form key=value, for example eval.ties=mean")
-        config = _merge(config, OmegaConf.from_dotlist([text]), f"option '{text}'")
-    return _finish(config, name='')
+    return _merged([('stored config', OmegaConf.create(tree)), *_options(overrides)], name='')
 
 
 def config_to_dict(config):
     """The config as plain dicts, lists, numbers and strings."""
     return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+
+
+def _options(overrides):
+    """(source, tree) of each `key=value` string."""
+    for text in overrides:
+        if '=' not in text or text.startswith(('=', '-')):
+            raise ConfigError(f"option '{text}' is not of the form key=value, for example train.lr=3e-4")
+        try:
+            yield f"option '{text}'", OmegaConf.from_dotlist([text])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"option '{text}': {error}") from None
 
 
 def _yaml_layers(path, seen=()):
@@ -248,15 +245,18 @@ def _yaml_layers(path, seen=()):
         known = sorted(p.name for p in path.parent.glob('*.yaml')) if path.parent.is_dir() else []
         raise ConfigError(f'no config file {path}; {path.parent} has: {", ".join(known) or "no .yaml files"}')
     try:
-        tree = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-        OmegaConf.create(tree)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        text = path.read_text(encoding='utf-8')
+        if not isinstance(yaml.safe_load(text) or {}, dict):
+            raise ConfigError(f'{path}: expected keys and values at the top level, such as `data:`')
+        tree = OmegaConf.to_container(OmegaConf.create(text))    # unlike yaml's own, it refuses a key given twice
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f'{path}: expected keys and values at the top level, found a {type(tree).__name__}')
     bases = tree.pop('base', None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
+        raise ConfigError(f"{path}: key 'base' is {bases!r}; expected a file name, or a list of them")
     below = []
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         below += _yaml_layers(path.parent / base, (*seen, path.resolve()))
     return [*below, (path, tree)]
 
@@ -267,10 +267,10 @@ def _merge(config, layer, source):
         _check_known(key, value, source)
     try:
         return OmegaConf.merge(config, layer)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:     # TypeError: a group where a list is expected
         key = getattr(error, 'full_key', '') or ''
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{source}: key '{key}': {reason}{_type_hint(key)}") from None
+        raise ConfigError(f"{source}: " + (f"key '{key}': " if key else '') + reason + _type_hint(key)) from None
 
 
 def _leaves(tree, prefix=''):
@@ -304,12 +304,21 @@ def _type_hint(key):
         if not is_dataclass(where):
             return ''
         where = {f.name: f.type for f in fields(where)}.get(part.split('[')[0])
-    return f' (expected {getattr(where, "__name__", where)})' if where and where is not Config else ''
+    expected = where.__name__ if isinstance(where, type) else where      # list[int] is no type: its name is just list
+    return f' (expected {expected})' if where and where is not Config else ''
 
 
-def _finish(config, name):
+def _merged(layers, name):
+    """Schema and layers, (source, tree) each, merged, checked and frozen; `name` names a config that has no name."""
+    config = OmegaConf.structured(Config)
+    for source, layer in layers:
+        config = _merge(config, layer, source)
     if OmegaConf.is_missing(config.data, 'collection'):
         raise ConfigError("key 'data.collection' is not set: name the collection's folder below ROOTPATH")
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"key '{error.full_key}': {str(error).splitlines()[0]}") from None
     if not config.name:
         config.name = name or config.data.collection
     _check(config)
@@ -325,6 +334,8 @@ def _check(config):
         if not condition:
             raise ConfigError(f"key '{key}' is {OmegaConf.select(config, key)!r}; {valid}")
 
+    for key, value in _leaves(OmegaConf.to_container(config)):
+        require(not isinstance(value, float) or math.isfinite(value), key, 'expected a finite number')
     for key, choices in (('text.pooling', POOLINGS), ('visual.pooling', POOLINGS),
                          ('text.score_scale', SCORE_SCALES), ('visual.score_scale', SCORE_SCALES),
                          ('visual.kind', VISUAL_KINDS), ('discriminator.kind', DISCRIMINATORS),
@@ -375,6 +386,10 @@ def _check(config):
                 f"visual.kind=clip needs a template such as images/{{id}}.jpg; {config.data.collection} may be a "
                 "video collection (visual.kind=frames)")
         require('{id}' in config.data.images, 'data.images', 'expected a template with {id} in it')
+    tasks = {'1', *config.data.train_prefix, *(key.split('/')[0] for key in config.data.suffix)}
+    require(str(config.data.task) in tasks, 'data.task',
+            f'valid values for {config.data.collection}: {", ".join(sorted(tasks))}')
+    require('/' not in config.name, 'name', "expected a folder's name, without /")
     _check_templates(config)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-PADDING_SCORE = -10000.0  # added where the query or the key is padding; a finite number, as released: see attention_mask
+PADDING_SCORE = -10000.0  # added where the query or the key is padding; finite, as released: see attention_mask
 
 
 class InputProjection(nn.Module):

@@ -44,7 +44,7 @@ def choose_device(name):
     if ',' in name:
         raise ValueError(f"device '{name}': training on several GPUs is not supported yet; give one, such as 0, or cpu")
     number = name.removeprefix('cuda:')
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit()):
         raise ValueError(f"device '{name}': expected cpu or the index of a GPU, such as 0")
     if not torch.cuda.is_available():
         raise ValueError(f"device '{name}': torch sees no GPU here; give cpu instead")
@@ -63,8 +63,9 @@ def seed_everything(seed):
 
 def random_states():
     """The states of all generators, as plain tensors and plain data; for `restore_random_states`."""
+    version, words, gauss_next = random.getstate()
     kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {'python': list(random.getstate()[1]),
+    return {'python': {'version': version, 'words': list(words), 'gauss_next': gauss_next},
             'numpy': {'kind': kind, 'keys': torch.from_numpy(keys.astype(np.int64)), 'position': int(position),
                       'has_gauss': int(has_gauss), 'gauss': float(gauss)},
             'torch': torch.get_rng_state(),
@@ -73,8 +74,8 @@ def random_states():
 
 def restore_random_states(states):
     """Put every generator back to where `random_states` saw it; GPUs that are not here are left out."""
-    random.setstate((3, tuple(states['python']), None))
-    numpy = states['numpy']
+    python, numpy = states['python'], states['numpy']
+    random.setstate((python['version'], tuple(python['words']), python['gauss_next']))
     np.random.set_state((numpy['kind'], numpy['keys'].numpy().astype(np.uint32), numpy['position'],
                          numpy['has_gauss'], numpy['gauss']))
     torch.set_rng_state(states['torch'])

@@ -80,7 +80,7 @@ do_all() {
     done
     if [ -n "$demo" ]; then
         config=$repo/configs/demo/$collection.yaml
-        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" --task "$task" || exit
+        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" || exit
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
     "$python" -P -m util.check_data --config "$config" --rootpath "$rootpath" \

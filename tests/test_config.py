@@ -1,0 +1,300 @@
+"""The configuration: every file loads, every mistake is named, every field is read."""
+import ast
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf.errors import ReadonlyConfigError
+
+from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / 'configs'
+RUNNABLE = sorted(path for path in CONFIGS.rglob('*.yaml') if path.name != 'common.yaml')
+VATEX, MULTI30K = CONFIGS / 'vatex.yaml', CONFIGS / 'multi30k.yaml'
+
+
+def message(path, *options):
+    with pytest.raises(ConfigError) as error:
+        load_config(path, options)
+    return str(error.value)
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_text(text, encoding='utf-8')
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+
+@pytest.mark.parametrize('path', RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_config_file_loads(path):
+    config = load_config(path)
+    assert config.name == config_from_dict(config_to_dict(config)).name != ''
+
+
+def test_there_is_a_config_and_a_demo_for_each_collection():
+    names = {str(path.relative_to(CONFIGS)) for path in RUNNABLE}
+    for collection in ('vatex', 'msrvttcn', 'multi30k', 'mscoco'):
+        assert {f'{collection}.yaml', f'demo/{collection}.yaml'} <= names
+        assert load_config(CONFIGS / f'{collection}.yaml').data.collection == collection
+
+
+@pytest.mark.parametrize('name, kind, disc, first', [
+    ('vatex', 'frames', 'strong', 5), ('msrvttcn', 'frames', 'not-so-weak', 5),
+    ('multi30k', 'clip', 'not-so-weak', 3), ('mscoco', 'clip', 'not-so-weak', 3)])
+def test_the_papers_settings(name, kind, disc, first):
+    config = load_config(CONFIGS / f'{name}.yaml')
+    assert (config.visual.kind, config.discriminator.kind) == (kind, disc)
+    assert list(config.text.trained_layers) == list(range(first, 12))
+    assert (config.text.pooling, config.visual.pooling, config.text.score_scale) == ('padded_mean', 'padded_mean',
+                                                                                    'value_width')
+    assert (config.train.lr, config.train.batch_size, config.train.grad_clip, config.train.val_weight) == (1e-4, 128, 2,
+                                                                                                          0.2)
+    assert (config.text.hidden, config.text.qk_width, config.visual.hidden, config.space.dim) == (768, 512, 1024, 1536)
+    assert list(config.eval.weights) == [1.0, 0.8, 0.5, 0.2, 0.0]
+    assert dict(config.loss.weights) == {'triplet_en': 1.0, 'triplet_tgt': 0.6, 'kd_sim': 0.4, 'kd_feat': 0.1,
+                                         'triplet_back': 0.5, 'adversarial': 0.001}
+
+
+# -------------------------------------------------------------------------------------------------------------- merging
+
+def test_options_win_over_the_file_and_the_file_over_the_schema(tmp_path):
+    assert load_config(VATEX).train.lr == 1e-4
+    path = write(tmp_path, 'mine.yaml', 'data: {collection: x}\ntrain: {lr: 5e-3, epochs: 7}\n')
+    config = load_config(path, ['train.lr=2e-2', 'text.trained_layers=[2, 3]', 'eval.weights=[0.5]'])
+    assert (config.train.lr, config.train.epochs, config.train.lr_decay) == (0.02, 7, 0.99)
+    assert list(config.text.trained_layers) == [2, 3] and list(config.eval.weights) == [0.5]
+    assert config.name == 'mine'
+    assert load_config(path, ['train.lr=1', 'train.lr=2']).train.lr == 2
+
+
+def test_bases_are_read_first_in_their_order(tmp_path):
+    (tmp_path / 'below').mkdir()
+    write(tmp_path / 'below', 'ground.yaml', 'data: {collection: x}\ntrain: {lr: 1, epochs: 1, seed: 1}\n')
+    write(tmp_path, 'first.yaml', 'base: below/ground.yaml\ntrain: {epochs: 2, seed: 2, workers: 2}\n')
+    write(tmp_path, 'second.yaml', 'train: {seed: 3}\ntext: {heads: 4}\n')
+    config = load_config(write(tmp_path, 'top.yaml', 'base: [first.yaml, second.yaml]\ntrain: {workers: 4}\n'))
+    assert (config.train.lr, config.train.epochs, config.train.seed, config.train.workers) == (1, 2, 3, 4)
+    assert (config.data.collection, config.text.heads, config.name) == ('x', 4, 'top')
+
+
+def test_two_files_may_share_a_base(tmp_path):
+    write(tmp_path, 'ground.yaml', 'data: {collection: x}\n')
+    for name in ('a', 'b'):
+        write(tmp_path, f'{name}.yaml', 'base: ground.yaml\n')
+    assert load_config(write(tmp_path, 'top.yaml', 'base: [a.yaml, b.yaml]\n')).data.collection == 'x'
+
+
+def test_a_cycle_of_bases_is_refused(tmp_path):
+    write(tmp_path, 'a.yaml', 'base: b.yaml\n')
+    write(tmp_path, 'b.yaml', 'base: a.yaml\n')
+    text = message(tmp_path / 'a.yaml')
+    assert '`base:` leads back' in text and 'b.yaml' in text
+
+
+def test_a_missing_file_or_base_names_what_is_there(tmp_path):
+    path = write(tmp_path, 'a.yaml', 'base: nothing.yaml\n')
+    assert f"no config file {tmp_path / 'nothing.yaml'}" in message(path) and 'a.yaml' in message(path)
+    assert 'vatex.yaml' in message(CONFIGS / 'vatx.yaml')
+    assert 'no .yaml files' in message(tmp_path / 'no' / 'such.yaml')
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('base: 5', "key 'base' is 5"), ('base: [a.yaml, 3]', "key 'base'"), ('- a', 'expected keys and values'),
+    ('just text', 'expected keys and values'), ('5', 'expected keys and values'), ('data: [', 'not valid YAML'),
+    ('data: {collection: x}\ndata: {lang: de}', 'duplicate key data'), ('', "'data.collection' is not set"),
+    ('data: !!python/object/apply:os.getcwd []', 'not valid YAML'),
+    ('data: {collection: x}\nname: "${oops}"', "key 'name'"),
+    ('text:', "key 'text' is a group, found None; set one of its keys: bert, pretrained")])
+def test_a_file_that_is_no_config_is_refused(tmp_path, text, expected):
+    path = write(tmp_path, 'a.yaml', text)
+    assert expected in message(path)
+
+
+def test_a_file_of_another_encoding_is_refused_by_name(tmp_path):
+    path = tmp_path / 'latin.yaml'
+    path.write_bytes('data: {collection: café}'.encode('latin-1'))
+    assert str(path) in message(path) and 'utf-8' in message(path)
+
+
+def test_the_config_is_frozen_and_survives_the_round_trip():
+    config = load_config(MULTI30K, ['data.task=2', 'data.lang=fr', 'train.lr=0.5'])
+    tree = config_to_dict(config)
+    again = config_from_dict(tree)
+    assert config_to_dict(again) == tree and again == config
+    assert isinstance(tree['text']['trained_layers'], list) and tree['data']['train_prefix'] == {'2': 'Flickr30k'}
+    for frozen in (config, again):
+        with pytest.raises(ReadonlyConfigError):
+            frozen.train.lr = 1.0
+    assert config_from_dict(tree, ['eval.ties=mean']).eval.ties == 'mean'
+    tree['train']['lr'] = 0.25                        # the dict is a copy
+    assert config.train.lr == 0.5
+
+
+@pytest.mark.parametrize('options', [['train.foo=1'], ['train.lr=x'], ['eval.ties=['], ['foo'], ['train.lr=-1']])
+def test_a_stored_config_is_checked_like_a_file(options):
+    tree = config_to_dict(load_config(VATEX))
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(tree, options)
+    assert options[0].split('=')[0] in str(error.value)
+    with pytest.raises(ConfigError, match="stored config: unknown key 'text.colour'.*text has: bert"):
+        config_from_dict({'data': {'collection': 'x'}, 'text': {'colour': 'red'}})
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+@pytest.mark.parametrize('option, key, valid', [
+    ('colour=red', 'colour', 'name, data, text, visual'), ('text.colour=red', 'text.colour', 'bert, pretrained'),
+    ('loss.weights.tri=1', 'loss.weights.tri', 'triplet_en, triplet_tgt, kd_sim'),
+    ('data.captions.train.zh=x', 'data.captions.train.zh', 'en, tgt, back'),
+    ('data.captions.dev.en=x', 'data.captions.dev', 'train, val, test'),
+    ('text=3', 'text', 'bert, pretrained'), ('train.lr =3', 'train.lr ', 'seed, epochs')])
+def test_an_unknown_key_is_named_with_its_neighbours(option, key, valid):
+    text = message(VATEX, option)
+    assert f"'{key}'" in text and valid in text and f"option '{option}'" in text
+
+
+def test_an_unknown_key_of_a_file_is_named_with_the_file(tmp_path):
+    path = write(tmp_path, 'a.yaml', 'data: {collection: x}\ntrain: {learning_rate: 1}\n')
+    text = message(path)
+    assert str(path) in text and "'train.learning_rate'" in text and 'lr, lr_decay' in text
+
+
+@pytest.mark.parametrize('option, key, expected', [
+    ('train.lr=fast', 'train.lr', 'float'), ('text.heads=eight', 'text.heads', 'int'),
+    ('text.heads=8.5', 'text.heads', 'int'), ('text.heads=null', 'text.heads', 'int'),
+    ('visual.train_clip=maybe', 'visual.train_clip', 'bool'), ('train.seed=true', 'train.seed', 'int'),
+    ('text.trained_layers=3', 'text.trained_layers', 'list[int]'),
+    ('text.trained_layers=[a]', 'text.trained_layers[0]', 'list[int]'),
+    ('eval.weights=[x]', 'eval.weights[0]', 'list[float]'), ('data.collection=', 'data.collection', 'str')])
+def test_a_wrong_type_is_named_with_the_right_one(option, key, expected):
+    text = message(VATEX, option)
+    assert f"key '{key}'" in text and f'(expected {expected})' in text
+
+
+@pytest.mark.parametrize('option', ['train.lr', '=3', '--train.lr=3', 'eval.ties=[', 'text.bert=${',
+                                    'text.trained_layers[0]=3'])
+def test_an_option_that_cannot_be_read_is_quoted(option):
+    assert f"option '{option}'" in message(VATEX, option)
+
+
+IMPOSSIBLE = [
+    ('text.pooling=median', 'padded_mean, mean, max'), ('visual.pooling=sum', 'padded_mean, mean, max'),
+    ('text.score_scale=none', 'value_width, key_width'), ('visual.score_scale=1', 'value_width, key_width'),
+    ('visual.kind=image', 'frames, pooled, clip'), ('discriminator.kind=mighty', 'strong, not-so-weak, weak'),
+    ('discriminator.pooling=max', 'padded_mean, mean'), ('eval.ties=random', 'pessimistic, mean'),
+    ('text.hidden=100', 'text.heads=8'), ('visual.hidden=100', 'visual.heads=8'), ('text.qk_width=9', 'text.heads=8'),
+    ('visual.qk_width=9', 'visual.heads=8'), ('text.heads=0', 'at least 1'), ('text.positions=0', 'at least 1'),
+    ('space.dim=0', 'at least 1'), ('train.epochs=0', 'at least 1'), ('train.batch_size=1', 'at least 2'),
+    ('text.dropout=1', '0 <= p < 1'), ('text.bert_dropout=-0.1', '0 <= p < 1'), ('visual.dropout=2', '0 <= p < 1'),
+    ('space.dropout=1.5', '0 <= p < 1'), ('train.lr=0', 'above 0'), ('discriminator.lr=-1', 'above 0'),
+    ('loss.temperature=0', 'above 0'), ('loss.smooth_l1_beta=0', 'above 0'), ('train.lr=inf', 'finite'),
+    ('train.grad_clip=nan', 'finite'), ('train.lr_decay=0', '0 < f <= 1'), ('train.halve_factor=2', '0 < f <= 1'),
+    ('train.patience=-1', '0 or more'), ('train.grad_clip=-2', '0 or more'), ('train.workers=-1', '0 or more'),
+    ('train.seed=-1', '0 or more'), ('loss.margin=-0.1', '0 or more'), ('loss.weights.kd_sim=-1', '0 or more'),
+    ('visual.feature_dim=-3', '0 or more'), ('train.val_weight=1.2', '[0, 1]'), ('eval.weights=[]', 'at least one'),
+    ('eval.weights=[0.5, 1.5]', '[0, 1]'), ('text.trained_layers=[3, 3]', 'different layer numbers'),
+    ('text.trained_layers=[-1]', 'counted from 0'), ('visual.max_frames=81', 'visual.positions=80'),
+    ('data.task=2', 'valid values for vatex: 1'), ('name=a/b', "folder's name"),
+    ('data.captions.val.en="{c}{who}.txt"', '{c}, {p}, {lang}'), ('data.frames="{"', '{feature}'),
+]
+
+
+@pytest.mark.parametrize('option, valid', IMPOSSIBLE, ids=[option for option, _ in IMPOSSIBLE])
+def test_an_impossible_value_is_named_with_what_is_valid(option, valid):
+    text = message(VATEX, option)
+    assert f"key '{option.split('=')[0]}'" in text and valid in text
+
+
+@pytest.mark.parametrize('path, options, parts', [
+    (VATEX, ['visual.kind=clip'], ["key 'data.images'", 'visual.kind=frames']),
+    (VATEX, ['visual.kind=pooled'], ["key 'data.pooled.train'", 'visual.kind=frames']),
+    (MULTI30K, ['visual.kind=frames'], ["key 'visual.kind'", 'pooled, clip']),
+    (MULTI30K, ['data.images=images/all.jpg'], ["key 'data.images'", '{id}']),
+    (MULTI30K, ['data.task=3'], ["key 'data.task' is 3", '1, 2']),
+    (VATEX, ['loss.weights.triplet_en=0', 'loss.weights.triplet_tgt=0'], ["key 'loss.weights'", 'triplet_en']),
+    (None, [], ["key 'data.collection'", 'ROOTPATH'])])
+def test_an_impossible_combination_names_the_key_and_a_way_out(path, options, parts):
+    text = message(path, *options)
+    assert all(part in text for part in parts)
+
+
+@pytest.mark.parametrize('options', [
+    ['loss.weights.triplet_en=0'], ['train.grad_clip=0'], ['text.dropout=0'], ['visual.hidden=1000', 'visual.heads=4'],
+    ['text.trained_layers=[]'], ['train.val_weight=0'], ['name=my run']])
+def test_edges_that_are_possible(options):
+    key, _, value = options[-1].partition('=')
+    group, _, leaf = key.rpartition('.')
+    tree = config_to_dict(load_config(VATEX, options))
+    for part in filter(None, group.split('.')):
+        tree = tree[part]
+    assert str(tree[leaf]) in (value, f'{value}.0')
+
+
+def test_sizes_of_the_video_block_do_not_matter_to_images():
+    assert load_config(MULTI30K, ['visual.hidden=100']).visual.hidden == 100
+
+
+# ------------------------------------------------------------------------------------------------ every field is read
+
+def reads(source):
+    """{(group, field)} that Python source reads: `x.group.field`, `group['field']`, `group.field` where `group` names
+    a variable or was assigned `... .group`. A group taken whole (dict(group), group[variable], getattr) gives '*'."""
+    tree, aliases = ast.parse(source), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                pairs = [(target, node.value)]
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    pairs = zip(target.elts, node.value.elts)
+                for name, value in pairs:
+                    if isinstance(name, ast.Name) and isinstance(value, ast.Attribute):
+                        aliases.setdefault(name.id, set()).add(value.attr)
+
+    def tails(node):
+        if isinstance(node, ast.Attribute):
+            return {node.attr}
+        return {node.id} | aliases.get(node.id, set()) if isinstance(node, ast.Name) else set()
+
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found |= {(tail, node.attr) for tail in tails(node.value)}
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            leaf = node.slice.value if isinstance(node.slice, ast.Constant) else '*'
+            found |= {(tail, leaf) for tail in tails(node.value)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('getattr', 'dict'):
+            found |= {(tail, '*') for argument in node.args[:1] for tail in tails(argument)}
+    return found
+
+
+def leaf_fields(schema=Config, path=('config',)):
+    for field in fields(schema):
+        if is_dataclass(field.type):
+            yield from leaf_fields(field.type, (*path, field.name))
+        else:
+            yield (*path, field.name)
+
+
+def unread(found):
+    """The fields that nothing reads, be it by name or together with a group that holds them."""
+    return ['.'.join(path[1:]) for path in leaf_fields()
+            if (path[-2], path[-1]) not in found and not any((group, '*') in found for group in path[2:-1])]
+
+
+def test_every_field_of_the_schema_is_read_somewhere():
+    sources = [path for folder in ('.', 'basic', 'util') for path in (REPOSITORY / folder).glob('*.py')]
+    sources = [path for path in sources if path.name not in ('config.py', 'checkpoint.py')]  # they handle all alike
+    found = set().union(*(reads(path.read_text(encoding='utf-8')) for path in sources))
+    assert unread(found) == []
+
+
+def test_the_search_for_unread_fields_finds_one():
+    found = reads('text = config.text\nwidth, lr = text.hidden, run.config.train.lr\nconfig.text.heads = 3\n'
+                  'w = dict(config.loss.weights)\nn = config.visual["heads"]\npath = data.captions[split]')
+    missing, read = set(unread(found)), {'text.hidden', 'train.lr', 'visual.heads', 'loss.weights.kd_sim',
+                                         'data.captions.val.tgt'}
+    assert not read & missing
+    assert {'text.heads', 'visual.hidden', 'discriminator.lr', 'loss.margin', 'data.pooled.train', 'name'} <= missing

@@ -1,0 +1,224 @@
+"""The loss against closed forms, written here as loops over pairs."""
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from basic.config import LOSS_TERMS
+from loss import (NRCCRLoss, adversarial, build_loss, discriminator_loss, feature_distillation,
+                  similarity_distillation, triplet)
+
+N, E = 5, 7
+OPTIONS = dict(margin=0.2, hardest=True, temperature=0.07, smooth_l1_beta=4.0, detach_teacher_visual=False,
+               detach_cross_feature=False)
+
+
+def unit(seed, n=N):
+    """(n, E) random unit vectors with gradients."""
+    x = torch.randn(n, E, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return F.normalize(x, dim=-1).requires_grad_()
+
+
+@pytest.fixture
+def embeddings():
+    cross, tgt, visual = unit(1), unit(2), unit(3)
+    return cross, tgt, visual
+
+
+def cosine(x, y):
+    return [[sum(a * b for a, b in zip(row, column)) for column in y.tolist()] for row in x.tolist()]
+
+
+@pytest.mark.parametrize('margin', [0.2, 0.9])
+@pytest.mark.parametrize('hardest', [True, False])
+def test_triplet_is_the_sum_over_pairs(margin, hardest):
+    x, y = unit(1), unit(2)
+    s = cosine(x, y)
+    expected = 0.0
+    for i in range(N):
+        as_query = [max(0.0, margin + s[i][j] - s[i][i]) for j in range(N) if j != i]
+        as_item = [max(0.0, margin + s[j][i] - s[i][i]) for j in range(N) if j != i]
+        choose = max if hardest else sum
+        expected += choose(as_query) + choose(as_item)
+    assert expected > 0.1
+    assert triplet(x, y, margin=margin, hardest=hardest).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_triplet_on_numbers_worked_out_by_hand():
+    # scores [[1, .9], [0, .5]]: row 0: .2 + .9 - 1 = .1; row 1: .2 + 0 - .5 < 0; column 0: < 0; column 1: .2 + .9 - .5
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    y = torch.tensor([[1.0, 0.0], [0.9, 0.5]])
+    assert triplet(x, y, margin=0.2).item() == pytest.approx(0.1 + 0.6, abs=1e-6)
+
+
+def test_triplet_of_matched_orthogonal_pairs_and_of_one_pair_is_zero():
+    x = torch.eye(4)
+    assert triplet(x, x, margin=0.2).item() == 0
+    assert triplet(x[:1], x[:1], margin=0.2).item() == 0
+
+
+def test_two_captions_of_one_visual_are_each_others_negatives():
+    x = torch.eye(3)[[0, 0, 1]]
+    assert triplet(x, x, margin=0.2).item() == pytest.approx(4 * 0.2)
+
+
+def kd_sim_by_loops(cross, tgt, visual, temperature):
+    def softmax(row):
+        exps = [math.exp(value / temperature) for value in row]
+        return [value / sum(exps) for value in exps]
+
+    teacher, student = cosine(cross, visual), cosine(tgt, visual)
+    total = 0.0
+    for rows_t, rows_s in ((teacher, student), (list(zip(*teacher)), list(zip(*student)))):
+        for row_t, row_s in zip(rows_t, rows_s):
+            total -= sum(p * math.log(q) for p, q in zip(softmax(row_t), softmax(row_s))) / N
+    return total / 2
+
+
+@pytest.mark.parametrize('detach_visual', [True, False])
+def test_kd_sim_is_the_soft_cross_entropy_of_both_directions(embeddings, detach_visual):
+    value = similarity_distillation(*embeddings, temperature=0.07, detach_visual=detach_visual)
+    assert value.item() == pytest.approx(kd_sim_by_loops(*embeddings, 0.07), rel=1e-10)
+
+
+def test_kd_sim_with_the_whole_teacher_detached_has_the_gradient_of_the_kl_divergence(embeddings):
+    cross, tgt, visual = embeddings
+    value = similarity_distillation(cross, tgt, visual, temperature=0.07, detach_visual=True)
+    got = torch.autograd.grad(value, [tgt, visual])
+    teacher, student = (cross @ visual.T / 0.07).detach(), tgt @ visual.T / 0.07
+    kl = sum(F.kl_div(student.log_softmax(dim), teacher.log_softmax(dim), log_target=True, reduction='sum')
+             for dim in (0, 1)) / (2 * N)
+    for ours, expected in zip(got, torch.autograd.grad(kl, [tgt, visual])):
+        assert torch.allclose(ours, expected, atol=1e-12)
+        assert expected.norm() > 0.1
+
+
+def test_kd_sim_as_released_moves_the_visual_side_through_the_teacher_but_not_the_cross_branch(embeddings):
+    cross, tgt, visual = embeddings
+    value = similarity_distillation(cross, tgt, visual, temperature=0.07)
+    of_cross, of_tgt, of_visual = torch.autograd.grad(value, [cross, tgt, visual], allow_unused=True)
+    assert of_cross is None
+    detached = similarity_distillation(cross, tgt, visual, temperature=0.07, detach_visual=True)
+    tgt_detached, visual_detached = torch.autograd.grad(detached, [tgt, visual])
+    assert torch.allclose(of_tgt, tgt_detached)
+    # what is added is the teacher's part: the same loss as a function of the visual side inside the teacher alone
+    inside = visual.detach().clone().requires_grad_()
+    teacher, student = cross.detach() @ inside.T / 0.07, (tgt @ visual.T / 0.07).detach()
+    part = -sum((teacher.softmax(d) * student.log_softmax(d)).sum() for d in (0, 1)) / (2 * N)
+    added, = torch.autograd.grad(part, [inside])
+    assert added.norm() > 0.1
+    assert torch.allclose(of_visual - visual_detached, added, atol=1e-10)
+
+
+@pytest.mark.parametrize('scale', [1, 30])      # below and above beta
+def test_kd_feat_is_smooth_l1_over_all_elements(scale):
+    cross, tgt = unit(1).detach() * scale, unit(2).detach() * scale
+    expected = 0.0
+    for a, b in zip(cross.flatten().tolist(), tgt.flatten().tolist()):
+        gap = abs(a - b)
+        expected += (0.5 * gap ** 2 / 4 if gap < 4 else gap - 2) / (N * E)
+    assert feature_distillation(cross, tgt, beta=4.0).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_kd_feat_moves_the_cross_branch_unless_detached(embeddings):
+    cross, tgt, _ = embeddings
+    of_cross, of_tgt = torch.autograd.grad(feature_distillation(cross, tgt, beta=4.0), [cross, tgt])
+    assert torch.equal(of_cross, -of_tgt) and of_tgt.norm() > 0
+    of_cross, detached = torch.autograd.grad(feature_distillation(cross, tgt, beta=4.0, detach_cross=True),
+                                             [cross, tgt], allow_unused=True)
+    assert of_cross is None and torch.equal(detached, of_tgt)
+
+
+def bce(logits, label):
+    """Mean binary cross-entropy with logits, by its definition."""
+    values = [-math.log(1 / (1 + math.exp(-z if label else z))) for z in logits.flatten().tolist()]
+    return sum(values) / len(values)
+
+
+def test_adversarial_wants_both_logits_high():
+    logits = torch.tensor([[0.3, -1.2], [2.0, 0.1], [-0.4, 0.0]])
+    assert adversarial(logits).item() == pytest.approx(bce(logits, 1), rel=1e-6)
+    assert adversarial(logits + 1) < adversarial(logits)
+
+
+def test_discriminator_loss_and_its_accuracies():
+    real = torch.tensor([[0.0, 1.0], [2.0, 0.5], [-3.0, -1.0]], requires_grad=True)     # argmax 1, 0, 1
+    fake = torch.tensor([[1.0, 0.0], [0.2, 0.1], [0.0, 4.0]], requires_grad=True)       # argmax 0, 0, 1
+    loss, report = discriminator_loss(real, fake)
+    assert loss.item() == pytest.approx(0.5 * (bce(real, 1) + bce(fake, 0)), rel=1e-6)
+    assert report['real_loss'].item() == pytest.approx(bce(real, 1), rel=1e-6)
+    assert report['fake_loss'].item() == pytest.approx(bce(fake, 0), rel=1e-6)
+    assert report['real_acc'].item() == pytest.approx(2 / 3) and report['fake_acc'].item() == pytest.approx(2 / 3)
+    assert not any(value.requires_grad for value in report.values())
+    loss.backward()
+    assert (real.grad < 0).all() and (fake.grad > 0).all()
+
+
+# ----------------------------------------------------------------------------------------------------- the weighted sum
+
+def encoded():
+    return SimpleNamespace(en=unit(1), tgt=unit(2), cross=unit(3), back=unit(4), visual=unit(5))
+
+
+def test_terms_are_unweighted_and_the_total_weights_them():
+    weights = {'triplet_en': 1.0, 'triplet_tgt': 0.6, 'kd_sim': 0.4, 'kd_feat': 0.1, 'triplet_back': 0.5,
+               'adversarial': 0.001}
+    criterion, e, logits = NRCCRLoss(weights=weights, **OPTIONS), encoded(), torch.randn(N, 2)
+    terms = criterion(e, logits)
+    expected = {'triplet_en': triplet(e.en, e.visual, margin=0.2), 'triplet_tgt': triplet(e.tgt, e.visual, margin=0.2),
+                'kd_sim': similarity_distillation(e.cross, e.tgt, e.visual, temperature=0.07),
+                'kd_feat': feature_distillation(e.cross, e.tgt, beta=4.0),
+                'triplet_back': triplet(e.en, e.back, margin=0.2), 'adversarial': adversarial(logits)}
+    assert list(terms) == list(expected)
+    assert all(terms[name].item() == expected[name].item() for name in expected)
+    assert len({round(value.item(), 6) for value in terms.values()}) == 6      # so that no two can be mixed up
+    by_hand = sum(weights[name] * expected[name].item() for name in expected)
+    assert criterion.total(terms).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize('term', LOSS_TERMS)
+def test_a_weight_of_zero_leaves_the_term_out(term):
+    weights = {name: float(name != term) for name in LOSS_TERMS}
+    e, logits = encoded(), torch.randn(N, 2)
+    if term == 'triplet_back':
+        e.back = None
+    if term == 'adversarial':
+        logits = None
+    terms = NRCCRLoss(weights=weights, **OPTIONS)(e, logits)
+    assert set(terms) == set(LOSS_TERMS) - {term}
+
+
+def test_without_distillation_no_cross_branch_is_needed():
+    weights = {name: float(name not in ('kd_sim', 'kd_feat')) for name in LOSS_TERMS}
+    e = encoded()
+    e.cross = None
+    assert set(NRCCRLoss(weights=weights, **OPTIONS)(e, torch.randn(N, 2))) == set(LOSS_TERMS) - {'kd_sim', 'kd_feat'}
+
+
+@pytest.mark.parametrize('option, changed', [
+    ('loss.margin=0.5', {'triplet_en', 'triplet_tgt', 'triplet_back'}),
+    ('loss.hardest=false', {'triplet_en', 'triplet_tgt', 'triplet_back'}),
+    ('loss.temperature=0.2', {'kd_sim'}), ('loss.smooth_l1_beta=1', {'kd_feat'})])
+def test_each_option_of_the_config_reaches_its_terms(make_config, option, changed):
+    e, logits = encoded(), torch.randn(N, 2)
+    before, after = (build_loss(config)(e, logits) for config in (make_config(), make_config('frames', option)))
+    assert {name for name in LOSS_TERMS if before[name].item() != after[name].item()} == changed
+
+
+@pytest.mark.parametrize('option, term, side', [('detach_teacher_visual', 'kd_sim', 'visual'),
+                                                ('detach_cross_feature', 'kd_feat', 'cross')])
+def test_the_detach_options_of_the_config_change_the_gradient_alone(make_config, option, term, side):
+    e = encoded()
+    as_released, detached = (build_loss(make_config('frames', f'loss.{option}={value}'))(e, torch.randn(N, 2))[term]
+                             for value in ('false', 'true'))
+    assert as_released.item() == detached.item()
+    before, after = (torch.autograd.grad(value, [getattr(e, side)], allow_unused=True)[0]
+                     for value in (as_released, detached))
+    assert after is None or not torch.allclose(before, after)
+
+
+def test_the_weights_of_the_config_are_those_of_the_paper(make_config):
+    assert build_loss(make_config()).weights == {'triplet_en': 1.0, 'triplet_tgt': 0.6, 'kd_sim': 0.4, 'kd_feat': 0.1,
+                                                 'triplet_back': 0.5, 'adversarial': 0.001}

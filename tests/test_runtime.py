@@ -1,0 +1,86 @@
+"""Devices, seeds and random states."""
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from basic.checkpoint import load_checkpoint, save_checkpoint
+from basic.config import config_to_dict
+from basic.runtime import (choose_device, declare_missing_torchvision_ops, random_states, restore_random_states,
+                           seed_everything)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """gpus(n): torch believes that there are n GPUs."""
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    return pretend
+
+
+@pytest.mark.parametrize('name', ['cpu', ' cpu '])
+def test_the_cpu(name):
+    assert choose_device(name) == torch.device('cpu')
+
+
+@pytest.mark.parametrize('name, index', [('0', 0), (1, 1), ('cuda:1', 1)])
+def test_one_of_the_gpus(gpus, name, index):
+    gpus(2)
+    assert choose_device(name) == torch.device('cuda', index)
+
+
+@pytest.mark.parametrize('count, name, parts', [
+    (0, '0', ["device '0'", 'no GPU', 'give cpu']), (2, '2', ["device '2'", '2 GPU(s)', 'numbered from 0']),
+    (4, '0,1', ["device '0,1'", 'not supported yet', 'give one']),
+    (2, 'gpu', ["device 'gpu'", 'expected cpu or the index']),
+    (2, '-1', ["device '-1'", 'expected cpu or the index']), (2, '', ['expected cpu or the index']),
+    (2, '²', ['expected cpu or the index']), (2, 'cuda', ['expected cpu or the index'])])
+def test_what_is_no_device_is_refused(gpus, count, name, parts):
+    gpus(count)
+    with pytest.raises(ValueError) as error:
+        choose_device(name)
+    assert all(part in str(error.value) for part in parts)
+
+
+def draw():
+    return [random.random(), random.gauss(0, 1), *np.random.rand(3), np.random.randn(), *torch.rand(3).tolist(),
+            *torch.randperm(5).tolist()]
+
+
+def test_a_seed_decides_every_generator():
+    seed_everything(7)
+    first = draw()
+    seed_everything(7)
+    assert draw() == first
+    seed_everything(8)
+    assert all(a != b for a, b in zip(draw()[:9], first))
+    seed_everything(2**32 + 1)                       # more than NumPy takes
+
+
+def test_random_states_survive_a_checkpoint(make_config, tmp_path):
+    seed_everything(3)
+    draw()                                           # one normal number: both Python and NumPy keep the pair's second
+    save_checkpoint(tmp_path / 'last.pt', {'config': config_to_dict(make_config()), 'architecture': {}, 'model': {},
+                                           'epoch': 1, 'training': {'random': random_states()}})
+    expected = [draw() for _ in range(2)]
+    seed_everything(99)
+    restore_random_states(load_checkpoint(tmp_path / 'last.pt').training['random'])
+    assert [draw() for _ in range(2)] == expected
+
+
+def test_states_of_gpus_that_are_not_here_are_left_out(monkeypatch):
+    states = {**random_states(), 'cuda': [torch.zeros(16, dtype=torch.uint8)] * 3}
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', lambda states: pytest.fail('these are other GPUs'))
+    expected = draw()
+    restore_random_states(states)
+    assert draw() == expected
+
+
+def test_torchvision_imports_and_declaring_twice_does_no_harm():
+    pytest.importorskip('torchvision')
+    declare_missing_torchvision_ops()
+    from torchvision import transforms
+    assert transforms.CenterCrop(2)(torch.ones(1, 4, 4)).shape == (1, 2, 2)

@@ -1,0 +1,308 @@
+"""Make a small corpus in the file layout of one of the collections, for trying everything without any data.
+
+    python -m util.make_demo --root demo --collection vatex --lang zh [--noise 0.3] [--seed 1] [--train 1500 ...]
+
+Scenes of a little world (util/demo_world.py) are drawn as images or videos, described in the languages of
+util/demo_language.py, and their training translations and back-translations are corrupted at the rate --noise, as is
+the English side of validation and test; the target-language queries of validation and test are clean. Everything is a
+function of the options. Beside the collections lie `bert/`, an architecture and a vocabulary without weights, and
+`clip/`, a small image tower (util/demo_vision.py).
+"""
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from basic.collection import CollectionFiles
+from basic.config import SPLITS, load_config
+from util import demo_language, demo_vision, demo_world
+
+VERSION = 1                              # raise it when the same options make another corpus
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
+COLLECTIONS = {'vatex': 2, 'msrvttcn': 2, 'multi30k': 1, 'mscoco': 2}   # captions a visual item
+FLICKR_CAPTIONS = 5                      # of a training image in Multi-30K's task 2
+MANIFEST = 'demo.json'                   # written last: a folder without it is unfinished, or not ours
+BERT = {'model_type': 'bert', 'hidden_size': 128, 'num_hidden_layers': 2, 'num_attention_heads': 4,
+        'intermediate_size': 384, 'max_position_embeddings': 128, 'type_vocab_size': 2, 'hidden_act': 'gelu',
+        'hidden_dropout_prob': 0.1, 'attention_probs_dropout_prob': 0.1, 'layer_norm_eps': 1e-12,
+        'initializer_range': 0.02, 'pad_token_id': 0}
+
+
+def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200, test=300, report=print):
+    """Make one collection in one language, or do nothing where it is already made with the same options.
+
+    Args:
+        root: ROOTPATH of the demo; made if need be.
+        collection: vatex, msrvttcn, multi30k or mscoco.
+        lang: target language, one of demo_language.LANGUAGES but en. Languages lie side by side over the same visual
+            items.
+        seed: of scenes, pictures and captions.
+        noise: share of content words corrupted in each machine translation, 0 to 1.
+        train, val, test: visual items of each split.
+        report: called with a line of text for each thing made.
+    Returns:
+        the collection's folder.
+    Raises:
+        ValueError: unknown collection or language, a size or rate that cannot be, or a folder in the way that this
+            program did not make.
+    """
+    sizes = {'train': train, 'val': val, 'test': test}
+    check_options(collection, lang, noise, sizes)
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    make_once(root / 'bert', write_bert, report)
+    make_once(root / 'clip', demo_vision.clip_tower, report)
+    folder = root / collection
+    options = {'version': VERSION, 'seed': seed, **sizes}
+    manifest = read_manifest(folder)
+    splits = sample_items(collection, seed, sizes)
+    if manifest is None or manifest['options'] != options:
+        make_visuals(folder, collection, seed, splits)
+        manifest = {'options': options, 'noise': {}}
+        write_manifest(folder, manifest)
+        report(f'made {sum(sizes.values()):,} {"videos" if is_video(collection) else "images"} in {folder}')
+    if manifest['noise'].get(lang) != noise:
+        write_captions(root, folder, collection, lang, seed=seed, noise=noise, splits=splits)
+        manifest['noise'][lang] = noise
+        write_manifest(folder, manifest)
+        report(f'made captions in English and {lang}, noise {noise:g}, in {folder / "TextData"}')
+    else:
+        report(f'{folder} is there already, in {lang}, noise {noise:g}')
+    return folder
+
+
+def check_options(collection, lang, noise, sizes):
+    languages = [name for name in demo_language.LANGUAGES if name != 'en']
+    for name, value, valid in (('collection', collection, list(COLLECTIONS)), ('lang', lang, languages)):
+        if value not in valid:
+            raise ValueError(f"{name} is '{value}'; the demo has: {', '.join(valid)}")
+    if not 0 <= noise <= 1:
+        raise ValueError(f'noise is {noise}; expected a rate from 0 to 1')
+    for split, size in sizes.items():
+        if size < 2:
+            raise ValueError(f'{split} is {size}; expected at least 2 visual items')
+
+
+def is_video(collection):
+    return collection in ('vatex', 'msrvttcn')
+
+
+# --------------------------------------------------------------------------------------------- folders and manifests
+
+def read_manifest(folder):
+    """The manifest of a collection made here; None if there is no folder; ValueError if the folder is not ours."""
+    path = folder / MANIFEST
+    if path.is_file():
+        return json.loads(path.read_text(encoding='utf-8'))
+    if folder.exists():
+        raise ValueError(f'{folder} is in the way: it has no {MANIFEST}, so the demo did not make it and leaves it as '
+                         'it is. Give another --root, or move it')
+    return None
+
+
+def write_manifest(folder, manifest):
+    temporary = folder / f'.{MANIFEST}.{os.getpid()}'
+    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n', encoding='utf-8')
+    os.replace(temporary, folder / MANIFEST)
+
+
+def make_once(folder, write, report):
+    """Let write(new folder) fill a folder, unless it is there; it appears whole or not at all."""
+    if folder.exists():
+        return
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    try:
+        temporary.mkdir()
+        write(temporary)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    report(f'made {folder}')
+
+
+# -------------------------------------------------------------------------------------------------------- visual items
+
+def sample_items(collection, seed, sizes):
+    """dict split -> list of (visual id, Scene); no scene and no id occurs twice."""
+    scenes = demo_world.sample_scenes(tuple(sizes.values()), demo_world.scene_rng(seed, collection, 'scenes'))
+    names = make_ids(collection, sum(sizes.values()), demo_world.scene_rng(seed, collection, 'ids'))
+    return {split: [(names.pop(), scene) for scene in part] for split, part in zip(sizes, scenes)}
+
+
+def make_ids(collection, count, rng):
+    """`count` different ids as the collection's own look."""
+    letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+    if collection == 'msrvttcn':
+        return [f'video{number}' for number in rng.sample(range(10 * count), count)]
+    if collection == 'multi30k':
+        return [str(number) for number in rng.sample(range(10**7, 10**10), count)]
+    if collection == 'mscoco':
+        return [f'COCO_train2014_{number:012}' for number in rng.sample(range(10**6), count)]
+    starts = [rng.randrange(200) for _ in range(count)]
+    return [f'{"".join(rng.choices(letters, k=10))}{letters[i % 64]}_{start:06}_{start + 10:06}'
+            for i, start in enumerate(starts)]
+
+
+def make_visuals(folder, collection, seed, splits):
+    """Draw every item into a new folder, keep the old one's runs, and put it in its place."""
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / 'TextData').mkdir(parents=True)
+        if is_video(collection):
+            write_frames(temporary / 'FeatureData' / 'demo_grid', collection, seed, splits)
+        else:
+            write_images(temporary, collection, seed, splits)
+        if folder.exists():
+            if (folder / 'runs').exists():
+                os.replace(folder / 'runs', temporary / 'runs')
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_frames(folder, collection, seed, splits):
+    """A BigFile folder of frame features: the pictures themselves are not kept, as in the real collections."""
+    folder.mkdir(parents=True)
+    bank, videos, rows = demo_vision.frame_bank(), {}, 0
+    with open(folder / 'feature.bin', 'wb') as file:
+        for items in splits.values():
+            for name, scene in items:
+                frames = demo_world.draw_video(scene, demo_world.scene_rng(seed, collection, name))
+                file.write(bank(frames).astype('<f4').tobytes())
+                videos[name] = [f'{name}_{i}' for i in range(len(frames))]
+                rows += len(frames)
+    (folder / 'shape.txt').write_text(f'{rows} {demo_vision.FEATURE_DIM}')
+    (folder / 'id.txt').write_text(' '.join(frame for frames in videos.values() for frame in frames),
+                              encoding='iso-8859-1')
+    (folder / 'video2frames.txt').write_text(repr(videos), encoding='iso-8859-1')
+
+
+def write_images(folder, collection, seed, splits):
+    """JPEGs and id lists; for multi30k also one pooled feature an image, computed from the JPEG."""
+    config = load_config(CONFIGS / f'{collection}.yaml')
+    pictures = folder / Path(config.data.images).parent
+    features = folder / 'FeatureData'
+    pictures.mkdir()
+    features.mkdir()
+    bank = demo_vision.image_bank() if collection == 'multi30k' else None
+    for split, items in splits.items():
+        small = []
+        for name, scene in items:
+            picture = demo_world.draw_image(scene, demo_world.scene_rng(seed, collection, name))
+            picture.save(pictures / f'{name}.jpg', quality=90)
+            small.append(demo_vision.small(picture))
+        if bank is not None:
+            feature = config.visual.feature
+            path = folder / config.data.pooled[split][0].format(feature=feature)
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, bank(np.stack(small)))
+
+
+# ------------------------------------------------------------------------------------------------------------ captions
+
+def write_captions(root, folder, collection, lang, *, seed, noise, splits):
+    """Every caption file of a language, and the id lists, under the names that the collection's config gives them."""
+    tasks = (1, 2) if collection == 'multi30k' else (1,)
+    for task in tasks:
+        config = load_config(CONFIGS / f'{collection}.yaml', [f'data.lang={lang}', f'data.task={task}'])
+        files = CollectionFiles(config, root)
+        for split in SPLITS:
+            count = FLICKR_CAPTIONS if task == 2 and split == 'train' else COLLECTIONS[collection]
+            write_split(files, split, splits[split], lang, count=count, seed=f'{seed}/{collection}', noise=noise)
+            if config.data.ids[split]:
+                path = next(files.paths(config.data.ids[split][0], split))
+                path.write_text(''.join(f'{name}\n' for name, _ in splits[split]))
+
+
+def write_split(files, split, items, lang, *, count, seed, noise):
+    """The caption files of one split: `count` captions an item in every branch that the split has."""
+    roles = {'en': 'enc', 'tgt': f'enc2{lang}', 'back': f'enc2{lang}2enc'} if split == 'train' else {
+        'en': f'{lang}2enc', 'tgt': lang}
+    lines = {role: [] for role in roles}
+    for name, scene in items:
+        for n in range(count):
+            original = demo_world.scene_rng(seed, name, n, 'en' if split == 'train' else lang)
+            machine = demo_world.scene_rng(seed, name, n, lang, 'machine')
+            for role, text in caption(scene, split, lang, original, machine, noise).items():
+                lines[role].append(f'{name}#{roles[role]}#{n} {text}\n')
+    for role, text in lines.items():
+        template = files.config.data.captions[split][role]
+        path = next(files.paths(f'TextData/{template}', split))
+        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+        temporary.write_text(''.join(text), encoding='utf-8')
+        os.replace(temporary, path)
+
+
+def caption(scene, split, lang, original, machine, noise):
+    """One caption in every branch: dict role -> text.
+
+    Args:
+        original: generator of what a person writes, the same for every noise; machine: of what the translation does.
+    """
+    mentioned = demo_language.mention(scene, original)
+    human = 'en' if split == 'train' else lang
+    text = demo_language.render(demo_language.describe(scene, human, original, mentioned), human)
+    if split != 'train':
+        return {'tgt': text, 'en': demo_language.translate(scene, mentioned, 'en', machine, noise)[0]}
+    tgt, meant, still = demo_language.translate(scene, mentioned, lang, machine, noise)
+    return {'en': text, 'tgt': tgt, 'back': demo_language.translate(meant, still, 'en', machine, noise)[0]}
+
+
+# ---------------------------------------------------------------------------------------------- the text encoder's folder
+
+def write_bert(folder):
+    """config.json and vocab.txt of a small BERT without weights; the vocabulary covers every language of the demo."""
+    vocabulary = build_vocabulary()
+    (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in vocabulary), encoding='utf-8')
+    (folder / 'config.json').write_text(json.dumps({**BERT, 'vocab_size': len(vocabulary)}, indent=2) + '\n')
+    (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': True,
+                                                              'tokenizer_class': 'BertTokenizer'}, indent=2) + '\n')
+
+
+def build_vocabulary():
+    """WordPiece tokens: special ones, every character alone and inside a word, then words by falling frequency."""
+    from tokenizers import normalizers, pre_tokenizers
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True, handle_chinese_chars=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter()
+    for lang in demo_language.LANGUAGES:
+        for text in demo_language.corpus(lang):
+            words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    characters = sorted(set(''.join(words)) | set('abcdefghijklmnopqrstuvwxyz0123456789.,'))
+    ranked = sorted((word for word in words if len(word) > 1), key=lambda word: (-words[word], word))
+    return ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *characters, *(f'##{c}' for c in characters), *ranked]
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+def main(argv=None):
+    """The command line; returns 0, or 2 for what the user can put right."""
+    parser = argparse.ArgumentParser(prog='python -m util.make_demo', description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--root', required=True, metavar='DIR', help='ROOTPATH to make it in, such as demo')
+    parser.add_argument('--collection', required=True, choices=list(COLLECTIONS))
+    parser.add_argument('--lang', required=True, help='target language: '
+                        + ', '.join(name for name in demo_language.LANGUAGES if name != 'en'))
+    parser.add_argument('--seed', type=int, default=1, metavar='N', help='of scenes, pictures and captions')
+    parser.add_argument('--noise', type=float, default=0.3, metavar='RATE',
+                        help='share of content words that each machine translation corrupts')
+    for split, size, what in (('train', 1500, 'training'), ('val', 200, 'validation'), ('test', 300, 'test')):
+        parser.add_argument(f'--{split}', type=int, default=size, metavar='N', help=f'visual items of {what}')
+    args = parser.parse_args(argv)
+    try:
+        make_demo(**vars(args))
+    except (ValueError, OSError) as error:
+        print(f'make_demo: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
