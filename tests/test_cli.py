@@ -36,7 +36,7 @@ def root(tmp_path_factory):
 
 
 def options(root, *more):
-    return [*SMALL, f'text.bert={root}/bert', f'visual.clip={root}/random clip', *more]
+    return [*SMALL, 'text.pretrained=false', 'visual.feature=demo_grid', f'text.bert={root}/bert', f'visual.clip={root}/random clip', *more]
 
 
 def run(script, *arguments):

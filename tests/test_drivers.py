@@ -125,19 +125,19 @@ def test_bad_data_stop_before_training(driver):
     assert done.returncode == 3 and len(commands) == 1
 
 
-@pytest.mark.parametrize('name, arguments, config, lang, task, overrides', [
-    ('do_all_vatex.sh', ['cpu'], 'vatex.yaml', 'zh', '1', []),
-    ('do_all_vatex.sh', ['cpu', 'data.lang=fr'], 'vatex.yaml', 'fr', '1', ['data.lang=fr']),
-    ('do_all_mscoco.sh', ['cpu', 'ja'], 'mscoco.yaml', 'ja', '1', ['data.lang=ja']),
-    ('do_all_multi30k.sh', ['2', 'cpu'], 'multi30k.yaml', 'de', '2',
+@pytest.mark.parametrize('name, arguments, config, lang, overrides', [
+    ('do_all_vatex.sh', ['cpu'], 'vatex.yaml', 'zh', []),
+    ('do_all_vatex.sh', ['cpu', 'data.lang=fr'], 'vatex.yaml', 'fr', ['data.lang=fr']),
+    ('do_all_mscoco.sh', ['cpu', 'ja'], 'mscoco.yaml', 'ja', ['data.lang=ja']),
+    ('do_all_multi30k.sh', ['2', 'cpu'], 'multi30k.yaml', 'de',
      ['data.task=2', 'data.lang=de', 'name=multi30k_task2']),
 ])
-def test_demo(driver, name, arguments, config, lang, task, overrides):
+def test_demo(driver, name, arguments, config, lang, overrides):
     done, commands = driver(name, 'demo', *arguments)
     assert done.returncode == 0, done.stderr
     root = str(REPOSITORY / 'demo')
     assert commands[0] == ['-P', '-m', 'util.make_demo', '--root', root, '--collection', Path(config).stem,
-                           '--lang', lang, '--task', task]
+                           '--lang', lang]
     common = ['--config', str(REPOSITORY / 'configs/demo' / config), '--rootpath', root]
     overrides = [f'text.bert={root}/bert', f'visual.clip={root}/clip', *overrides]
     assert commands[1:] == [['-P', '-m', 'util.check_data', *common, *overrides],

@@ -9,7 +9,6 @@ Neither is trained by gradient descent, so both are the same on every machine an
 Dimensions: N pictures, S pixels a side, P palette colours, C channels, D width.
 """
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,13 @@ from safetensors.numpy import save_file
 from util import demo_world
 from util.demo_world import ATTRIBUTES, scene_rng
 
-FEATURE_DIM = 128
+FEATURE_DIM = 192
 VISION_SEED = 'vision-1'  # everything here is the same for every demo, whatever its --seed
+
+
+def vision_rng():
+    """NumPy's generator for random filters and rotations, afresh."""
+    return np.random.default_rng(list(VISION_SEED.encode()))
 
 
 def palette():
@@ -55,22 +59,24 @@ class FilterBank:
     calibration: uint8 (M, 64, 64, 3), pictures of other scenes; thresholds, scales and the principal axes that the
     projection keeps are taken from them, without any label.
     """
-    CELLS, FILTERS, SIDE, LEVELS = 4, 32, 5, 16  # grid; random filters, their side in halved px; steps a colour channel
+    CELLS = 4                    # the maps are averaged over a grid of 4 x 4
+    FILTERS, SIDE = 32, 5        # random filters, and their side in halved pixels
+    LEVELS = 16                  # steps of a colour channel in the table of palette responses
+    WIDTH = 0.09                 # how far from a palette colour a pixel still answers to it, in channels of 0..1
+    SHAPE_WEIGHT = 0.6           # of the filters beside the palette; balances what the projection keeps of either
 
     def __init__(self, calibration):
-        generator = np.random.default_rng(list(VISION_SEED.encode()))
-        # Palette responses are looked up: LEVELS steps a channel are enough, and an exp a pixel is not cheap.
         steps = np.stack(np.meshgrid(*[np.arange(self.LEVELS)] * 3, indexing='ij'), -1).reshape(-1, 3)
-        colours = ((steps + 0.5) / self.LEVELS - 0.5).astype(np.float32)
-        distance = np.sum((colours[:, None] - palette()) ** 2, -1)
-        self.responses = np.exp(-distance / (2 * 0.15 ** 2))  # (LEVELS ** 3, P)
-        filters = generator.standard_normal((self.FILTERS, self.SIDE ** 2 * 3)).astype(np.float32)
+        distance = np.sum((((steps + 0.5) / self.LEVELS - 0.5)[:, None] - palette()) ** 2, -1)
+        self.responses = np.exp(-distance / (2 * self.WIDTH ** 2)).astype(np.float32)  # (LEVELS ** 3, P)
+        filters = vision_rng().standard_normal((self.FILTERS, self.SIDE ** 2 * 3)).astype(np.float32)
         filters -= filters.mean(1, keepdims=True)
         self.filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
-        self.threshold = np.float32(0)
         self.threshold = 0.5 * self._filtered(halve(calibration[::8])).std((0, 1, 2))
         pooled = self._pooled_in_chunks(calibration)
+        colours = self.CELLS ** 2 * self.responses.shape[1]
         self.mean, self.scale = pooled.mean(0), pooled.std(0) + 1e-6
+        self.scale[colours:] /= self.SHAPE_WEIGHT
         standard = (pooled - self.mean) / self.scale
         variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
         kept = slice(None, -FEATURE_DIM - 1, -1)  # eigh sorts upwards
@@ -91,7 +97,7 @@ class FilterBank:
     def _pooled(self, pictures):
         pictures = halve(pictures)
         levels = (pictures // (256 // self.LEVELS)).astype(np.int64)
-        colours = self.responses[(levels @ (self.LEVELS ** 2, self.LEVELS, 1))]  # (N, 32, 32, P)
+        colours = self.responses[levels @ (self.LEVELS ** 2, self.LEVELS, 1)]  # (N, 32, 32, P)
         shapes = self._filtered(pictures)
         parts = [grid_mean(colours, self.CELLS), grid_mean(np.maximum(shapes - self.threshold, 0), self.CELLS),
                  grid_mean(np.maximum(-shapes - self.threshold, 0), self.CELLS)]
@@ -99,15 +105,15 @@ class FilterBank:
 
 
 def frame_bank():
-    """The filter bank for video frames, calibrated on videos of other scenes."""
-    scenes, = demo_world.sample_scenes((220,), scene_rng(VISION_SEED, 'videos'))
-    return FilterBank(np.concatenate([demo_world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))
+    """The filter bank for video frames, calibrated on every second frame of videos of other scenes."""
+    scenes, = demo_world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
+    return FilterBank(np.concatenate([demo_world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))[::2]
                                       for i, scene in enumerate(scenes)]))
 
 
 def image_bank():
     """The filter bank for still images, calibrated on images of other scenes."""
-    return FilterBank(other_images(800)[1])
+    return FilterBank(other_images(2500)[1])
 
 
 def other_images(count):
@@ -271,7 +277,7 @@ def tower_weights():
     positions[:, spare] = -positions.sum(1, keepdims=True) / (spare.stop - spare.start)
 
     # A random rotation, so that no single number of the embedding is an attribute by itself.
-    turn = np.linalg.qr(np.random.default_rng(list(VISION_SEED.encode())).standard_normal((64, 64)))[0]
+    turn = np.linalg.qr(vision_rng().standard_normal((64, 64)))[0]
     weights['visual_projection.weight'] = np.zeros((CONFIG['projection_dim'], width))
     weights['visual_projection.weight'][:, :targets] = turn[:, :targets] / deviation
     return {name: value.astype(np.float32) for name, value in weights.items()}
