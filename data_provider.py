@@ -4,58 +4,82 @@ N pairs or items, L tokens, F frames, D width of a feature, S side of an image, 
 Masks are (N, L) or (N, F) float32, 1 on real positions.
 
 A visual source has `ids` (list of str), `dim` (0 for images), `where` (its files, for messages), `id in source` and
-`batch(ids)` -> (visual, mask or None). A new kind of feature is one such class and a branch of `Collection.source`.
+`batch(ids, own)` -> (visual, mask or None): the items ids[own], padded as a batch of all `ids` is. A new kind of
+feature is one such class and a branch of `Collection.source`.
+
+Several processes share the work: a training batch is cut into their shares, an evaluation split is dealt out by whole
+batches, so that the batches are those of one process.
 """
+import hashlib
 import logging
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
 
-from basic import runtime
-from basic.bigfile import BigFile, read_ids
+from basic import distributed
+from basic.bigfile import read_ids
+from basic.cache import cached_array
 from basic.caption import PackedTokens, Tokens, clean_english
 from basic.collection import CollectionFiles
 from basic.errors import DataError, first_five
+from basic.features import FrameSource, PooledSource
+from basic.images import ImageSource, StoredImages, check_images, tower_fingerprint
+from basic.loader import Loader
 
 log = logging.getLogger(__name__)
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)       # of CLIP's own preprocessing
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass
 class Batch:
-    """N caption pairs with their visual items.
+    """N caption pairs with their visual items: a process's share of a training batch, padded as the whole batch is.
 
     Attributes:
-        visual: frames (N, F, D), features (N, D) or pixels (N, 3, S, S), float32.
+        visual: frames (N, F, D) or features (N, D), float32, pixels (N, 3, S, S) uint8, or CLIP's embeddings (N, P).
         visual_mask: (N, F) float32 for frames, else None.
-        en, tgt, back: the branches' tokens, each padded to its own longest caption; `back` is None where no loss
-            term needs it.
+        en, tgt, back: the branches' tokens, each padded to its own longest caption; `tgt` and `back` are None where
+            no loss term needs them.
         index: (N,) int64, the captions' rows in the split's `en` file.
+        total: pairs of the whole batch, in all processes; None: this is the whole batch, and it becomes N.
     """
     visual: torch.Tensor
     visual_mask: torch.Tensor | None
     en: Tokens
-    tgt: Tokens
+    tgt: Tokens | None
     back: Tokens | None
     index: torch.Tensor
+    total: int | None = None
+
+    def __post_init__(self):
+        if self.total is None:
+            self.total = len(self.index)
 
     def to(self, device, non_blocking=False):
         """The batch on `device`."""
-        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self):
         """The batch in page-locked memory; the loader calls this where the model is on a GPU."""
-        return self._each(lambda part: part.pin_memory())
+        return self.each(torch.Tensor.pin_memory)
 
-    def _each(self, function):
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if part is None else function(part) for part in parts))
+    def split(self, size):
+        """Views of at most `size` rows each, padded as before; one of no rows where the batch has none."""
+        return [self.each(lambda tensor: tensor[start:start + size])
+                for start in range(0, max(1, len(self.index)), size)]
+
+    def stand_in(self):
+        """One row of ones in the same form, which a model can read, for a process that has no row of its own."""
+        return self.each(lambda tensor: tensor.new_ones(1, *tensor.shape[1:]))
+
+    def each(self, function):
+        """The batch with function(tensor) for each of its tensors."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(part) if isinstance(part, torch.Tensor) else part.each(function)
+                                for name, part in parts.items() if isinstance(part, torch.Tensor | Tokens)})
 
 
 class Collection(CollectionFiles):
@@ -64,6 +88,7 @@ class Collection(CollectionFiles):
     def __init__(self, config, rootpath):
         super().__init__(config, rootpath)
         self._opened = {}                # frame features, which the splits share
+        self._first = None               # the first source of features: the others must be as wide
 
     def source(self, split, captions, image_size):
         """The visual source of a split.
@@ -94,162 +119,57 @@ class Collection(CollectionFiles):
         if source.dim and visual.feature_dim not in (0, source.dim):
             raise DataError(f'visual.feature_dim={visual.feature_dim}, but the features in {source.where} are '
                             f'{source.dim} wide; name the right visual.feature, or leave visual.feature_dim at 0')
+        self._first = self._first or source
+        if source.dim != self._first.dim:
+            raise DataError(f'{source.where} holds features {source.dim} wide, but {self._first.where} '
+                            f'{self._first.dim}: the splits need one feature; fetch or extract both again')
         return source
 
 
-class FeatureSource:
-    """What features on disk have in common: they are mapped, never copied to a worker, and checked as they are read."""
-
-    def __init__(self, ids):
-        self.ids = ids
-        self._row = {name: row for row, name in enumerate(ids)}
-        self.features = self._map()      # (rows, D)
-        self.dim = self.features.shape[1]
-
-    def __contains__(self, name):
-        return name in self._row
-
-    def __getstate__(self):              # a worker that is not forked maps the file again
-        return {key: value for key, value in self.__dict__.items() if key != 'features'}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self.features = self._map()
-
-    def _checked(self, visual, ids):
-        """`visual` (N, ..., D) itself; DataError if it holds NaN or infinity."""
-        with np.errstate(invalid='ignore', over='ignore'):
-            suspicious = not np.isfinite(visual.sum(dtype=np.float32))  # far cheaper than looking at each number
-        if suspicious:
-            bad = [name for name, item in zip(ids, visual) if not np.isfinite(item).all()]
-            if bad:
-                raise DataError(f'{self.where}: NaN or infinite features: {first_five(bad)}; extract these again '
-                                '(python -m util.check_data finds all of them)')
-        return torch.from_numpy(visual)
-
-
-class FrameSource(FeatureSource):
-    """Frame features in a BigFile folder: batch(ids) -> (N, F, D) zero-padded, (N, F).
+def store_images(source, ids, folder, *, split, config, device='cpu', encoder=None):
+    """Images with what `compute.image_cache` names kept on disk; computed where it is not there, or is out of date.
 
     Args:
-        folder: BigFile folder, see basic.bigfile.
-        max_frames: videos are cut to their first frames.
-    Attributes:
-        counts: (videos,) int64, frames of each video before cutting.
+        source: ImageSource.
+        ids: the images to keep.
+        folder: where caches lie; the cache's name there tells the split, and images and weights by a hash.
+        device: where to compute embeddings.
+        encoder: model.ClipEncoder, for embeddings.
+    Returns:
+        StoredImages.
     Raises:
-        DataError: the folder's files are wrong, or name frames that are not there.
+        DataError: an image cannot be read, or the cache cannot be written.
     """
+    kind = config.compute.image_cache
+    made_from = {'kind': kind, **source.fingerprint(ids)}
+    key = [kind, source.image_size, *ids]
+    if kind == 'embeddings':
+        assert encoder is not None, 'the caller gives the encoder'
+        made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
+        key += [made_from['weights'], made_from['tf32']]
+    name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
+    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
-    def __init__(self, folder, *, max_frames):
-        self.where, self.max_frames, self._file = folder, max_frames, BigFile(folder)
-        ids, self.counts, self._rows = self._file.read_videos()
-        self._starts = np.cumsum(self.counts) - self.counts
-        super().__init__(ids)
+    def parts():
+        loader = Loader(VisualBatches(source, ids, batch_size=128), workers=workers, processes=True)
+        pixels = (pixels for pixels, _ in tqdm(loader, desc=f'{kind} of {split}, once', leave=False, disable=None))
+        return embedded(pixels, encoder, device) if kind == 'embeddings' else (part.numpy() for part in pixels)
 
-    def _map(self):
-        return self._file.map()
-
-    def names(self, rows):
-        """The frame ids of rows of the features."""
-        ids = self._file.read_ids()
-        return [ids[row] for row in rows]
-
-    def batch(self, ids):
-        videos = np.array([self._row[name] for name in ids])
-        counts = np.minimum(self.counts[videos], self.max_frames)
-        visual = np.zeros((len(ids), counts.max(), self.dim), dtype=np.float32)
-        for out, start, count in zip(visual, self._starts[videos], counts):
-            # mode: the rows were checked when the file was opened, and without it `take` copies by way of a buffer
-            np.take(self.features, self._rows[start:start + count], axis=0, out=out[:count], mode='clip')
-        mask = np.arange(counts.max()) < counts[:, None]
-        return self._checked(visual, ids), torch.from_numpy(mask.astype(np.float32))
+    try:
+        path = cached_array(folder / name, ids=ids, made_from=made_from, parts=parts)
+    except OSError as error:
+        raise DataError(f"compute.image_cache={kind} keeps the images' {kind} in {folder}, which cannot be used: "
+                        f'{error}; let it be written, or set compute.image_cache=none') from None
+    return StoredImages(path, ids, where=source.where)
 
 
-class PooledSource(FeatureSource):
-    """One feature an image, in a .npy file: batch(ids) -> (N, D), None.
-
-    Args:
-        path: .npy of (rows, D) floats.
-        ids_path: id list, row i of the .npy belonging to line i.
-    Raises:
-        DataError: not such files, or of different lengths.
-    """
-
-    def __init__(self, path, ids_path):
-        self.where = path
-        super().__init__(read_ids(ids_path))
-        if len(self.features) != len(self.ids):
-            raise DataError(f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row i of '
-                            'the first belongs to line i of the second: fetch or extract both for the same images')
-
-    def _map(self):
-        try:
-            array = np.load(self.where, mmap_mode='r', allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
-        if array.ndim != 2 or array.dtype.kind != 'f':
-            raise DataError(f'{self.where}: expected floats of shape (images, width), found {array.dtype} of shape '
-                            f'{array.shape}')
-        return np.asarray(array)
-
-    def names(self, rows):
-        """The image ids of rows of the features."""
-        return [self.ids[row] for row in rows]
-
-    def batch(self, ids):
-        rows = [self._row[name] for name in ids]
-        return self._checked(self.features[rows].astype(np.float32, copy=False), ids), None
-
-
-class ImageSource:
-    """Raw images through CLIP's preprocessing: batch(ids) -> (N, 3, S, S), None.
-
-    Args:
-        template: path, with {id} for the image's id.
-        ids: the split's images, in order.
-        image_size: S.
-        where: the file that the ids come from, for messages.
-    """
-
-    dim = 0
-
-    def __init__(self, template, ids, *, image_size, where):
-        runtime.declare_missing_torchvision_ops()
-        from torchvision import transforms  # only images need torchvision
-        self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
-        # CLIP's own order: the resize comes before the conversion to RGB.
-        self._shape = transforms.Compose([
-            transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(image_size)])
-        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-
-    def __contains__(self, name):
-        return name in self._known
-
-    def path(self, name):
-        """Where an image lies."""
-        return Path(self.template.replace('{id}', name))
-
-    def batch(self, ids):
-        pixels = torch.stack([self.load(name) for name in ids]).float()       # (N, 3, S, S)
-        return pixels.div_(255).sub_(self._mean).div_(self._std), None
-
-    def load(self, name):
-        """One image (3, S, S) uint8; DataError if it is missing or cannot be decoded."""
-        path = self.path(name)
-        try:
-            with Image.open(path) as image:
-                return torch.from_numpy(np.array(self._shape(image).convert('RGB'))).permute(2, 0, 1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f'{path}: cannot be read as an image ({error}); fetch it again') from None
-
-    def missing(self, ids):
-        """The paths of those images that do not exist."""
-        paths = [self.path(name) for name in ids]
-        # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
-        there = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else ()
-                 for folder in {path.parent for path in paths}}
-        return [path for path in paths if path.name not in there[path.parent]]
+def embedded(batches, encoder, device):
+    """CLIP's embeddings of batches of pixels: yields (N, P) float32 arrays; the encoder is then on `device`."""
+    was_training = encoder.training
+    encoder.to(device).eval()
+    for pixels in batches:
+        yield encoder.embed(pixels.to(device)).float().cpu().numpy()
+    encoder.train(was_training)
 
 
 def check_known(source, captions):
@@ -261,35 +181,30 @@ def check_known(source, captions):
                         'their captions from every branch')
 
 
-def check_images(source, visual_ids):
-    """Raise DataError if images of these ids do not exist; features have no images."""
-    missing = source.missing(visual_ids) if isinstance(source, ImageSource) else []
-    if missing:
-        raise DataError(f'{len(missing):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
-                        f'{first_five(missing)}; put them there, or set data.images to where they are')
-
-
 class PairDataset(Dataset):
-    """Training pairs. An index is a whole batch: the rows (N,) of its captions.
+    """Training pairs. An index is a whole batch, the rows of its captions; an item is this process's share of it.
 
     Args:
         source: visual source.
         visual_ids: the visual items; `owner` (captions,) int64 says which one each caption belongs to.
-        tokens: dict en, tgt[, back] -> PackedTokens.
+        tokens: dict en[, tgt][, back] -> PackedTokens.
+        number, of: this process's number and how many there are.
     """
 
-    def __init__(self, source, *, visual_ids, owner, tokens):
+    def __init__(self, source, *, visual_ids, owner, tokens, number=0, of=1):
         self.source, self.visual_ids, self.owner, self.tokens = source, visual_ids, owner, tokens
+        self.number, self.of = number, of
 
     def __len__(self):
         return len(self.owner)
 
     def __getitem__(self, rows):
         rows = np.asarray(rows)
-        visual, mask = self.source.batch([self.visual_ids[i] for i in self.owner[rows]])
-        tokens = {role: packed.padded(rows) for role, packed in self.tokens.items()}
-        return Batch(visual=visual, visual_mask=mask, back=tokens.pop('back', None), index=torch.from_numpy(rows),
-                     **tokens)
+        own = distributed.share(len(rows), self.number, self.of)
+        visual, mask = self.source.batch([self.visual_ids[i] for i in self.owner[rows]], own)
+        tokens = {role: packed.padded(rows, own) for role, packed in self.tokens.items()}
+        return Batch(visual=visual, visual_mask=mask, index=torch.from_numpy(rows[own]), total=len(rows),
+                     **{role: tokens.get(role) for role in ('en', 'tgt', 'back')})
 
 
 class EpochBatches(Sampler):
@@ -312,7 +227,7 @@ class EpochBatches(Sampler):
 
 
 class VisualBatches(Dataset):
-    """Visual items in their order. An index is the number of a batch."""
+    """Visual items in their order. An index is the number of a batch, an item (visual, mask or None)."""
 
     def __init__(self, source, ids, *, batch_size):
         self.source, self.ids, self.batch_size = source, ids, batch_size
@@ -324,96 +239,59 @@ class VisualBatches(Dataset):
         return self.source.batch(self.ids[number * self.batch_size:(number + 1) * self.batch_size])
 
 
-class CaptionBatches:
-    """(en Tokens, tgt Tokens) of a split, batch by batch in the order of the `en` file; may be iterated repeatedly."""
+class CaptionBatches(Dataset):
+    """Captions of a split. An index is the number of a batch, an item (en Tokens, tgt Tokens).
 
-    def __init__(self, tokens, *, batch_size):
-        self.tokens, self.batch_size = tokens, batch_size
+    Args:
+        tokens: dict en, tgt -> PackedTokens.
+        order: dict en, tgt -> (Q,) int64, the rows of that branch in the order in which they come.
+    """
+
+    def __init__(self, tokens, *, order, batch_size):
+        self.tokens, self.order, self.batch_size = tokens, order, batch_size
 
     def __len__(self):
         return -(-len(self.tokens['en']) // self.batch_size)
 
-    def __iter__(self):
-        for start in range(0, len(self.tokens['en']), self.batch_size):
-            rows = np.arange(start, min(start + self.batch_size, len(self.tokens['en'])))
-            yield self.tokens['en'].padded(rows), self.tokens['tgt'].padded(rows)
-
-
-class Loader:
-    """Iterates a dataset whose indices are whole batches; the batch is put together in a worker process.
-
-    Args:
-        dataset: the dataset.
-        sampler: yields its indices; None: 0, 1, 2, ...
-        workers: processes; 0: this one. What comes out does not depend on it.
-        pin_memory: for a model on a GPU.
-        keep_workers: from one iteration to the next.
-    Raises:
-        DataError: from the iteration, as the dataset raised it.
-    """
-
-    def __init__(self, dataset, *, workers, pin_memory, sampler=None, keep_workers=False):
-        # The generator is the loader's own: drawing its seed must not move the random numbers of the training.
-        self._loader = DataLoader(_Guarded(dataset), batch_size=None, sampler=sampler, collate_fn=_as_it_is,
-                                  num_workers=workers, pin_memory=pin_memory, generator=torch.Generator(),
-                                  persistent_workers=keep_workers and workers > 0)
-
-    def __len__(self):
-        return len(self._loader)
-
-    def __iter__(self):
-        for item in self._loader:
-            if isinstance(item, DataError):
-                raise item
-            yield item
-
-
-class _Guarded(Dataset):
-    """Hands a DataError over as an item: raised in a worker, it would arrive as the text of a traceback."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        try:
-            return self.dataset[index]
-        except DataError as error:
-            return error
-
-
-def _as_it_is(batch):
-    return batch
+    def __getitem__(self, number):
+        place = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return tuple(self.tokens[role].padded(self.order[role][place]) for role in ('en', 'tgt'))
 
 
 class TrainLoader(Loader):
-    """The training batches: an iterable of Batch.
+    """The training batches: an iterable of Batch, of which several processes get their shares.
 
     Attributes:
         dataset_size: caption pairs.
         feature_dim: D, 0 for images.
+        longest: tokens of the longest caption.
     """
 
     def __init__(self, dataset, *, batch_size, seed, workers, pin_memory):
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
-        self._batches = EpochBatches(len(dataset), batch_size=batch_size, seed=seed)
-        super().__init__(dataset, sampler=self._batches, workers=workers, pin_memory=pin_memory, keep_workers=True)
+        self.longest = max(packed.width for packed in dataset.tokens.values())
+        super().__init__(dataset, sampler=EpochBatches(len(dataset), batch_size=batch_size, seed=seed),
+                         workers=workers, processes=dataset.source.in_processes, pin_memory=pin_memory,
+                         keep_workers=True)
 
     def set_epoch(self, epoch):
         """Shuffle as epoch `epoch` (a whole number from 0) does; call it before each epoch's iteration."""
-        self._batches.epoch = epoch
+        self.indices.epoch = epoch
 
 
 @dataclass
 class EvalSet:
     """A split to score.
 
+    With several processes, each iterates its own batches, every `of`-th one, the first being its own number;
+    `distributed.gather_batches` brings them together.
+
     Attributes:
         split: its name.
-        captions: iterable of (en Tokens, tgt Tokens), in the order of the `en` file.
-        visuals: iterable of (visual, mask or None), as in Batch, in the order of `visual_ids`.
+        captions: Loader of (en Tokens, tgt Tokens).
+        visuals: Loader of (visual, mask or None), as in Batch. `indices` of both are the batches' numbers.
+        order: dict visual, en, tgt -> (V,) or (Q,) int64: which item comes in which place. A branch is not in it if
+            its captions come in the order of the `en` file, or the visual items in that of `visual_ids`.
         owner: (Q,) int64, the visual item (index into `visual_ids`) of each caption.
         caption_ids: '<visual id>#<n>' of each caption.
         visual_ids: videos in order of first appearance in the `en` file; images in the order of the id list, those
@@ -421,18 +299,34 @@ class EvalSet:
         feature_dim: D, 0 for images.
     """
     split: str
-    captions: CaptionBatches
+    captions: Loader
     visuals: Loader
+    order: dict[str, np.ndarray]
     owner: np.ndarray
     caption_ids: list[str]
     visual_ids: list[str]
     feature_dim: int
+
+    @property
+    def longest(self):
+        """Tokens of the longest caption."""
+        return max(packed.width for packed in self.captions.dataset.tokens.values())
 
 
 def visual_order(config, split, source, captions):
     """The ids of a split's visual items, in the order in which they are encoded and scored; see EvalSet."""
     by_list = split != 'train' and config.visual.kind != 'frames'
     return list(source.ids) if by_list else captions.visual_ids
+
+
+def encoding_order(config, source, visual_ids, tokens):
+    """EvalSet.order: the longest first where an item's embedding does not depend on the padding beside it."""
+    order = {}
+    if config.text.pooling != 'padded_mean':
+        order = {role: np.argsort(-packed.lengths, kind='stable') for role, packed in tokens.items()}
+    if config.visual.kind == 'frames' and config.visual.pooling != 'padded_mean':
+        order['visual'] = np.argsort(-source.lengths(visual_ids), kind='stable')
+    return order
 
 
 def pack_branch(config, role, file, tokenizer):
@@ -442,7 +336,8 @@ def pack_branch(config, role, file, tokenizer):
                         max_tokens=config.text.positions)
 
 
-def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device=None):
+def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device='cpu',
+                  image_encoder=None, number=None, of=None):
     """Open, join and tokenise the splits.
 
     Args:
@@ -452,13 +347,17 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         splits: of train, val, test.
         image_size: S, the side that CLIP's image tower expects.
         device: where the model is; batches are put into pinned memory if that is a GPU.
+        image_encoder: model.ClipEncoder, for compute.image_cache=embeddings.
+        number, of: this process's number and how many there are; None: as basic.distributed has it.
     Returns:
         dict split -> TrainLoader (train) or EvalSet.
     Raises:
         DataError: something in the data is missing, malformed or does not fit together.
     """
     collection, loaders = Collection(config, rootpath), {}
-    pin_memory = device is not None and torch.device(device).type == 'cuda'
+    of = distributed.size() if of is None else of
+    number = distributed.rank() if number is None else number
+    pin_memory = torch.device(device).type == 'cuda'
     for split in splits:
         files = collection.captions(split)
         first = files['en']
@@ -466,8 +365,11 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         visual_ids = visual_order(config, split, source, first)
         check_known(source, first)
         check_images(source, visual_ids)
-        number = {name: i for i, name in enumerate(visual_ids)}
-        owner = np.array([number[visual] for visual, _ in first.ids], dtype=np.int64)
+        if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
+            source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
+                                  device=device, encoder=image_encoder)
+        row = {name: i for i, name in enumerate(visual_ids)}
+        owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
         tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
         for role, packed in tokens.items():
             if packed.cut:
@@ -477,15 +379,24 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
             if len(first) < 2:
                 raise DataError(f'{first.path} has one caption; training needs at least two: the other pairs of a '
                                 'batch are the negatives')
-            dataset = PairDataset(source, visual_ids=visual_ids, owner=owner, tokens=tokens)
+            dataset = PairDataset(source, visual_ids=visual_ids, owner=owner, tokens=tokens, number=number, of=of)
             loaders[split] = TrainLoader(dataset, batch_size=config.train.batch_size, seed=config.train.seed,
                                          workers=config.train.workers, pin_memory=pin_memory)
         else:
             batch_size = config.eval.val_batch_size if split == 'val' else config.eval.test_batch_size
-            visuals = VisualBatches(source, visual_ids, batch_size=batch_size)
+            order = encoding_order(config, source, visual_ids, tokens)
+            captions = CaptionBatches(
+                tokens, batch_size=batch_size,
+                order={role: order.get(role, np.arange(len(packed))) for role, packed in tokens.items()})
+            visuals = VisualBatches(
+                source, batch_size=batch_size,
+                ids=[visual_ids[i] for i in order['visual']] if 'visual' in order else visual_ids)
+            options = {'workers': config.train.workers, 'pin_memory': pin_memory}
             loaders[split] = EvalSet(
-                split=split, captions=CaptionBatches(tokens, batch_size=batch_size), owner=owner,
-                visuals=Loader(visuals, workers=config.train.workers, pin_memory=pin_memory),
+                split=split, order=order, owner=owner,
+                captions=Loader(captions, sampler=range(number, len(captions), of), **options),
+                visuals=Loader(visuals, sampler=range(number, len(visuals), of), processes=source.in_processes,
+                               **options),
                 caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids,
                 feature_dim=source.dim)
     return loaders

@@ -21,6 +21,7 @@ lang=de
 if is_word "$1"; then lang=$1; shift; fi
 case $task in
     1) do_all multi30k "$lang" 1 data.task=1 "data.lang=$lang" "$@" ;;
-    2) do_all multi30k "$lang" 2 data.task=2 "data.lang=$lang" name=multi30k_task2 "$@" ;;
+    2) run_name=multi30k_task2
+       do_all multi30k "$lang" 2 data.task=2 "data.lang=$lang" "$@" ;;
     *) wrong "TASK: expected 1 or 2; found '$task'" ;;
 esac

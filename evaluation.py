@@ -5,6 +5,7 @@
 Q captions, V visual items, E common space.
 """
 import argparse
+import io
 import json
 import os
 import sys
@@ -13,14 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import load_checkpoint
 from basic.config import config_from_dict, config_to_dict
-from basic.logger import METRICS, TOKENIZER, write_atomically
-from basic.metric import retrieval_metrics
-from basic.runtime import choose_device
+from basic.errors import DataError
+from basic.logger import METRICS, RANKS, TOKENIZER, write_atomically
+from basic.runtime import autocast, choose_devices, set_precision
+from basic.scoring import scored
 from data_provider import build_loaders
 from model import build_model
 
@@ -35,71 +37,95 @@ class Embeddings(NamedTuple):
 
 
 @torch.no_grad()
-def encode(model, eval_set, device):
-    """Encode a split in evaluation mode; the model is left in the mode that it was in.
+def encode(model, eval_set, device, precision='fp32'):
+    """Encode a split in evaluation mode, a share of its batches in each process; the model's mode is left as it was.
 
     Args:
         model: model.NRCCR on `device`.
         eval_set: data_provider.EvalSet. With `padded_mean` pooling its batches matter.
+        precision: of the encoders, see basic.config.Compute; the projections are computed in float32.
     Returns:
-        Embeddings on `device`.
+        Embeddings on `device`, whole and in the split's order in every process.
     """
     was_training = model.training
     model.eval()
-    visual, en, tgt = [], [], []
+    parts = {'visual': [], 'en': [], 'tgt': []}
     for batch, mask in eval_set.visuals:
-        mask = None if mask is None else mask.to(device)
-        visual.append(model.encode_visual(batch.to(device), mask))
-    for en_tokens, tgt_tokens in eval_set.captions:
-        for tokens, branch in ((en_tokens.to(device), en), (tgt_tokens.to(device), tgt)):
-            branch.append(model.encode_text(tokens.ids, tokens.mask))
+        mask = None if mask is None else mask.to(device, non_blocking=True)
+        with autocast(device, precision):
+            parts['visual'].append(model.encode_visual(batch.to(device, non_blocking=True), mask))
+    for pair in eval_set.captions:
+        for role, tokens in zip(('en', 'tgt'), pair):
+            tokens = tokens.to(device, non_blocking=True)
+            with autocast(device, precision):
+                parts[role].append(model.encode_text(tokens.ids, tokens.mask))
     model.train(was_training)
-    return Embeddings(*(torch.cat(parts) for parts in (visual, en, tgt)))
+    return Embeddings(**{role: in_order(distributed.gather_batches(encoded, device), eval_set.order.get(role))
+                         for role, encoded in parts.items()})
 
 
-def similarity(captions, visual):
-    """Cosine scores: captions (Q, E), visual (V, E) -> (Q, V)."""
-    return F.normalize(captions, dim=-1) @ F.normalize(visual, dim=-1).T
+def in_order(rows, order):
+    """Rows (N, E) of which the one in place i is item order[i] -> sorted by item; order None: as they are."""
+    if order is None:
+        return rows
+    return torch.empty_like(rows).index_copy_(0, torch.from_numpy(order).to(rows.device), rows)
 
 
-def normalise(scores):
-    """Min-max over the whole matrix, to [0, 1]; a constant matrix says nothing and becomes zeros."""
-    low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
-
-
-def fuse(en, tgt, weight):
-    """Mix the branches' scores, each normalised on its own.
-
-    Args:
-        en, tgt: (Q, V) cosine scores of the English and of the target-language branch.
-        weight: share w of the English branch.
-    Returns:
-        w * normalise(en) + (1 - w) * normalise(tgt), (Q, V).
-    """
-    return weight * normalise(en) + (1 - weight) * normalise(tgt)
-
-
-def evaluate(embeddings, eval_set, config, weights=None):
-    """Metrics of a split at each weight of the English branch.
+def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
+    """Metrics of a split at each weight of the English branch; of several processes, all must call it.
 
     Args:
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
         weights: list of w; None: those of `eval.weights`, and the one that validation uses.
+        with_ranks: also give the rank of each query.
     Returns:
-        dict: split, captions, visuals (counts), ties, val_weight, and rows: for each w a dict of weight, t2v, v2t and
-        SumR as `basic.metric.retrieval_metrics` gives them.
+        dict: split, captions, visuals (counts), ties, val_weight; rows: for each w a dict of weight, t2v, v2t and SumR
+        as `basic.metric.retrieval_metrics` gives them; and, if wanted, ranks: see `collect_ranks`.
     """
     used = float(config.train.val_weight)
-    if weights is None:
-        weights = sorted({*config.eval.weights, used}, reverse=True)
-    en, tgt = (similarity(captions, embeddings.visual) for captions in (embeddings.en, embeddings.tgt))
-    rows = [{'weight': weight, **retrieval_metrics(fuse(en, tgt, weight), eval_set.owner, ties=config.eval.ties)}
-            for weight in map(float, weights)]
-    return {'split': eval_set.split, 'captions': len(embeddings.en), 'visuals': len(embeddings.visual),
-            'ties': config.eval.ties, 'val_weight': used, 'rows': rows}
+    weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
+    scoring = scored(*embeddings, eval_set.owner, weights, ties=config.eval.ties, memory=config.compute.score_memory)
+    rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
+    report = {'split': eval_set.split, 'captions': len(embeddings.en), 'visuals': len(embeddings.visual),
+              'ties': config.eval.ties, 'val_weight': used, 'rows': rows}
+    return {**report, 'ranks': collect_ranks(scoring, weights, eval_set)} if with_ranks else report
+
+
+def reported_weights(config, *more):
+    """The weights that a report has: `eval.weights`, the one that validation uses, and more; falling."""
+    return sorted({*map(float, config.eval.weights), float(config.train.val_weight), *more}, reverse=True)
+
+
+def collect_ranks(scoring, weights, eval_set):
+    """What ranks.npz holds: from what place on each query finds a right item. S visual items have captions.
+
+    Returns:
+        dict of arrays: weights (W,); t2v (W, Q) and v2t (W, S) float32; owner (Q,) int64, the place in v2t of each
+        caption's visual item; caption_ids (Q,) and visual_ids (S,), text.
+    """
+    t2v, v2t = (torch.stack(ranks).float().cpu().numpy() for ranks in zip(*scoring.ranks()))
+    searching, owner = np.unique(np.asarray(eval_set.owner), return_inverse=True)
+    return {'weights': np.array(weights), 't2v': t2v, 'v2t': v2t, 'owner': owner,
+            'caption_ids': np.array(eval_set.caption_ids, dtype=str),
+            'visual_ids': np.array(eval_set.visual_ids, dtype=str)[searching]}
+
+
+def choose_weight(embeddings, eval_set, config):
+    """Choose w on the validation split: the best SumR, and where several have it, the one nearest to `val_weight`.
+
+    Args:
+        as `evaluate` has; the weights to choose from are `eval.weight_grid` (or else `eval.weights`), and `val_weight`.
+    Returns:
+        dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
+    """
+    used = float(config.train.val_weight)
+    weights = sorted({*map(float, config.eval.weight_grid or config.eval.weights), used}, reverse=True)
+    rows = evaluate(embeddings, eval_set, config, weights)['rows']
+    best = max(rows, key=lambda row: (round(row['SumR'], 6), -round(abs(row['weight'] - used), 6), -row['weight']))
+    return {'chosen_weight': best['weight'],
+            'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows]}
 
 
 def table(report):
@@ -115,10 +141,12 @@ def table(report):
     for entry in report['rows']:
         cells = [f'{entry[way][name]:7.4f}' if name == 'mAP' else f'{entry[way][name]:7.1f}'
                  for way in ('t2v', 'v2t') for name in COLUMNS]
-        mark = '  <- val' if entry['weight'] == report['val_weight'] else ''
-        lines.append(row(f'{entry["weight"]:<4g}', cells, f'{entry["SumR"]:.1f}') + mark)
-    lines.append('w: share of the English branch in the score; "<- val": the share that validation uses. '
-                 'R@k in per cent, mAP from 0 to 1.')
+        marked = (('val', report['val_weight']), ('chosen on val', report.get('chosen_weight')))
+        marks = [mark for mark, weight in marked if entry['weight'] == weight]
+        lines.append(row(f'{entry["weight"]:<4g}', cells, f'{entry["SumR"]:.1f}')
+                     + (f'  <- {", ".join(marks)}' if marks else ''))
+    lines.append('w: share of the English branch in the score; "val": the share that validation uses in training, '
+                 '"chosen on val": the best one there. R@k in per cent, mAP from 0 to 1.')
     return '\n'.join(lines)
 
 
@@ -130,19 +158,21 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
         path: run folder or file.
         rootpath: where the data lie; None: found from the run folder's place, see `root_of`.
         split: `val` or `test`.
-        device: `cpu` or the index of a GPU.
+        device: `cpu`, the index of a GPU, or, in one of several processes, those of all: see basic.runtime.
         tokenizer: hub name or folder; None: the one saved with the run, else `text.bert`.
         images: folder of raw images that replaces that of `data.images`; CLIP models only.
         embeddings_folder: write embeddings and ids there.
         overrides: `key=value` strings over the stored config.
     Returns:
-        dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, and what `evaluate` returns.
+        dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, chosen_weight and chosen_from
+        (None where the checkpoint has no choice), and what `evaluate` returns, of which `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
-    device = choose_device(device)
+    device = distributed.start(choose_devices(device))
     checkpoint = load_checkpoint(path, overrides)
     config = with_images(checkpoint.config, images) if images else checkpoint.config
+    set_precision(config.compute.precision)
     rootpath = Path(rootpath) if rootpath else root_of(checkpoint.path, config)
     saved = checkpoint.path.parent / TOKENIZER
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
@@ -151,12 +181,16 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     load_weights(model, checkpoint)
     model.to(device)
     eval_set = build_loaders(config, rootpath, tokenizer, splits=(split,), image_size=model.image_size,
-                             device=device)[split]
-    embeddings = encode(model, eval_set, device)
-    if embeddings_folder:
+                             device=device, image_encoder=model.visual_encoder)[split]
+    check_text(model, tokenizer, [eval_set])
+    embeddings = encode(model, eval_set, device, config.compute.precision)
+    if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
+    choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
+    weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []))
     return {'checkpoint': str(checkpoint.path), 'epoch': checkpoint.epoch, 'config': config.name,
-            'collection': config.data.collection, 'lang': config.data.lang, **evaluate(embeddings, eval_set, config)}
+            'collection': config.data.collection, 'lang': config.data.lang, **choice,
+            **evaluate(embeddings, eval_set, config, weights, with_ranks=True)}
 
 
 def load_weights(model, checkpoint):
@@ -167,6 +201,24 @@ def load_weights(model, checkpoint):
         details = ' '.join(str(error).split())[:400]
         raise ValueError(f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
                          f'command line change the model? {details}') from None
+
+
+def check_text(model, tokenizer, loaders):
+    """Raise DataError unless the model's BERT has every token and enough positions.
+
+    Args:
+        model: model.NRCCR.
+        tokenizer: that of the captions.
+        loaders: data_provider's TrainLoader and EvalSets.
+    """
+    encoder = model.text_encoder
+    known, longest = encoder.bert.get_input_embeddings().num_embeddings, max(loader.longest for loader in loaders)
+    if len(tokenizer) > known:
+        raise DataError(f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}: give the "
+                        'one that belongs to it (text.bert; evaluation.py: --tokenizer)')
+    if longest > encoder.longest:
+        raise DataError(f'a caption has {longest} tokens, but this BERT only {encoder.longest} positions: set '
+                        f'text.positions={encoder.longest} or less, then longer captions are cut')
 
 
 def root_of(path, config):
@@ -209,25 +261,38 @@ def save_embeddings(folder, embeddings, eval_set):
         write_atomically(folder / f'{name}.txt', ''.join(f'{item}\n' for item in getattr(eval_set, name)))
 
 
-def write_report(report, output=None):
-    """Write a report as JSON, to `output` or beside its checkpoint or, where that is read-only, here.
+def write_report(report, output=None, folder=None):
+    """Write a report as JSON and its ranks as .npz: to `output`, or into a folder, or, if read-only, here.
+
+    The folder is that of the checkpoint unless another is given.
+
+    The ranks go to ranks.npz beside metrics.json (for val ranks_val.npz), or to OUTPUT with the ending .npz.
 
     Returns:
-        the path written.
+        the path of the JSON file.
     """
-    text = json.dumps(report, indent=2, ensure_ascii=False) + '\n'
-    beside = Path(report['checkpoint']).parent / METRICS[report['split']]
-    path = Path(output) if output else beside
+    split, beside = report['split'], Path(folder or Path(report['checkpoint']).parent)
+    path = Path(output) if output else beside / METRICS[split]
+    ranks = path.with_suffix('.npz') if output else beside / RANKS[split]
     try:
-        write_atomically(path, text)
+        _write_both(report, path, ranks)
     except OSError as error:
         if output:
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
-        path = Path.cwd() / beside.name
-        print(f'note: {beside.parent} cannot be written to ({error.strerror}); {beside.name} goes here',
+        path, ranks = Path.cwd() / path.name, Path.cwd() / ranks.name
+        print(f'note: {beside} cannot be written to ({error.strerror}); {path.name} and {ranks.name} go here',
               file=sys.stderr)
-        write_atomically(path, text)
+        _write_both(report, path, ranks)
     return path
+
+
+def _write_both(report, path, ranks):
+    if 'ranks' in report:
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **report['ranks'])
+        write_atomically(ranks, packed.getvalue())
+    figures = {key: value for key, value in report.items() if key != 'ranks'}
+    write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
 
 
 def parse_arguments(argv=None):
@@ -237,12 +302,13 @@ def parse_arguments(argv=None):
     parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders "
                         '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)')
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
-    parser.add_argument('--device', default='cpu', help='cpu (default) or the index of a GPU, such as 0')
+    parser.add_argument('--device', default='cpu',
+                        help='cpu (default), the index of a GPU, such as 0, or several, a process each: 0,1')
     parser.add_argument('--tokenizer', metavar='NAME_OR_FOLDER',
                         help="default: the run folder's tokenizer/, else text.bert")
     parser.add_argument('--images', metavar='DIR', help='read raw images from here (CLIP models)')
     parser.add_argument('--output', metavar='FILE', help='where to write the metrics as JSON (default: metrics.json, '
-                        'for val metrics_val.json, beside the checkpoint)')
+                        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
     parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
                         help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint)')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
@@ -261,12 +327,18 @@ def main(argv=None):
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
     try:
+        devices = choose_devices(args.device)
+        if len(devices) > 1 and not distributed.launched():
+            return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
         report = evaluate_checkpoint(
             args.checkpoint, rootpath=args.rootpath, split=args.split, device=args.device, tokenizer=args.tokenizer,
             images=args.images, embeddings_folder=folder, overrides=args.overrides)
-        print(table(report))
-        print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
+        if distributed.is_main():
+            print(table(report))
+            print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
+        distributed.stop()
     except (ValueError, OSError) as error:
+        distributed.after_process_0()
         print(f'evaluation.py: error: {error}', file=sys.stderr)
         return 2
     return 0

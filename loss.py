@@ -5,6 +5,8 @@ belonging to pair i; similarity is their dot product.
 
     L = triplet(en, v) + tri_alpha * triplet(tgt, v) + dtl_beta * KD_sim(cross -> tgt | v)
         + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
+
+With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their names.
 """
 import torch
 from torch import nn
@@ -29,6 +31,30 @@ def triplet(x, y, *, margin, hardest=True):
     if hardest:
         return x_to_y.amax(dim=1).sum() + y_to_x.amax(dim=0).sum()
     return x_to_y.sum() + y_to_x.sum()
+
+
+def infonce(x, y, *, log_scale):
+    """Symmetric InfoNCE with in-batch negatives and a learned temperature, in units of cosine, summed over the batch.
+
+    The cross-entropy of each row's (and each column's) softmax over scale * x @ y.T, scale = exp(log_scale) =
+    1 / temperature, as CLIP has it (Radford et al. 2021, arXiv 2103.00020), but times the temperature and summed over
+    batch and directions, as the triplet loss is, where CLIP takes the mean. So the gradient on a cosine is at most 1
+    a pair and direction, as the triplet's, and the weights of the other terms keep their meaning; for a temperature
+    near 0 it is the hardest-negative triplet loss of margin 0. For unrelated embeddings of 128 pairs it is
+    2 * 128 * 0.07 * ln 128 = 87 at the start, the triplet loss of margin 0.2 at least 51. That factor has no gradient
+    itself, else the loss would fall by raising the scale alone.
+
+    Args:
+        x, y: (N, E); row i of x matches row i of y and no other.
+        log_scale: scalar parameter.
+    Returns:
+        Scalar, sum over the batch.
+    """
+    scale = log_scale.exp()
+    logits = scale * (x @ y.T)                                 # (N, N)
+    target = torch.arange(len(logits), device=logits.device)
+    both = F.cross_entropy(logits, target, reduction='sum') + F.cross_entropy(logits.T, target, reduction='sum')
+    return both / scale.detach()
 
 
 def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=False):
@@ -86,16 +112,24 @@ class NRCCRLoss(nn.Module):
 
     Args:
         weights: dict of term -> weight; a term of weight 0 is not computed.
+        contrastive: `triplet` or `infonce`, what the terms triplet_en and triplet_tgt are. triplet_back compares text
+            with text and stays a triplet loss.
         the rest: as `basic.config.Loss` documents.
     """
 
     def __init__(self, *, weights, margin, hardest, temperature, smooth_l1_beta, detach_teacher_visual,
-                 detach_cross_feature):
+                 detach_cross_feature, contrastive='triplet'):
         super().__init__()
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
+
+        def to_visual(text, e):
+            if contrastive == 'infonce':
+                return infonce(text, e.visual, log_scale=e.log_scale)
+            return triplet(text, e.visual, margin=margin, hardest=hardest)
+
         self.terms = {
-            'triplet_en': lambda e, _: triplet(e.en, e.visual, margin=margin, hardest=hardest),
-            'triplet_tgt': lambda e, _: triplet(e.tgt, e.visual, margin=margin, hardest=hardest),
+            'triplet_en': lambda e, _: to_visual(e.en, e),
+            'triplet_tgt': lambda e, _: to_visual(e.tgt, e),
             'kd_sim': lambda e, _: similarity_distillation(e.cross, e.tgt, e.visual, temperature=temperature,
                                                            detach_visual=detach_teacher_visual),
             'kd_feat': lambda e, _: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
@@ -126,4 +160,4 @@ def build_loss(config):
     return NRCCRLoss(weights=dict(options.weights), margin=options.margin, hardest=options.hardest,
                      temperature=options.temperature, smooth_l1_beta=options.smooth_l1_beta,
                      detach_teacher_visual=options.detach_teacher_visual,
-                     detach_cross_feature=options.detach_cross_feature)
+                     detach_cross_feature=options.detach_cross_feature, contrastive=options.contrastive)

@@ -1,49 +1,68 @@
-"""NRCCR's model: visual encoders, text encoder with its cross branch, projections, language discriminators.
+"""NRCCR's model: visual encoders, text encoder with its cross branch, projections; its teacher by momentum.
 
-N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, H hidden width, E common space.
+N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, W and H widths out of the visual and the text
+encoder, E common space. With several processes a batch here is a process's share, n of N pairs.
 Masks are (N, L) or (N, F), 1 on real positions. Modules take explicit arguments; only `build_model` sees the config.
 """
-import json
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
-from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
+from basic.config import needs_tgt
+from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
+from basic.distributed import GlobalBatchNorm1d, gather, shared
+from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
+from basic.pretrained import bert_layers, bert_positions, build_bert, build_clip, checkpoint_layers, plain
 
-from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+GROUP = 64  # captions in a pass through BERT where they are sorted by length
+FIRST_TEMPERATURE, LARGEST_SCALE = 0.07, 100  # of InfoNCE, as in CLIP: the scale is 1 / temperature
 
-LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
+class Pooled(NamedTuple):
+    """What the encoders make of a batch: (n, W) visual, (n, H) a branch; BERT's tokens (n, L, D) for the discriminator.
 
-class Encoded(NamedTuple):
-    """A training batch in the common space: (N, E) each, L2-normalised; BERT's tokens (N, L, D) for the discriminator.
-
-    `cross` and `back` are None where no loss term needs them.
+    `tgt`, `cross` and `back` are None where no loss term needs them.
     """
     visual: torch.Tensor
     en: torch.Tensor
-    tgt: torch.Tensor
+    tgt: torch.Tensor | None
     cross: torch.Tensor | None
     back: torch.Tensor | None
     tokens_en: torch.Tensor
-    mask_en: torch.Tensor
-    tokens_tgt: torch.Tensor
-    mask_tgt: torch.Tensor
+    tokens_tgt: torch.Tensor | None
+
+
+class Encoded(NamedTuple):
+    """A training batch in the common space: (N, E) each, L2-normalised, of all processes together; tokens as above.
+
+    `log_scale` is InfoNCE's learned log(1 / temperature), None without it.
+    """
+    visual: torch.Tensor
+    en: torch.Tensor
+    tgt: torch.Tensor | None
+    cross: torch.Tensor | None
+    back: torch.Tensor | None
+    tokens_en: torch.Tensor
+    tokens_tgt: torch.Tensor | None
+    log_scale: torch.Tensor | None = None
 
 
 class VideoEncoder(nn.Module):
     """Frame features -> one vector a video (METHOD: visual encoders, video)."""
 
-    def __init__(self, *, dim, hidden, heads, qk_width, score_scale, positions, dropout, pooling):
+    def __init__(self, *, dim, hidden, heads, qk_width, score_scale, positions, dropout, pooling, attention='auto'):
         super().__init__()
         self.input = InputProjection(dim=dim, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
         self.block = AttentionBlock(hidden=hidden, heads=heads, qk_width=qk_width, score_scale=score_scale,
-                                    dropout=dropout)
+                                    dropout=dropout, attention=attention)
         self.pooling = pooling
         self.width = hidden
 
@@ -66,7 +85,7 @@ class FeatureEncoder(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Images through CLIP's image tower, then a linear layer: (N, 3, S, S) -> (N, H).
+    """Images through CLIP's image tower, then a linear layer: pixels (N, 3, S, S) or embeddings (N, P) -> (N, H).
 
     Args:
         clip: transformers' CLIPVisionModelWithProjection.
@@ -80,11 +99,18 @@ class ClipEncoder(nn.Module):
         self.train_clip = train_clip
         self.linear = nn.Linear(clip.config.projection_dim, hidden)
         self.width = hidden
+        for name, values in (('mean', CLIP_MEAN), ('std', CLIP_STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def forward(self, pixels, mask=None):
+    def embed(self, pixels):
+        """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P), not normalised."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         with torch.set_grad_enabled(self.train_clip and torch.is_grad_enabled()):
-            image = self.clip(pixel_values=pixels).image_embeds  # (N, projection), not normalised
-        return self.linear(image)
+            return self.clip(pixel_values=pixels).image_embeds
+
+    def forward(self, visual, mask=None):
+        return self.linear(visual if visual.dim() == 2 else self.embed(visual))
 
 
 class TextEncoder(nn.Module):
@@ -92,18 +118,20 @@ class TextEncoder(nn.Module):
 
     Args:
         bert: a BERT-like transformers model; `trained_layers` of it are trained (counted from 0), its embeddings if
-            `train_embeddings`, the rest is frozen.
-        the rest: as `basic.config.Text` documents.
+            `train_embeddings`, the rest is frozen. With `train_all` all of it is trained.
+        padding_matters: whether what BERT puts out at padded positions is used, by `pooling` or by a discriminator.
+            Where it is not, captions are sorted by length for BERT, and little is computed at padding.
+        the rest: as `basic.config.Text` and `basic.layers.AttentionBlock` document.
     Raises:
         ValueError: a layer number that the model does not have.
     """
 
     def __init__(self, *, bert, trained_layers, train_embeddings, hidden, heads, qk_width, score_scale, positions,
-                 dropout, pooling):
+                 dropout, pooling, attention='auto', padding_matters=True, train_all=False):
         super().__init__()
-        self.bert = bert.requires_grad_(False)
+        self.bert = bert.requires_grad_(train_all)
         layers = bert_layers(bert)
-        for number in trained_layers:
+        for number in [] if train_all else trained_layers:
             if number >= len(layers):
                 raise ValueError(f"key 'text.trained_layers' names layer {number}, but this BERT has {len(layers)} "
                                  f'(0 to {len(layers) - 1})')
@@ -113,8 +141,8 @@ class TextEncoder(nn.Module):
         self.input = InputProjection(dim=bert.config.hidden_size, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
         self.block = AttentionBlock(hidden=hidden, heads=heads, qk_width=qk_width, score_scale=score_scale,
-                                    dropout=dropout)
-        self.pooling = pooling
+                                    dropout=dropout, attention=attention)
+        self.pooling, self.padding_matters = pooling, padding_matters
         self.longest = bert_positions(bert)
 
     def tokens(self, branches, together=None):
@@ -125,10 +153,10 @@ class TextEncoder(nn.Module):
         bound by arithmetic, and would pay for padding every branch to the longest one.
 
         Args:
-            branches: list of (ids (N, L_i) int64, mask (N, L_i)).
+            branches: list of (ids (n, L_i) int64, mask (n, L_i)).
             together: in one pass; None: if the branches are on a GPU.
         Returns:
-            list of (N, L_i, D).
+            list of (n, L_i, D). Where padding does not matter it holds zeros there.
         Raises:
             ValueError: a branch longer than BERT's positions.
         """
@@ -138,14 +166,30 @@ class TextEncoder(nn.Module):
                              f'text.positions={self.longest} or less, then longer captions are cut')
         if together is None:
             together = len(branches) > 1 and branches[0][0].is_cuda
-        if not together:
-            return [self.bert(input_ids=ids, attention_mask=mask.to(ids.dtype)).last_hidden_state
-                    for ids, mask in branches]
+        if self.padding_matters and not together:
+            return [self._bert(ids, mask.to(ids.dtype)) for ids, mask in branches]
         padded = [F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1])) for ids, mask in branches]
-        ids, mask = torch.cat(padded, dim=1)                   # (branches * N, longest) each
-        output = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        ids, mask = torch.cat(padded, dim=1)                   # (branches * n, longest) each
+        output = self._bert(ids, mask) if self.padding_matters else self._bert_by_length(ids, mask)
         parts = output.split([len(ids) for ids, _ in branches])
         return [part[:, :ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
+
+    def _bert(self, ids, mask):
+        return self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    def _bert_by_length(self, ids, mask):
+        """(K, L) int64 each -> (K, L, D), zeros at padding: short captions together, then longer ones."""
+        lengths = mask.sum(dim=1)
+        order = lengths.argsort(stable=True)
+        longest = lengths[order].tolist()                      # the one wait for the GPU
+        output = None
+        for start in range(0, len(ids), GROUP):
+            rows, width = order[start:start + GROUP], max(longest[min(start + GROUP, len(ids)) - 1], 1)
+            part = self._bert(ids[rows, :width], mask[rows, :width]) * mask[rows, :width, None]
+            if output is None:
+                output = part.new_zeros(*ids.shape, part.shape[-1])
+            output[rows, :width] = part
+        return output
 
     def inputs(self, tokens):
         """BERT's tokens (N, L, D) -> the attention block's inputs (N, L, H)."""
@@ -166,6 +210,11 @@ class TextEncoder(nn.Module):
         crossed = self.block(en, en_mask, context=tgt, context_mask=tgt_mask)       # (N, L1, H)
         return pool(torch.cat([crossed, tgt], dim=1), torch.cat([en_mask, tgt_mask], dim=1), self.pooling)
 
+    def cross(self, en, tgt):
+        """The cross branch from its captions, two basic.caption.Tokens of n rows -> (n, H)."""
+        tokens = self.tokens([(en.ids, en.mask), (tgt.ids, tgt.mask)])
+        return self.attend_across(self.inputs(tokens[0]), en.mask, self.inputs(tokens[1]), tgt.mask)
+
     def forward(self, ids, mask):
         """ids (N, L), mask (N, L) -> (N, H)."""
         return self.attend(self.inputs(*self.tokens([(ids, mask)])), mask)
@@ -177,73 +226,13 @@ class Projection(nn.Module):
     def __init__(self, *, dim, space, dropout):
         super().__init__()
         self.linear = nn.Linear(dim, space)
-        self.norm = nn.BatchNorm1d(space)
+        self.norm = GlobalBatchNorm1d(space)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x):
         return F.normalize(self.dropout(self.norm(self.linear(x))), dim=-1)
-
-
-class LinearDiscriminator(nn.Module):
-    """`weak`: the average token, then a linear layer to two logits."""
-
-    def __init__(self, *, dim, pooling):
-        super().__init__()
-        self.model = nn.Linear(dim, 2)
-        self.pooling = pooling
-
-    def forward(self, tokens, mask):
-        """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
-        return self.model(pool(tokens, mask, self.pooling))
-
-
-class MlpDiscriminator(LinearDiscriminator):
-    """`not-so-weak`: the average token, then an MLP D-256-128-2 with tanh."""
-
-    def __init__(self, *, dim, pooling):
-        super().__init__(dim=dim, pooling=pooling)
-        self.model = nn.Sequential(nn.Linear(dim, 256), nn.Tanh(), nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2))
-
-
-class ResidualBlock(nn.Module):
-    """ReLU, conv5, ReLU, conv5, times 0.3, plus the input; as released (`relu_skip`) plus the ReLU'd input."""
-
-    def __init__(self, *, channels, relu_skip):
-        super().__init__()
-        self.conv1 = nn.Conv1d(channels, channels, 5, padding=2)
-        self.conv2 = nn.Conv1d(channels, channels, 5, padding=2)
-        self.relu_skip = relu_skip
-
-    def forward(self, x, keep):
-        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or just 1."""
-        rectified = F.relu(x)
-        inner = F.relu(self.conv1(rectified * keep))
-        return 0.3 * self.conv2(inner * keep) + (rectified if self.relu_skip else x)
-
-
-class ConvDiscriminator(nn.Module):
-    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear to two logits.
-
-    As released the convolutions read padding as they read tokens; with the pooling `mean` they see zeros there, which
-    is what they see beyond the sequence's end, so that the amount of padding does not change the logits.
-    """
-
-    def __init__(self, *, dim, pooling, relu_skip):
-        super().__init__()
-        self.entry = nn.Conv1d(dim, 128, 1)
-        self.blocks = nn.ModuleList(ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3))
-        self.model = nn.Linear(128, 2)
-        self.pooling = pooling
-
-    def forward(self, tokens, mask):
-        """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
-        keep = 1 if self.pooling == 'padded_mean' else mask[:, None]         # (N, 1, L)
-        x = self.entry(tokens.transpose(1, 2))                               # (N, 128, L)
-        for block in self.blocks:
-            x = block(x, keep)
-        return self.model(pool(x.transpose(1, 2), mask, self.pooling))
 
 
 class NRCCR(nn.Module):
@@ -254,19 +243,21 @@ class NRCCR(nn.Module):
         text_encoder: a TextEncoder of width H.
         space, dropout: width E of the common space and the projections' dropout.
         discriminator: (tokens, mask) -> logits (N, 2).
-        use_cross, use_back: whether the training forward computes these branches.
+        use_tgt, use_cross, use_back: whether the training forward computes these branches.
+        learn_scale: have the parameter `log_scale` of InfoNCE.
         architecture: plain dict that rebuilds BERT and CLIP without a download, kept for checkpoints.
     """
 
     def __init__(self, *, visual_encoder, text_encoder, hidden, space, dropout, discriminator, use_cross, use_back,
-                 architecture):
+                 architecture, use_tgt=True, learn_scale=False):
         super().__init__()
         self.visual_encoder = visual_encoder
         self.text_encoder = text_encoder
         self.visual_projection = Projection(dim=visual_encoder.width, space=space, dropout=dropout)
         self.text_projection = Projection(dim=hidden, space=space, dropout=dropout)
         self.discriminator = discriminator
-        self.use_cross, self.use_back = use_cross, use_back
+        self.use_tgt, self.use_cross, self.use_back = use_tgt, use_cross, use_back
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(FIRST_TEMPERATURE))) if learn_scale else None
         self.architecture = architecture
 
     @property
@@ -279,110 +270,127 @@ class NRCCR(nn.Module):
         return [p for name, p in self.named_parameters()
                 if p.requires_grad and not name.startswith('discriminator.')]
 
+    @torch.no_grad()
+    def keep_in_bounds(self):
+        """After an optimiser's step: InfoNCE's scale is at most 100. Clamped in place, it can come down again."""
+        if self.log_scale is not None:
+            self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
+
     def encode_visual(self, visual, mask=None):
         """frames (N, F, D) with mask (N, F), features (N, D), or pixels (N, 3, S, S) -> (N, E)."""
-        return self.visual_projection(self.visual_encoder(visual, mask))
+        return in_float32(self.visual_projection, self.visual_encoder(visual, mask))
 
     def encode_text(self, ids, mask):
         """ids (N, L) int64, mask (N, L) -> (N, E); a branch at a time, both languages alike."""
-        return self.text_projection(self.text_encoder(ids, mask))
+        return in_float32(self.text_projection, self.text_encoder(ids, mask))
 
-    def forward(self, batch):
+    def forward(self, batch, micro_batch=0):
         """A training batch (`data_provider.Batch`) -> Encoded.
+
+        Args:
+            batch: this process's share of the global batch.
+            micro_batch: pairs encoded at once, 0 for all. Of each such part only what comes out of the encoders is
+                kept, and its graph is built again, with the same dropout, when the backward pass gets there: gradients
+                of a large batch with all its negatives, in the memory of a small one.
+        """
+        if not len(batch.index):         # no pair of a short batch, but a part in what all processes do together
+            pooled = Pooled(*(None if part is None else part[:0] for part in self.encode_branches(batch.stand_in())))
+        elif micro_batch and micro_batch < len(batch.index):
+            # `checkpoint` keeps the random numbers of the devices of those tensors that it is given by themselves.
+            parts = [checkpoint(lambda part, _: self.encode_branches(part), part, part.index, use_reentrant=False)
+                     for part in batch.split(micro_batch)]
+            pooled = Pooled(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
+        else:
+            pooled = self.encode_branches(batch)
+        return self.project(pooled, total=batch.total)
+
+    def encode_branches(self, batch):
+        """Everything before the projections, a function of each pair alone (but for its batch's padding) -> Pooled."""
+        text = self.text_encoder
+        used = {'en': True, 'tgt': self.use_tgt, 'back': self.use_back}
+        branches = {role: getattr(batch, role) for role, use in used.items() if use}
+        tokens = text.tokens([(branch.ids, branch.mask) for branch in branches.values()])
+        tokens = dict(zip(branches, tokens))                                        # (n, L, D) a branch
+        inputs = {role: text.inputs(part) for role, part in tokens.items()}         # (n, L, H) a branch
+        visual = self.visual_encoder(batch.visual, batch.visual_mask)
+        pooled = {role: text.attend(inputs[role], branches[role].mask) for role in branches if role != 'back'}
+        pooled['cross'] = text.attend_across(inputs['en'], batch.en.mask, inputs['tgt'],
+                                             batch.tgt.mask) if self.use_cross else None
+        pooled['back'] = text.attend(inputs['back'], batch.back.mask) if self.use_back else None
+        return Pooled(visual=visual, **{'tgt': None, **pooled}, tokens_en=tokens['en'], tokens_tgt=tokens.get('tgt'))
+
+    def project(self, pooled, total):
+        """Pooled, of this process's share of `total` pairs -> Encoded, of all of them.
 
         The text projection runs once a branch, in the order en, tgt, cross, back: each call moves its batch norm.
         """
-        text, en, tgt, back = self.text_encoder, batch.en, batch.tgt, batch.back
-        branches = [en, tgt, back] if self.use_back else [en, tgt]
-        tokens = text.tokens([(branch.ids, branch.mask) for branch in branches])    # (N, L, D) a branch
-        inputs = [text.inputs(part) for part in tokens]                             # (N, L, H) a branch
+        def to_space(projection, x):
+            return None if x is None else gather(in_float32(projection, x), total)
 
-        visual = self.encode_visual(batch.visual, batch.visual_mask)
-        en_space = self.text_projection(text.attend(inputs[0], en.mask))
-        tgt_space = self.text_projection(text.attend(inputs[1], tgt.mask))
-        cross_space = back_space = None
-        if self.use_cross:
-            cross_space = self.text_projection(text.attend_across(inputs[0], en.mask, inputs[1], tgt.mask))
-        if self.use_back:
-            back_space = self.text_projection(text.attend(inputs[2], back.mask))
-        return Encoded(visual=visual, en=en_space, tgt=tgt_space, cross=cross_space, back=back_space,
-                       tokens_en=tokens[0], mask_en=en.mask, tokens_tgt=tokens[1], mask_tgt=tgt.mask)
+        return Encoded(to_space(self.visual_projection, pooled.visual),
+                       *(to_space(self.text_projection, branch)
+                         for branch in (pooled.en, pooled.tgt, pooled.cross, pooled.back)),
+                       tokens_en=pooled.tokens_en, tokens_tgt=pooled.tokens_tgt,
+                       log_scale=None if self.log_scale is None else shared(self.log_scale))
 
 
-def bert_layers(bert):
-    """The list of transformer layers of a BERT-like model; raises ValueError if none of the known places has it."""
-    for path in LAYER_LISTS:
-        try:
-            return bert.get_submodule(path)
-        except AttributeError:
-            continue
-    raise ValueError(f"key 'text.bert': {type(bert).__name__} keeps its layers in none of {', '.join(LAYER_LISTS)}; "
-                     'give a BERT-like encoder')
+class MomentumTeacher(nn.Module):
+    """A slow copy of the text encoder and its projection, which computes the cross branch for the distillation terms.
 
-
-def bert_positions(bert):
-    """The longest sequence that the model can read; infinite where its positions are not a table."""
-    table = getattr(getattr(bert, 'embeddings', None), 'position_embeddings', None)
-    if not isinstance(table, nn.Embedding):
-        return math.inf
-    reserved = 0 if table.padding_idx is None else table.padding_idx + 1     # RoBERTa counts from there
-    return table.num_embeddings - reserved
-
-
-def build_bert(*, name, pretrained, dropout, architecture=None):
-    """The BERT-like encoder, without its pooler.
+    Its trained weights are exponential moving averages of the model's, theta <- m * theta + (1 - m) * theta_model after
+    each optimiser step (Tarvainen and Valpola 2017, arXiv 1703.01780); what is frozen in the model is shared with it.
+    It runs without gradient and without dropout. Its batch norm takes the statistics of the batch, as the model's own
+    does for this branch: those that the model has stored are of other branches. Evaluation has no use for it.
 
     Args:
-        name: hub name or local folder.
-        pretrained: False keeps the architecture and starts from random weights.
-        dropout: inside it.
-        architecture: its config as a plain dict, from a checkpoint: then nothing is read from `name`.
-    Raises:
-        ValueError: neither reachable nor in the local cache, or not a folder that transformers can load.
+        model: NRCCR, of which it starts as a copy.
+        momentum: m.
     """
-    try:
-        if architecture:
-            config = AutoConfig.for_model(**architecture)
-        else:
-            config = AutoConfig.from_pretrained(name)
-        for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
-                    'embedding_dropout', 'mlp_dropout'):     # as the models of LAYER_LISTS call it
-            if hasattr(config, key):
-                setattr(config, key, dropout)
-        if architecture or not pretrained:
-            bert = AutoModel.from_config(config)
-        else:
-            bert = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"key 'text.bert': cannot load '{name}': {_first_line(error)}\n  Without network and cache, "
-                         'give a local folder as transformers saves it (config.json, weights, vocabulary): '
-                         'text.bert=FOLDER; with text.pretrained=false it needs no weights') from None
-    if getattr(bert, 'pooler', None) is not None:
-        bert.pooler = None
-    return bert
+
+    def __init__(self, model, momentum):
+        super().__init__()
+        source = nn.ModuleDict({'encoder': model.text_encoder, 'projection': model.text_projection})
+        copy = deepcopy(source, {id(p): p for p in source.parameters() if not p.requires_grad})
+        self.encoder, self.projection = copy['encoder'], copy['projection']
+        pairs = list(zip(copy.named_parameters(), source.parameters(), strict=True))
+        self._moving = {name: ours.requires_grad_(False) for (name, ours), theirs in pairs if ours is not theirs}
+        self._followed = [theirs for (_, ours), theirs in pairs if ours is not theirs]
+        self._average = get_ema_multi_avg_fn(momentum)
+        self.train()
+
+    def train(self, mode=True):
+        """Always the mode that the class describes."""
+        super().train(False)
+        self.projection.norm.train()
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch, micro_batch=0):
+        """A training batch, and pairs encoded at once, as for the model -> (N, E), of all processes together."""
+        own = len(batch.index)
+        parts = batch.split(micro_batch or own) if own else [batch.stand_in()]
+        pooled = torch.cat([self.encoder.cross(part.en, part.tgt) for part in parts])[:own]      # (n, H)
+        return gather(in_float32(self.projection, pooled), batch.total)
+
+    def follow(self):
+        """Move towards the model."""
+        self._average(list(self._moving.values()), self._followed, None)
+
+    def weights(self):
+        """What moves, for a checkpoint: dict of name -> tensor."""
+        return {name: parameter.detach() for name, parameter in self._moving.items()}
+
+    @torch.no_grad()
+    def restore(self, weights):
+        """Put back what `weights` gave."""
+        for name, parameter in self._moving.items():
+            parameter.copy_(weights[name])
 
 
-def build_clip(*, name, pretrained, architecture=None):
-    """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys `visual.clip*`."""
-    try:
-        if architecture:
-            return CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
-        if pretrained:
-            return CLIPVisionModelWithProjection.from_pretrained(name, dtype=torch.float32)
-        return CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"key 'visual.clip': cannot load '{name}': {_first_line(error)}\n  Without network and "
-                         'cache, give a local folder as transformers saves it: visual.clip=FOLDER') from None
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _plain(config):
-    """A transformers config as plain data, without what describes files, versions or another task's labels."""
-    drop = {'_name_or_path', 'transformers_version', 'architectures', 'dtype', 'torch_dtype', 'id2label', 'label2id'}
-    return {key: value for key, value in json.loads(config.to_json_string(use_diff=False)).items() if key not in drop}
+def in_float32(projection, x):
+    """projection(x) in float32 under autocast too: the losses and the scores compare what comes out."""
+    with torch.autocast(x.device.type, enabled=False):
+        return projection(x.float())
 
 
 def build_model(config, feature_dim=0, architecture=None):
@@ -396,15 +404,15 @@ def build_model(config, feature_dim=0, architecture=None):
     Raises:
         ValueError: weights that cannot be found, a layer that does not exist; names the key.
     """
-    text, visual, weights = config.text, config.visual, config.loss.weights
+    text, visual, loss, weights, compute = config.text, config.visual, config.loss, config.loss.weights, config.compute
     stored = architecture or {'bert': None, 'clip': None, 'feature_dim': feature_dim}
     assert visual.kind == 'clip' or stored['feature_dim'] > 0, 'the caller gives the width of the features'
     bert = build_bert(name=text.bert, pretrained=text.pretrained, dropout=text.bert_dropout,
-                      architecture=stored['bert'])
+                      architecture=stored['bert'], attention=compute.attention)
     clip_config = None
     if visual.kind == 'clip':
         clip = build_clip(name=visual.clip, pretrained=visual.clip_pretrained, architecture=stored['clip'])
-        clip_config = _plain(clip.config)
+        clip_config = plain(clip.config)
         visual_encoder = ClipEncoder(clip=clip, hidden=visual.hidden, train_clip=visual.train_clip)
     elif visual.kind == 'pooled':
         visual_encoder = FeatureEncoder(dim=stored['feature_dim'])
@@ -412,16 +420,40 @@ def build_model(config, feature_dim=0, architecture=None):
         visual_encoder = VideoEncoder(
             dim=stored['feature_dim'], hidden=visual.hidden, heads=visual.heads, qk_width=visual.qk_width,
             score_scale=visual.score_scale, positions=visual.positions, dropout=visual.dropout,
-            pooling=visual.pooling)
+            pooling=visual.pooling, attention=compute.attention)
     text_encoder = TextEncoder(
-        bert=bert, trained_layers=text.trained_layers, train_embeddings=text.train_embeddings, hidden=text.hidden,
-        heads=text.heads, qk_width=text.qk_width, score_scale=text.score_scale, positions=text.positions,
-        dropout=text.dropout, pooling=text.pooling)
+        bert=bert, trained_layers=text.trained_layers, train_embeddings=text.train_embeddings,
+        train_all=text.train_all, hidden=text.hidden, heads=text.heads, qk_width=text.qk_width,
+        score_scale=text.score_scale, positions=text.positions, dropout=text.dropout, pooling=text.pooling,
+        attention=compute.attention,
+        padding_matters='padded_mean' in (text.pooling, *([config.discriminator.pooling] * (weights.adversarial > 0))))
+    if compute.checkpointing:
+        layers = bert_layers(bert)
+        checkpoint_layers(layers if text.train_all else [layers[number] for number in text.trained_layers])
+    if compute.compile:
+        bert.compile(dynamic=True)
+        visual_encoder.compile(dynamic=True)
     return NRCCR(
         visual_encoder=visual_encoder, text_encoder=text_encoder, hidden=text.hidden, space=config.space.dim,
         dropout=config.space.dropout, discriminator=build_discriminator(config, dim=bert.config.hidden_size),
-        use_cross=weights.kd_sim > 0 or weights.kd_feat > 0, use_back=weights.triplet_back > 0,
-        architecture={'bert': _plain(bert.config), 'clip': clip_config, 'feature_dim': stored['feature_dim']})
+        use_tgt=needs_tgt(weights), use_cross=distils(weights) and loss.teacher == 'self',
+        use_back=weights.triplet_back > 0, learn_scale=loss.contrastive == 'infonce',
+        architecture={'bert': plain(bert.config), 'clip': clip_config, 'feature_dim': stored['feature_dim']})
+
+
+def build_teacher(config, model):
+    """The momentum teacher of a model, or None where the config has none, or no term that it would teach."""
+    if config.loss.teacher != 'momentum' or not distils(config.loss.weights):
+        return None
+    teacher = MomentumTeacher(model, config.loss.teacher_momentum)
+    if config.compute.compile:
+        teacher.encoder.bert.compile(dynamic=True)
+    return teacher
+
+
+def distils(weights):
+    """Whether a loss term reads the cross branch, given `config.loss.weights`."""
+    return weights.kd_sim > 0 or weights.kd_feat > 0
 
 
 def build_discriminator(config, dim):

@@ -109,7 +109,7 @@ def read_video2frames(path):
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, 'lineno', None) or 1
         raise DataError(f'{path}:{line}: expected a dict literal such as '
-                        f"{{'video1': ['video1_0', 'video1_1']}}, found: {error}") from None
+                        f"{{'video1': ['video1_0', 'video1_1']}}, found: {getattr(error, 'msg', error)}") from None
     for video, frames in pairs:
         if not isinstance(video, str) or not isinstance(frames, list) or not all(isinstance(f, str) for f in frames):
             raise DataError(f'{path}: video {video!r}: expected a list of frame ids (strings), found '
@@ -176,8 +176,20 @@ def _literal_pairs(text):
     tree = ast.parse(text.strip(), mode='eval').body
     if not isinstance(tree, ast.Dict):
         raise ValueError(f'a {type(tree).__name__.lower()}')
-    pairs = [(ast.literal_eval(key), ast.literal_eval(value)) for key, value in zip(tree.keys, tree.values)]
+    pairs = [(_literal(key), _literal(value)) for key, value in zip(tree.keys, tree.values)]
     return [(key, list(value) if isinstance(value, tuple) else value) for key, value in pairs]
+
+
+def _literal(node):
+    """The value of a literal's syntax tree; ValueError (with `lineno`) for code, of which nothing is run."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        found = next((part for part in ast.walk(node) if isinstance(part, ast.expr) and not isinstance(
+            part, (ast.Constant, ast.List, ast.Tuple, ast.Dict))), node) if node else None
+        error = ValueError(f'code in place of data: {ast.unparse(found)[:60]!r}' if node else "'**' in place of data")
+        error.lineno = getattr(found, 'lineno', 1)
+        raise error from None
 
 
 def _as_utf8(name):

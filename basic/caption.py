@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 from basic.bigfile import visual_id
 from basic.errors import DataError, UnreachableError, first_five
+from basic.hub import load_pretrained, reason
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -22,7 +21,6 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'true')
 
 SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pad_token': '[PAD]',
            'mask_token': '[MASK]'}
-HUB_TIMEOUT = 5                          # seconds to wait for the model hub before saying that it is out of reach
 
 
 @dataclass
@@ -69,11 +67,7 @@ def read_captions(path, problems=None):
     if not path.is_file():
         raise DataError(f'no caption file {path}')
     file, lines, bad = CaptionFile(path), {}, []
-    # Split the bytes at \n alone: text methods would also split at \r, U+2028 and others inside a caption.
-    for number, line in enumerate(path.read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n'), start=1):
-        line = line.removesuffix(b'\r')
-        if not line:
-            continue
+    for number, line in caption_lines(path):
         try:
             key, text = _parse_line(line)
             if key in lines:
@@ -91,6 +85,15 @@ def read_captions(path, problems=None):
     if bad:
         problems.extend(bad)
     return file
+
+
+def caption_lines(path):
+    """Yield (number, bytes) of each line of a caption file that is not empty, without its end."""
+    # Split the bytes at \n alone: text methods would also split at \r, U+2028 and others inside a caption.
+    for number, line in enumerate(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n'), start=1):
+        line = line.removesuffix(b'\r')
+        if line:
+            yield number, line
 
 
 def _parse_line(line):
@@ -195,31 +198,19 @@ def _load_folder(path):
     try:
         return AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f'{path} holds no tokenizer that transformers can load ({_reason(error)}); text.bert=FOLDER '
+        raise DataError(f'{path} holds no tokenizer that transformers can load ({reason(error)}); text.bert=FOLDER '
                         'needs tokenizer.json, or vocab.txt, beside the weights') from None
 
 
 def _load_hub(name):
-    """The tokenizer of a hub name; the cache first, because transformers retries a dead connection for a minute."""
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):        # not in the cache
-        pass
-    try:
-        get_hf_file_metadata(hf_hub_url(name, 'config.json'), timeout=HUB_TIMEOUT)
-        return AutoTokenizer.from_pretrained(name)
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise DataError(f"no tokenizer '{name}': no such folder here, no such model on the hub ({_reason(error)}); "
-                        'set text.bert to a hub name, or to a folder that holds the model and its tokenizer') from None
-    except Exception as error:           # what a failed request raises differs between huggingface_hub's versions
-        raise UnreachableError(
-            f"no tokenizer '{name}': no such folder, not in the local cache of downloaded models, and it cannot be "
-            f'downloaded now ({_reason(error)}); give a local folder that holds the model and its tokenizer: '
-            'text.bert=FOLDER') from None
-
-
-def _reason(error):
-    return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:200]}'
+        return load_pretrained(AutoTokenizer, name)
+    except UnreachableError as error:
+        raise UnreachableError(f"no tokenizer '{name}': {error}; give a local folder that holds the model and its "
+                               'tokenizer: text.bert=FOLDER') from None
+    except DataError as error:
+        raise DataError(f"no tokenizer '{name}': {error}; set text.bert to a hub name, or to a folder that holds the "
+                        'model and its tokenizer') from None
 
 
 @dataclass
@@ -228,11 +219,15 @@ class Tokens:
     ids: torch.Tensor
     mask: torch.Tensor
 
+    def each(self, function):
+        """function(tensor) of both."""
+        return Tokens(function(self.ids), function(self.mask))
+
     def to(self, device, non_blocking=False):
-        return Tokens(*(tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.mask)))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self):
-        return Tokens(self.ids.pin_memory(), self.mask.pin_memory())
+        return self.each(torch.Tensor.pin_memory)
 
 
 class PackedTokens:
@@ -266,10 +261,22 @@ class PackedTokens:
     def __len__(self):
         return len(self.offsets) - 1
 
-    def padded(self, indices):
-        """Captions `indices` (N,) as Tokens, padded to the longest of them."""
+    @property
+    def lengths(self):
+        """(captions,) int64, tokens of each."""
+        return np.diff(self.offsets)
+
+    @property
+    def width(self):
+        """Tokens of the longest caption, after cutting."""
+        return int(self.lengths.max(initial=0))
+
+    def padded(self, indices, own=slice(None)):
+        """Captions indices[own] (N,) as Tokens, padded to the longest of all `indices`."""
         starts, ends = self.offsets[indices], self.offsets[np.asarray(indices) + 1]
-        places = starts[:, None] + np.arange((ends - starts).max())      # (N, L)
+        longest = (ends - starts).max()
+        starts, ends = starts[own], ends[own]
+        places = starts[:, None] + np.arange(longest)                    # (N, L)
         real = places < ends[:, None]
         ids = np.where(real, self.ids[np.minimum(places, len(self.ids) - 1)], self.pad_id)
         return Tokens(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real.astype(np.float32)))

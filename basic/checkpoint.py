@@ -35,6 +35,7 @@ class Checkpoint:
     model: dict               # state dict of model.NRCCR
     epoch: int
     val: dict | None = None   # validation metrics of that epoch
+    choice: dict | None = None  # of w on validation: see evaluation.choose_weight; none in a released file
     training: dict | None = None  # optimisers, schedule, counters, random states; in last.pt only
     released: bool = False
 
@@ -44,7 +45,7 @@ def save_checkpoint(path, content):
 
     Args:
         path: file to write.
-        content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, training].
+        content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, choice][, training].
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -94,17 +95,18 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, zip, end of file, a class not allowed
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f'{path} cannot be read safely as a checkpoint ({type(error).__name__}: {reason[:300]}). '
-                              'It may be damaged, or hold code; only tensors, plain data and argparse.Namespace '
-                              'are read') from None
+        asked = re.search(r'GLOBAL ([\w.]+)', str(error))   # torch's own advice, to load it regardless, is left out
+        reason = (f'it asks for {asked[1]}' if asked else
+                  next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300])
+        raise CheckpointError(f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold '
+                              'code; only tensors, plain data and argparse.Namespace are read') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
         missing = [key for key in ('config', 'architecture', 'model', 'epoch') if key not in content]
         if missing:
             raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
         return Checkpoint(path=path, config=config_from_dict(content['config'], overrides),
                           architecture=content['architecture'], model=content['model'], epoch=content['epoch'],
-                          val=content.get('val'), training=content.get('training'))
+                          val=content.get('val'), choice=content.get('choice'), training=content.get('training'))
     if isinstance(content, dict) and isinstance(content.get('model'), (list, tuple)) and 'opt' in content:
         return _released(path, content, overrides, bert_heads)
     keys = ', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -3,6 +3,7 @@ import itertools
 from pathlib import Path
 
 from basic.caption import CaptionFile, join_captions, read_captions
+from basic.config import needs_tgt
 from basic.errors import DataError, listing
 
 
@@ -51,9 +52,10 @@ class CollectionFiles:
 
     def roles(self, split):
         """The caption branches that a split needs."""
-        if split != 'train':
-            return ('en', 'tgt')
-        return ('en', 'tgt', 'back') if self.config.loss.weights.triplet_back > 0 else ('en', 'tgt')
+        weights = self.config.loss.weights
+        needed = {'en': True, 'tgt': split != 'train' or needs_tgt(weights),
+                  'back': split == 'train' and weights.triplet_back > 0}
+        return tuple(role for role, need in needed.items() if need)
 
     def caption_path(self, split, role):
         template = 'TextData/' + getattr(getattr(self.config.data.captions, split), role)

@@ -1,6 +1,7 @@
 """The configuration: one typed schema, merged from three places and checked before anything else runs.
 
-    schema (this file)  <-  configs/<name>.yaml, on top of its `base:` file (or list of files)  <-  key=value
+    schema (this file)  <-  configs/<name>.yaml, on top of its `base:` file (or list of files)
+                        <-  further files, such as configs/ablation/<name>.yaml, in their order  <-  key=value
 
 An unknown key, a wrong type or an impossible combination raises `ConfigError` in the first second, naming the key
 and what would be valid. Every number that the paper or its released code states is a field here, with its source.
@@ -19,6 +20,11 @@ VISUAL_KINDS = ('frames', 'pooled', 'clip')
 DISCRIMINATORS = ('strong', 'not-so-weak', 'weak')
 LOSS_TERMS = ('triplet_en', 'triplet_tgt', 'kd_sim', 'kd_feat', 'triplet_back', 'adversarial')
 SPLITS = ('train', 'val', 'test')
+PRECISIONS = ('fp32', 'tf32', 'bf16')
+ATTENTIONS = ('auto', 'fused', 'eager')
+IMAGE_CACHES = ('none', 'pixels', 'embeddings')
+CONTRASTIVE = ('triplet', 'infonce')
+TEACHERS = ('self', 'momentum')
 
 
 class ConfigError(ValueError):
@@ -82,6 +88,7 @@ class Data:
     pooled: SplitFiles = field(default_factory=SplitFiles)      # .npy of one row an image, for visual.kind=pooled
     ids: SplitFiles = field(default_factory=SplitFiles)         # the image lists: row i of the .npy is line i here
     images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder
+    noise: float = 0.0                   # a record: the rate of corrupted training translations; names the run's folder
 
 
 @dataclass
@@ -93,6 +100,7 @@ class Text:
     clean_en: bool = True                # as released: English keeps A-Za-z0-9 only, and a full stop is appended
     trained_layers: list[int] = field(default_factory=lambda: [5, 6, 7, 8, 9, 10, 11])  # of BERT; others are frozen
     train_embeddings: bool = False       # BERT's embeddings; the paper freezes them
+    train_all: bool = False              # all of BERT, however deep, embeddings included, whatever the two above say
     bert_dropout: float = 0.1            # inside BERT, in frozen layers too
     hidden: int = 768                    # width of the attention block
     heads: int = 8
@@ -159,6 +167,9 @@ class Loss:
     smooth_l1_beta: float = 4.0          # of the feature distillation
     detach_teacher_visual: bool = False  # as released the teacher's distribution also moves the visual side
     detach_cross_feature: bool = False   # as released feature distillation also moves the cross branch
+    contrastive: str = 'triplet'         # what triplet_en and triplet_tgt compute: triplet | infonce (see loss.infonce)
+    teacher: str = 'self'                # what computes the cross branch: self | momentum (see model.MomentumTeacher)
+    teacher_momentum: float = 0.999      # share of the momentum teacher that stays in a step
 
 
 @dataclass
@@ -173,8 +184,20 @@ class Train:
     halve_wait: int = 3                  # ... if this many epochs passed since the start or the last halving
     patience: int = 10                   # stop after more epochs than this without improvement
     grad_clip: float = 2.0               # global L2 norm over encoders and projections; 0: none
-    workers: int = 2                     # loader processes; 0: load in the training process
+    workers: int = 2                     # batches made at once, by threads, images by processes; 0: none ahead
     val_weight: float = 0.2              # w of the English branch in validation
+
+
+@dataclass
+class Compute:
+    """How it is computed: changes speed, memory and rounding, not what is computed."""
+    precision: str = 'fp32'              # fp32 | tf32 (matrix products on a GPU) | bf16 (autocast; losses in float32)
+    attention: str = 'auto'              # fused (SDPA) | eager (written out); auto: see basic.layers.AttentionBlock
+    compile: bool = False                # torch.compile of BERT and the visual encoder, for any length
+    micro_batch: int = 0                 # pairs encoded at once, the negatives still being the batch's; 0: all
+    checkpointing: bool = False          # recompute BERT's layers in the backward pass instead of keeping them
+    image_cache: str = 'none'            # clip: keep each image as pixels (uint8) or as the frozen tower's embedding
+    score_memory: int = 1024             # MiB for blocks of scores and embeddings; less is slower, not different
 
 
 @dataclass
@@ -183,6 +206,7 @@ class Eval:
     val_batch_size: int = 128            # with padded_mean the batch matters
     test_batch_size: int = 64
     weights: list[float] = field(default_factory=lambda: [1.0, 0.8, 0.5, 0.2, 0.0])  # w of the English branch
+    weight_grid: list[float] = field(default_factory=list)  # w to choose from on validation; empty: eval.weights
     ties: str = 'pessimistic'            # rank among equal scores: pessimistic (last) | mean (middle)
 
 
@@ -197,22 +221,42 @@ class Config:
     discriminator: Discriminator = field(default_factory=Discriminator)
     loss: Loss = field(default_factory=Loss)
     train: Train = field(default_factory=Train)
+    compute: Compute = field(default_factory=Compute)
     eval: Eval = field(default_factory=Eval)
 
 
 def load_config(path=None, overrides=()):
-    """Merge schema, YAML file (and its bases) and `key=value` strings; check; return the frozen config.
+    """Merge schema, YAML files (and their bases) and `key=value` strings; check; return the frozen config.
 
     Args:
-        path: YAML file, or None for the schema alone.
+        path: YAML file, a list of them, of which later ones win, or None for the schema alone. Without the option
+            `name=...` the config is called by all of them, each by its own `name` or else its file's name: vatex.yaml
+            with ablation/no_adversary.yaml is vatex_no_adversary.
         overrides: strings such as `train.lr=3e-4` or `text.trained_layers=[2,3]`.
     Returns:
         A `Config`; attribute access, read-only.
     Raises:
         ConfigError: unknown key, wrong type, impossible combination; names the key.
     """
-    layers = [(str(p), OmegaConf.create(tree)) for p, tree in _yaml_layers(path)] if path else []
-    return _merged([*layers, *_options(overrides)], name=Path(path).stem if path else '')
+    paths = [path] if isinstance(path, str | Path) else list(path or ())
+    layers, names = [], []
+    for path in paths:
+        found = _yaml_layers(path)
+        layers += [(str(file), OmegaConf.create(tree)) for file, tree in found]
+        names.append(next((tree['name'] for _, tree in reversed(found) if tree.get('name')), Path(path).stem))
+    if len(paths) > 1:
+        layers.append((' with '.join(map(str, paths)), OmegaConf.create({'name': '_'.join(map(str, names))})))
+    return _merged([*layers, *_options(overrides)], name=names[0] if names else '')
+
+
+def needs_tgt(weights):
+    """Whether any loss term reads the training captions' translations, given `Config.loss.weights`."""
+    return any(weights[term] > 0 for term in ('triplet_tgt', 'kd_sim', 'kd_feat', 'adversarial'))
+
+
+def keys_of(path):
+    """The dotted keys that a YAML file, or one of its bases, sets; raises ConfigError as `load_config`."""
+    return {key for _, tree in _yaml_layers(path) for key, value in _leaves(tree) if not isinstance(value, dict)}
 
 
 def config_from_dict(tree, overrides=()):
@@ -233,7 +277,9 @@ def _options(overrides):
         try:
             yield f"option '{text}'", OmegaConf.from_dotlist([text])
         except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"option '{text}': {error}") from None
+            raise ConfigError(f"option '{text}': what stands after = is not valid YAML "
+                              f"({' '.join(str(error).split())}); put text with braces, brackets or a colon into "
+                              'double quotes, for example \'data.images="photos/{id}.jpg"\'') from None
 
 
 def _yaml_layers(path, seen=()):
@@ -340,11 +386,15 @@ def _check(config):
                          ('text.score_scale', SCORE_SCALES), ('visual.score_scale', SCORE_SCALES),
                          ('visual.kind', VISUAL_KINDS), ('discriminator.kind', DISCRIMINATORS),
                          ('discriminator.pooling', ('padded_mean', 'mean')),
+                         ('compute.precision', PRECISIONS), ('compute.attention', ATTENTIONS),
+                         ('compute.image_cache', IMAGE_CACHES), ('loss.contrastive', CONTRASTIVE),
+                         ('loss.teacher', TEACHERS),
                          ('eval.ties', ('pessimistic', 'mean'))):
         require(OmegaConf.select(config, key) in choices, key, f'valid values: {", ".join(choices)}')
     for key in ('text.hidden', 'text.heads', 'text.qk_width', 'text.positions', 'visual.hidden', 'visual.heads',
                 'visual.qk_width', 'visual.max_frames', 'visual.positions', 'space.dim', 'train.batch_size',
-                'train.epochs', 'train.halve_wait', 'eval.val_batch_size', 'eval.test_batch_size', 'data.task'):
+                'train.epochs', 'train.halve_wait', 'compute.score_memory', 'eval.val_batch_size',
+                'eval.test_batch_size', 'data.task'):
         require(OmegaConf.select(config, key) >= 1, key, 'expected a whole number of at least 1')
     for key in ('text.dropout', 'text.bert_dropout', 'visual.dropout', 'space.dropout'):
         require(0 <= OmegaConf.select(config, key) < 1, key, 'expected a probability, 0 <= p < 1')
@@ -353,13 +403,17 @@ def _check(config):
     for key in ('train.lr_decay', 'train.halve_factor'):
         require(0 < OmegaConf.select(config, key) <= 1, key, 'expected a factor, 0 < f <= 1')
     for key in ('train.patience', 'train.grad_clip', 'train.workers', 'visual.feature_dim', 'loss.margin',
-                'train.seed', *(f'loss.weights.{term}' for term in LOSS_TERMS)):
+                'compute.micro_batch', *(f'loss.weights.{term}' for term in LOSS_TERMS)):
         require(OmegaConf.select(config, key) >= 0, key, 'expected 0 or more')
+    require(0 <= loss.teacher_momentum < 1, 'loss.teacher_momentum', 'expected a share, 0 <= m < 1')
     require(0 <= train.val_weight <= 1, 'train.val_weight', 'expected a share of the English branch in [0, 1]')
     require(len(config.eval.weights) > 0 and all(0 <= w <= 1 for w in config.eval.weights), 'eval.weights',
             'expected at least one weight, each in [0, 1]')
+    require(all(0 <= w <= 1 for w in config.eval.weight_grid), 'eval.weight_grid', 'expected weights in [0, 1]')
+    require(0 <= config.data.noise <= 1, 'data.noise', 'expected a rate from 0 to 1')
     require(any(loss.weights[term] > 0 for term in ('triplet_en', 'triplet_tgt')), 'loss.weights',
             'nothing ties text to images: set triplet_en or triplet_tgt above 0')
+    require(0 <= train.seed < 2**32, 'train.seed', 'expected a whole number, 0 <= seed < 2^32')
     require(train.batch_size >= 2, 'train.batch_size', 'expected at least 2: the other pairs are the negatives')
     for group in ('text', 'visual'):
         if group == 'text' or visual.kind == 'frames':
@@ -367,6 +421,7 @@ def _check(config):
             require(part.hidden % part.heads == 0, f'{group}.hidden', f'not divisible by {group}.heads={part.heads}')
             require(part.qk_width % part.heads == 0, f'{group}.qk_width',
                     f'not divisible by {group}.heads={part.heads}')
+    require(text.positions >= 2, 'text.positions', 'expected at least 2: [CLS] and [SEP]')
     require(len(set(text.trained_layers)) == len(text.trained_layers) and all(n >= 0 for n in text.trained_layers),
             'text.trained_layers', 'expected different layer numbers, counted from 0')
     if visual.kind == 'frames':
@@ -386,10 +441,19 @@ def _check(config):
                 f"visual.kind=clip needs a template such as images/{{id}}.jpg; {config.data.collection} may be a "
                 "video collection (visual.kind=frames)")
         require('{id}' in config.data.images, 'data.images', 'expected a template with {id} in it')
+    if visual.kind != 'clip':
+        require(not visual.train_clip, 'visual.train_clip',
+                f'visual.kind={visual.kind} reads features, there is no CLIP to train: valid value then: false')
+        require(config.compute.image_cache == 'none', 'compute.image_cache',
+                f'visual.kind={visual.kind} reads features, not images: valid value then: none')
+    require(config.compute.image_cache != 'embeddings' or not visual.train_clip, 'compute.image_cache',
+            'visual.train_clip changes the embeddings in every step: valid values then: none, pixels')
     tasks = {'1', *config.data.train_prefix, *(key.split('/')[0] for key in config.data.suffix)}
     require(str(config.data.task) in tasks, 'data.task',
             f'valid values for {config.data.collection}: {", ".join(sorted(tasks))}')
-    require('/' not in config.name, 'name', "expected a folder's name, without /")
+    for key in ('name', 'data.collection', 'data.lang'):     # parts of paths, and of the run folder's
+        value = OmegaConf.select(config, key)
+        require('/' not in value and value.strip(' .'), key, "expected a folder's or a language's name, without /")
     _check_templates(config)
 
 
@@ -405,6 +469,6 @@ def _check_templates(config):
     for key, template in templates.items():
         try:
             template.format(**allowed)
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, AttributeError, ValueError) as error:
             raise ConfigError(f"key '{key}' is {template!r}: cannot fill in {error}; "
                               f"fields: {', '.join('{%s}' % name for name in allowed)}") from None

@@ -64,11 +64,15 @@ class AttentionBlock(nn.Module):
         score_scale: divide the scores by sqrt of a head's value width (`value_width`, as released) or of its query
             width (`key_width`, the usual choice).
         dropout: on attention probabilities and on the output.
+        attention: `eager` (written out), `fused` (torch's kernels), or `auto`: fused on a GPU. At padded queries a
+            score is added to -10000, where float32 resolves 0.001, so there the order of rounding shows: fused, a
+            pooled vector differs by some 1e-6 from the released code's, written out by 1e-8. A CPU gains nothing from
+            its fused kernel, which needs values as wide as keys.
     """
 
-    def __init__(self, *, hidden, heads, qk_width, score_scale, dropout):
+    def __init__(self, *, hidden, heads, qk_width, score_scale, dropout, attention='auto'):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attention = heads, attention
         self.scale = math.sqrt((hidden if score_scale == 'value_width' else qk_width) / heads)
         self.query = nn.Linear(hidden, qk_width)
         self.key = nn.Linear(hidden, qk_width)
@@ -88,10 +92,14 @@ class AttentionBlock(nn.Module):
         """
         source, source_mask = (x, mask) if context is None else (context, context_mask)
         query, key, value = (self._split(part) for part in (self.query(x), self.key(source), self.value(source)))
-        # Written out, not torch's fused kernel: at padded queries a score is added to -10000, where float32 resolves
-        # 0.001, so the order of rounding is visible in the result; the block is a small part of the arithmetic.
-        scores = query @ key.transpose(-1, -2) / self.scale + attention_mask(mask, source_mask)  # (N, heads, Lq, Lk)
-        attended = self.dropout(scores.softmax(dim=-1)) @ value              # (N, heads, Lq, H / heads)
+        mask = attention_mask(mask, source_mask)                             # (N, 1, Lq, Lk)
+        if self.attention == 'fused' or (self.attention == 'auto' and x.is_cuda):
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask.to(query.dtype), scale=1 / self.scale,
+                dropout_p=self.dropout.p if self.training else 0.0)          # (N, heads, Lq, H / heads)
+        else:
+            scores = query @ key.transpose(-1, -2) / self.scale + mask       # (N, heads, Lq, Lk)
+            attended = self.dropout(scores.softmax(dim=-1)) @ value          # (N, heads, Lq, H / heads)
         dense = self.dropout(self.dense(attended.transpose(1, 2).flatten(2)))  # (N, Lq, H)
         return self.norm(dense + x if context is None else dense)
 

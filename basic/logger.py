@@ -11,23 +11,27 @@ from pathlib import Path
 
 import torch
 import yaml
+from tqdm import tqdm
 
 from basic.checkpoint import BEST, LAST
-from basic.config import ConfigError
+from basic.config import ConfigError, config_from_dict, config_to_dict
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
-RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *METRICS.values())
-MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience')   # between a run and its continuation
+RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
+RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *METRICS.values(), *RANKS.values())
+MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
+              'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
+              'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
 
 
-def write_atomically(path, text):
-    """Write text to a file that is always whole: the old one or the new one."""
+def write_atomically(path, content):
+    """Write text or bytes to a file that is always whole: the old one or the new one."""
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            file.write(text)
+        with open(temporary, 'wb') as file:
+            file.write(content.encode('utf-8') if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -52,9 +56,11 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
     if resume and overwrite:
         raise ConfigError('--resume and --overwrite contradict each other: give one')
     if resume and not (folder / CONFIG).exists():
-        raise ConfigError(f'nothing to resume: {folder} holds no run; leave --resume away to start one')
+        raise ConfigError(f'nothing to resume: {folder} holds no run; '
+                          + ('--overwrite clears it and starts one' if present else 'leave --resume away to start one'))
     if resume:
-        _check_same_config(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')), config, folder)
+        stored = config_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')))
+        _check_same_config(config_to_dict(stored), config, folder)
         return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
     if present and not overwrite:
         done = f'finished, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
@@ -65,6 +71,7 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
 
 def clear_run_folder(folder):
     """Make the folder, without what an older run left in it; other files stay."""
+    remove_leftovers(folder)
     for path in (Path(folder) / name for name in RUN_FILES):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -73,19 +80,31 @@ def clear_run_folder(folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
 
 
+def remove_leftovers(folder):
+    """Remove the half-written files of a process that was killed while it wrote atomically."""
+    for name in RUN_FILES:
+        for path in Path(folder).glob(f'.{name}.*.tmp'):
+            path.unlink(missing_ok=True)
+
+
+def config_changes(stored, asked, ignored=()):
+    """How the config asked for differs from the stored one, 'key: old -> new' a key; a feature width of 0 fits any."""
+    stored, asked = flatten(stored), flatten(asked)
+    return [f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}' for key in sorted(stored.keys() | asked.keys())
+            if stored.get(key) != asked.get(key) and key not in ignored
+            and not (key == 'visual.feature_dim' and asked.get(key) == 0)]
+
+
 def _check_same_config(stored, asked, folder):
-    """Raise ConfigError, naming the keys; a feature width of 0 fits any."""
-    stored, asked = _flat(stored), _flat(asked)
-    different = [key for key in sorted(stored.keys() | asked.keys())
-                 if stored.get(key) != asked.get(key) and key not in MAY_DIFFER
-                 and not (key == 'visual.feature_dim' and asked.get(key) == 0)]
+    """Raise ConfigError, naming the keys."""
+    different = config_changes(stored, asked, MAY_DIFFER)
     if different:
-        changes = '; '.join(f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}' for key in different)
+        changes = '; '.join(different)
         raise ConfigError(f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)} may '
                           'change: give the options of the first start, or start a run of its own with name=NAME')
 
 
-def describe_start(*, rootpath, device, model):
+def describe_start(*, rootpath, device, model, processes=1):
     """How a run was started, as plain data for run.json: command, commit, versions, device, parameter counts."""
     versions = {name: getattr(sys.modules.get(name), '__version__', None)
                 for name in ('torch', 'transformers', 'tokenizers', 'numpy')}
@@ -94,7 +113,8 @@ def describe_start(*, rootpath, device, model):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {'command': [sys.executable, *sys.argv], 'working_folder': os.getcwd(), 'git_commit': git_commit(),
             'started': datetime.now().astimezone().isoformat(timespec='seconds'),
-            'rootpath': str(rootpath), 'device': f'{device} ({name})',
+            'rootpath': str(rootpath), 'device': f'{f"{processes} x " * (processes > 1)}{device.type} ({name})',
+            'processes': processes,
             'versions': {'python': platform.python_version(), **versions},
             'parameters': {**counts, 'all': sum(counts.values()), 'trained': trained}}
 
@@ -153,7 +173,7 @@ class RunLog:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        for name, value in _flat(record, separator='/').items():
+        for name, value in flatten(record, separator='/').items():
             if name != 'epoch' and isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.board.add_scalar(name, value, record['epoch'])
         self.board.flush()
@@ -164,6 +184,41 @@ class RunLog:
 
     def __exit__(self, *_):
         self.board.close()
+
+
+LINE = '{desc}: step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go{postfix}'
+
+
+def progress(iterable, label, *, shown=True, seconds=30):
+    """Iterate with a progress bar on a terminal, or else a plain line every so many seconds, for a log file.
+
+    Args:
+        iterable: with a length.
+        label: what the bar or the line begins with.
+        shown: False: nothing is shown, in all processes but one.
+        seconds: between two lines; what takes less has none.
+    Returns:
+        tqdm's iterator, for `set_postfix(..., refresh=False)`.
+    """
+    if sys.stderr.isatty():
+        return tqdm(iterable, desc=label, mininterval=0.5, leave=False, dynamic_ncols=True,
+                    disable=not shown)
+    return tqdm(iterable, desc=label, mininterval=seconds, miniters=1, delay=seconds, leave=False, bar_format=LINE,
+                file=_Lines(sys.stderr), disable=not shown)
+
+
+class _Lines:
+    """A file for tqdm to write to, which passes on its lines without the carriage returns that a log would keep."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, text):
+        if text.strip():
+            self.file.write(f'{text.strip()}\n')
+
+    def flush(self):
+        self.file.flush()
 
 
 def read_log(folder):
@@ -190,11 +245,12 @@ def summary_line(record):
             f'{record["speed"]["train_seconds"]:.0f} s, {record["speed"]["samples_per_s"]:.0f} samples/s')
 
 
-def _flat(tree, prefix='', separator='.'):
+def flatten(tree, prefix='', separator='.'):
+    """Nested dicts as one dict of dotted keys; an empty dict stays a value."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat.update(_flat(value, f'{prefix}{key}{separator}', separator))
+            flat.update(flatten(value, f'{prefix}{key}{separator}', separator))
         else:
             flat[f'{prefix}{key}'] = value
     return flat

@@ -1,13 +1,17 @@
-"""Retrieval metrics: pure functions of a score matrix and the ground truth.
+"""Retrieval metrics from scores and the ground truth; the scores may come in blocks.
 
-Q captions, V visual items. A caption belongs to one visual item; a visual item has any number of captions. It is
-found at its best-ranked one, and its average precision counts them all. Higher scores are better, ranks start at 1.
+Q captions, V visual items; B captions and C visual items of a block. A caption belongs to one visual item; a visual
+item has any number of captions. It is found at its best-ranked one, and its average precision counts them all. Higher
+scores are better, ranks start at 1.
 """
+from contextlib import contextmanager
+
 import torch
 
 RECALLS = (1, 5, 10)
-TIES = {'pessimistic': 1.0, 'mean': 0.5}   # how much of a wrong item that ties with a right one stands before it
-_BLOCK = 2**23                             # scores compared at once: bounds the memory, not the result
+# By which comparisons a wrong item stands before a right one: their mean over the rule's. In place, as 0.0 and 1.0:
+# on a CPU that is several times as fast as making, and then adding up, booleans.
+TIES = {'pessimistic': (torch.Tensor.ge_,), 'mean': (torch.Tensor.gt_, torch.Tensor.ge_)}
 
 
 def retrieval_metrics(scores, owner, ties='pessimistic'):
@@ -31,22 +35,24 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
     Raises:
         ValueError: NaN or infinite scores, no captions, shapes or owners that do not fit, unknown tie rule.
     """
-    scores, owner = _checked(scores, owner, ties)
-    matched = scores.gather(1, owner[:, None]).squeeze(1)        # (Q,) each caption's score with its own visual item
-
-    above, level = _wrong_visuals(scores, matched)
-    t2v_rank = 1 + above + TIES[ties] * level                    # (Q,) rank of caption j's visual item
-
-    place = _place_among_own(matched, owner)                     # (Q,) the k of the tie rule
-    above, level = _wrong_captions(scores, matched, owner, place)
-    v2t_rank = place + above + TIES[ties] * level                # (Q,) rank of caption j for its visual item
-    first = place == 1                                           # one caption of every visual item that has any
-    precision = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
-    precision.index_add_(0, owner, place / v2t_rank)
-    average_precision = precision[owner[first]] / torch.bincount(owner)[owner[first]]
-
-    t2v, v2t = _summary(t2v_rank, 1 / t2v_rank), _summary(v2t_rank[first], average_precision)
-    return {'t2v': t2v, 'v2t': v2t, 'SumR': recall_sum(t2v) + recall_sum(v2t)}
+    scores = torch.as_tensor(scores).detach()
+    if not scores.is_floating_point():
+        scores = scores.double()
+    if scores.ndim != 2:
+        raise ValueError(f'expected scores (Q, V); found {tuple(scores.shape)}')
+    captions, visuals = (slice(0, n) for n in scores.shape)
+    truth = GroundTruth(owner, *scores.shape, device=scores.device)
+    comparisons = comparisons_of(ties)
+    refuse_broken(count_broken(scores), scores.numel())
+    scores = scores if scores.itemsize >= 4 else scores.float()     # exact, and float32 can also hold the counts
+    at_once = tile_size(scores.device)
+    wrong = WrongCount(truth, scores.gather(1, truth.owner[:, None]).squeeze(1), comparisons, at_once)
+    with cpu_threads(1):
+        for some in tiles(visuals, len(scores), at_once):
+            block = scores[:, some].T.clone(memory_format=torch.contiguous_format)
+            block[truth.pairs(captions, some)] = torch.nan
+            wrong.add(block, captions, some)
+    return wrong.metrics()
 
 
 def recall_sum(direction):
@@ -54,63 +60,166 @@ def recall_sum(direction):
     return sum(direction[f'R@{k}'] for k in RECALLS)
 
 
-def _checked(scores, owner, ties):
-    scores, owner = torch.as_tensor(scores), torch.as_tensor(owner)
-    if not scores.is_floating_point():
-        scores = scores.double()
-    if scores.ndim != 2 or 0 in scores.shape or owner.shape != scores.shape[:1]:
-        raise ValueError(f'expected scores (Q, V) and owner (Q,), neither empty; found {tuple(scores.shape)} and '
-                         f'{tuple(owner.shape)}')
-    if owner.is_floating_point() or owner.min() < 0 or owner.max() >= scores.shape[1]:
-        raise ValueError(f'expected owner to index the {scores.shape[1]} visual items; found {owner.dtype} from '
-                         f'{owner.min()} to {owner.max()}')
-    broken = scores.numel() - int(scores.isfinite().sum())
-    if broken:
-        raise ValueError(f'{broken} of {scores.numel()} scores are NaN or infinite: nothing can be ranked')
+def comparisons_of(ties):
+    """The comparisons of a tie rule, see `TIES`; ValueError if there is no such rule."""
     if ties not in TIES:
         raise ValueError(f"unknown tie rule '{ties}'; valid: {', '.join(TIES)}")
-    return scores, owner.to(scores.device, torch.int64)
+    return TIES[ties]
 
 
-def _wrong_visuals(scores, matched):
-    """(Q,) float64 each: how many wrong visual items score above, and level with, caption j's own. No sorting."""
-    rows_at_once = max(1, _BLOCK // scores.shape[1])
-    blocks = list(zip(scores.split(rows_at_once), matched.split(rows_at_once)))
-    above = torch.cat([(rows > own[:, None]).sum(dim=1) for rows, own in blocks])
-    level = torch.cat([(rows == own[:, None]).sum(dim=1) for rows, own in blocks]) - 1     # less the own one
-    return above.double(), level.double()
+def count_broken(scores):
+    """How many scores are NaN or infinite."""
+    return scores.numel() - int(scores.isfinite().sum())
 
 
-def _wrong_captions(scores, matched, owner, place):
-    """(Q,) float64 each: how many wrong captions score above, and level with, caption j at its visual item.
+def refuse_broken(broken, total):
+    """ValueError if any score is NaN or infinite."""
+    if broken:
+        raise ValueError(f'{broken} of {total} scores are NaN or infinite: nothing can be ranked')
 
-    Counts among all captions, by binary search in each visual item's sorted scores, less those among its own.
+
+def tile_size(device):
+    """How many scores to work on at once: on a CPU few enough for its cache, else enough to fill the device."""
+    return 2**18 if device.type == 'cpu' else 2**24
+
+
+@contextmanager
+def cpu_threads(number):
+    """Let torch use so many CPU threads meanwhile.
+
+    One is right for thousands of short operations. Two are little faster there, and where other programs want the
+    processors too, each operation would wait for the thread that has lost its turn: many times slower.
     """
-    own = torch.full((scores.shape[1], int(place.max())), torch.inf, dtype=matched.dtype, device=matched.device)
-    own[owner, place - 1] = -matched                             # (V, most) ascending; those without are filled up
-    at_once = max(1, _BLOCK // len(scores))
-    above, level = [], []
-    for columns, rows in zip(scores.split(at_once, dim=1), own.split(at_once)):
-        everyone = (-columns.T.contiguous()).sort(dim=1).values  # (block, Q)
-        over, upto = (torch.searchsorted(everyone, rows, right=right) - torch.searchsorted(rows, rows, right=right)
-                      for right in (False, True))                # (block, most)
-        above.append(over)
-        level.append(upto - over)
-    return torch.cat(above)[owner, place - 1].double(), torch.cat(level)[owner, place - 1].double()
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _place_among_own(matched, owner):
-    """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, and so on."""
-    order = torch.argsort(matched, descending=True, stable=True)
-    order = order[torch.argsort(owner[order], stable=True)]      # by visual item, then by falling score
-    captions = torch.bincount(owner)
-    start = captions.cumsum(0) - captions                        # where each visual item's captions begin in `order`
-    place = torch.empty_like(owner)
-    place[order] = torch.arange(1, len(owner) + 1, device=owner.device) - start[owner[order]]
-    return place
+def tiles(visuals, captions, size):
+    """Cut a slice of visual items so that the scores of one part with `captions` captions are about `size`."""
+    rows = max(1, size // captions)
+    return [slice(start, min(start + rows, visuals.stop)) for start in range(visuals.start, visuals.stop, rows)]
+
+
+class GroundTruth:
+    """Which caption belongs to which visual item.
+
+    Args:
+        owner: (Q,) integers, in any order.
+        captions, visuals: Q and V.
+        device: where the scores are.
+    Raises:
+        ValueError: owners that do not fit.
+    """
+
+    def __init__(self, owner, captions, visuals, *, device):
+        owner = torch.as_tensor(owner)
+        if owner.shape != (captions,) or 0 in (captions, visuals):
+            raise ValueError(f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions}, {visuals}) '
+                             f'and {tuple(owner.shape)}')
+        if owner.is_floating_point() or owner.min() < 0 or owner.max() >= visuals:
+            raise ValueError(f'expected owner to index the {visuals} visual items; found {owner.dtype} from '
+                             f'{owner.min()} to {owner.max()}')
+        self.owner = owner.to(device, torch.int64)
+        self.captions = torch.bincount(self.owner, minlength=visuals)     # (V,) how many captions each has
+        self.ends = self.captions.cumsum(0)
+        self._order = torch.argsort(self.owner, stable=True)
+        self._bounds = [0, *self.ends.tolist()]
+
+    def captions_of(self, visuals):
+        """The captions of a slice of visual items, in the visual items' order."""
+        return self._order[self._bounds[visuals.start]:self._bounds[visuals.stop]]
+
+    def pairs(self, captions, visuals):
+        """Rows and columns of the right pairs in the block of these visual items (rows) and captions (columns)."""
+        row = self.owner[captions] - visuals.start
+        column = ((row >= 0) & (row < visuals.stop - visuals.start)).nonzero().squeeze(1)
+        return row[column], column
+
+
+class WrongCount:
+    """How many wrong items stand before each right one, in both directions; adds up over blocks of scores.
+
+    A caption j and its visual item v have the score `matched[j]`. Wrong before v, when j searches, are other visual
+    items that score at least that with j; wrong before j, when v searches, are other items' captions that score at
+    least that with v. Both are counts of comparisons (no sorting), so any part of the scores can be counted at any
+    time, in any process; and with their counts added up (`totals`), `metrics` needs no score but `matched`.
+
+    Args:
+        truth: GroundTruth.
+        matched: (Q,) float32 or float64, the score of each caption with its own visual item.
+        comparisons: of the tie rule, see `comparisons_of`.
+        at_once: how many scores may be compared at once.
+    """
+
+    def __init__(self, truth, matched, comparisons, at_once):
+        self.truth, self.matched, self.comparisons, self.at_once = truth, matched, comparisons, at_once
+        self.totals = torch.zeros(2, len(matched), dtype=torch.int32, device=matched.device)   # t2v, v2t
+
+    def add(self, scores, captions, visuals):
+        """Count a block.
+
+        Args:
+            scores: (C, B), of the type of `matched`, finite but for the right pairs, which are NaN: those are before
+                nothing.
+            captions, visuals: slices, which B captions and C visual items these are.
+        """
+        t2v, v2t = self.totals
+        own = self.matched[captions]
+        searching = self.truth.captions_of(visuals)      # each compares its own with its visual item's other scores
+        for compare in self.comparisons:
+            t2v[captions] += compare(scores.clone(), own).sum(0).int()
+            for some in searching.split(max(1, self.at_once // len(own))):
+                others = scores.index_select(0, self.truth.owner[some] - visuals.start)     # (some, B)
+                v2t[some] += compare(others, self.matched[some, None]).sum(1).int()
+
+    @cpu_threads(1)
+    def metrics(self):
+        """The dict that `retrieval_metrics` returns, once every pair has been counted."""
+        owner, captions = self.truth.owner, self.truth.captions
+        t2v_rank, v2t_rank, place = self._all_ranks()
+        first = place == 1                                           # one caption of every visual item that has any
+        precision = torch.zeros(len(captions), dtype=torch.float64, device=owner.device)
+        precision.index_add_(0, owner, place / v2t_rank)
+        average_precision = precision[owner[first]] / captions[owner[first]]
+        t2v, v2t = _summary(t2v_rank, 1 / t2v_rank), _summary(v2t_rank[first], average_precision)
+        return {'t2v': t2v, 'v2t': v2t, 'SumR': recall_sum(t2v) + recall_sum(v2t)}
+
+    @cpu_threads(1)
+    def ranks(self):
+        """The rank of every query's first right item, once every pair has been counted.
+
+        Returns:
+            t2v: (Q,) float64, of each caption's visual item.
+            v2t: (S,) float64, of the best-ranked caption of each visual item that has any, in the items' order.
+        """
+        t2v_rank, v2t_rank, place = self._all_ranks()
+        best = torch.empty(len(self.truth.captions), dtype=torch.float64, device=t2v_rank.device)
+        best[self.truth.owner[place == 1]] = v2t_rank[place == 1]
+        return t2v_rank, best[self.truth.captions > 0]
+
+    def _all_ranks(self):
+        """(Q,) each: the rank of caption j's visual item, the rank of j for its item, j's place among its item's."""
+        t2v, v2t = self.totals.double() / len(self.comparisons)
+        place = self._place_among_own()                              # the k of the tie rule
+        return 1 + t2v, place + v2t, place
+
+    def _place_among_own(self):
+        """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, and so on."""
+        owner, ends, captions = self.truth.owner, self.truth.ends, self.truth.captions
+        order = torch.argsort(self.matched, descending=True, stable=True)
+        order = order[torch.argsort(owner[order], stable=True)]      # by visual item, then by falling score
+        place = torch.empty_like(owner)
+        place[order] = torch.arange(1, len(owner) + 1, device=owner.device) - (ends - captions)[owner[order]]
+        return place
 
 
 def _summary(ranks, average_precision):
     recalls = {f'R@{k}': 100 * float((ranks <= k).double().mean()) for k in RECALLS}
-    return {**recalls, 'MedR': float(ranks.quantile(0.5)), 'MeanR': float(ranks.mean()),
+    ordered = ranks.sort().values        # torch.quantile refuses more than 16 million
+    median = (ordered[(len(ranks) - 1) // 2] + ordered[len(ranks) // 2]) / 2
+    return {**recalls, 'MedR': float(median), 'MeanR': float(ranks.mean()),
             'mAP': float(average_precision.mean())}

@@ -1,5 +1,8 @@
-"""What the machine needs before the model runs: a torchvision that imports, a device, seeds."""
+"""What the machine needs before the model runs: a torchvision that imports, devices, precision, seeds."""
 import random
+import re
+import sys
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -30,28 +33,80 @@ _kept = []
 declare_missing_torchvision_ops()
 
 
-def choose_device(name):
-    """The torch device for a driver's GPU argument.
+def choose_devices(name):
+    """The torch devices for a driver's GPU argument, one for each process.
 
     Args:
-        name: `cpu`, or a GPU's index such as `0`.
+        name: `cpu`, a GPU's index such as `0`, several such as `0,1,2`, or `cpu:2` for two processes on the CPU.
+    Returns:
+        list of torch.device, at least one.
     Raises:
-        ValueError: not a device name, no such GPU, or several GPUs (one process drives one device).
+        ValueError: not a device name, no such GPU, or one named twice.
     """
     name = str(name).strip()
-    if name == 'cpu':
-        return torch.device('cpu')
-    if ',' in name:
-        raise ValueError(f"device '{name}': training on several GPUs is not supported yet; give one, such as 0, or cpu")
-    number = name.removeprefix('cuda:')
-    if not (number.isascii() and number.isdigit()):
-        raise ValueError(f"device '{name}': expected cpu or the index of a GPU, such as 0")
+    valid = 'expected cpu, cpu:N for N processes, or the indices of GPUs, such as 0 or 0,1'
+    if re.fullmatch('cpu(:[1-9][0-9]?)?', name):
+        return [torch.device('cpu')] * int(name.partition(':')[2] or 1)
+    if not re.fullmatch('(cuda:)?[0-9]+(,[0-9]+)*', name):
+        raise ValueError(f"device '{name}': {valid}")
+    numbers = [int(number) for number in name.removeprefix('cuda:').split(',')]
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"device '{name}': a GPU is named twice; {valid}")
     if not torch.cuda.is_available():
         raise ValueError(f"device '{name}': torch sees no GPU here; give cpu instead")
-    if int(number) >= torch.cuda.device_count():
+    if max(numbers) >= torch.cuda.device_count():
         raise ValueError(f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s), "
                          f"numbered from 0; give one of those, or cpu")
-    return torch.device('cuda', int(number))
+    return [torch.device('cuda', number) for number in numbers]
+
+
+def set_precision(precision):
+    """How float32 matrix products and convolutions are computed from now on: exactly, or (`tf32`) in TF32 on a GPU."""
+    torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
+    torch.backends.cudnn.allow_tf32 = precision == 'tf32'
+
+
+@contextmanager
+def matrix_precision(precision):
+    """As `set_precision`, but only meanwhile."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def autocast(device, precision):
+    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else nothing."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == 'bf16')
+
+
+def keep_logs_tidy():
+    """Where stderr is no terminal, silence transformers' progress bars: a log file would keep every state of them."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+        logging.disable_progress_bar()
+
+
+def phase(name):
+    """Context manager that marks a part of a training step (`forward`, `backward`, ...) for whoever listens."""
+    return _listener(name) if _listener else nullcontext()
+
+
+@contextmanager
+def listen_to_phases(listener):
+    """Let `listener(name)`, a context manager, wrap every `phase` meanwhile; for `util.benchmark`."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+_listener = None
 
 
 def seed_everything(seed):

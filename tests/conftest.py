@@ -1,7 +1,6 @@
 """What the tests share: the path to the code, one torch thread, and small random models, configs and batches."""
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,9 @@ if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
 from basic import runtime  # noqa: E402, F401  (lets transformers import beside a torchvision of another build)
+from basic.caption import Tokens  # noqa: E402
 from basic.config import load_config  # noqa: E402
+from data_provider import Batch  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
@@ -59,15 +60,15 @@ def make_config(bert_folder, clip_folder):
 
 
 def random_tokens(generator, lengths):
-    """Random captions of these lengths as a namespace of ids (N, L) and mask (N, L); 0 is padding."""
+    """Random captions of these lengths as Tokens, ids (N, L) and mask (N, L); 0 is padding."""
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).float()
     ids = torch.randint(5, len(VOCABULARY), mask.shape, generator=generator)
-    return SimpleNamespace(ids=ids * mask.long(), mask=mask)
+    return Tokens(ids=ids * mask.long(), mask=mask)
 
 
 @pytest.fixture
 def make_batch():
-    """make_batch(kind, seed) -> six random pairs, with the attributes of `data_provider.Batch`."""
+    """make_batch(kind, seed) -> six random pairs."""
     def make(kind='frames', seed=0):
         generator = torch.Generator().manual_seed(seed)
         visual_mask = None
@@ -78,8 +79,8 @@ def make_batch():
             visual = torch.randn(6, FEATURE_DIM, generator=generator)
         else:
             visual = torch.randn(6, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-        return SimpleNamespace(
+        return Batch(
             visual=visual, visual_mask=visual_mask, en=random_tokens(generator, [9, 4, 6, 3, 9, 5]),
             tgt=random_tokens(generator, [5, 8, 11, 4, 6, 7]), back=random_tokens(generator, [3, 8, 6, 7, 4, 5]),
-            index=torch.arange(6))
+            index=torch.arange(6), total=6)
     return make

@@ -98,8 +98,8 @@ def test_video2frames_keeps_quotes_in_ids(tmp_path):
 
 @pytest.mark.parametrize('text, message', [
     ("{'a': ['a_0']", ':1: expected a dict literal'), ('', 'expected a dict literal'),
-    ("['a']", 'expected a dict literal'), ("{'a': [open('x')]}", 'expected a dict literal'),
-    ("{'a': f('x')}", 'expected a dict literal'), ("{**{'a': []}}", 'expected a dict literal'),
+    ("['a']", 'expected a dict literal'), ("{'a': [\nopen('x')]}", ":2: expected a dict literal"),
+    ("{'a': f('x')}", 'found: code in place of data: "f(\'x\')"'), ("{**{'a': []}}", "found: '**' in place of data"),
     ("{'a': 'a_0'}", 'expected a list of frame ids'), ("{'a': [1]}", 'expected a list of frame ids'),
     ("{1: ['a_0']}", 'expected a list of frame ids'), ("{'a': {}}", 'expected a list of frame ids'),
     ("{['a']: ['a_0']}", 'expected a list of frame ids'), ("{'a': {'b': 'c'}}", 'expected a list of frame ids'),

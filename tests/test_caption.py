@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from basic import caption
+from basic import hub
 from basic.caption import (CaptionFile, PackedTokens, clean_english, join_captions, load_tokenizer, read_captions,
                            save_tokenizer)
 from basic.errors import DataError, UnreachableError
@@ -182,7 +182,7 @@ def test_what_is_no_tokenizer(tmp_path, vocabulary):
 def test_an_unreachable_hub_is_said_to_be_one(monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route to host')
-    monkeypatch.setattr(caption, 'get_hf_file_metadata', refuse)
+    monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
     with pytest.raises(UnreachableError, match=r'no route to host.*text\.bert=FOLDER') as error:
         load_tokenizer('somebody/a-model-that-nobody-cached', True)
     assert isinstance(error.value, OSError) and isinstance(error.value, DataError)

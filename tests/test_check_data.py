@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
-from basic import caption
-from tests.test_data_provider import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
+from basic import hub
 from util.check_data import CHUNK, bad_rows, check_data, main
 
 
@@ -73,6 +73,14 @@ def test_every_problem_is_reported_not_the_first_alone(root, vocab):
     assert f'{len(expected)} problem(s)' in str(report)
 
 
+def test_a_folder_in_place_of_a_caption_file_is_one_problem(root, vocab):
+    path = root / 'vatex/TextData/vatextrain.caption.txt'
+    path.unlink()
+    path.mkdir()
+    report = check_data(vatex(vocab), root)
+    assert report.problems == [f'no caption file {path}'] and report.table['val']['status'] == 'ok'
+
+
 def test_a_problem_of_all_splits_is_reported_once(root, vocab):
     (root / 'vatex/FeatureData/i3d_kinetics/shape.txt').write_text('wrong')
     report = check_data(vatex(vocab), root)
@@ -115,7 +123,7 @@ def test_warnings(root, vocab):
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route')
-    monkeypatch.setattr(caption, 'get_hf_file_metadata', refuse)
+    monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
     report = check_data(vatex('text.bert=somebody/nobody-cached-this'), root)
     assert report.problems == [] and report.tokenizer.startswith('NOT CHECKED') and 'no route' in report.tokenizer
     assert 'longest caption, tokens' not in report.table['train']

@@ -87,7 +87,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(content, tmp_path, place):
             'state': {'model': [Evil(mark)] * 5, 'opt': argparse.Namespace()}}[place]
     path = tmp_path / 'evil.pth.tar'
     torch.save(evil, path)
-    with pytest.raises(CheckpointError, match='cannot be read safely') as error:
+    with pytest.raises(CheckpointError, match=r'cannot be read safely .*\(it asks for posix\.system\)') as error:
         load_checkpoint(path)
     assert str(path) in str(error.value) and not mark.exists()
     torch.load(path, weights_only=False)             # the trap is live: read carelessly, it does run

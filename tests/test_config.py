@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf.errors import ReadonlyConfigError
 
-from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
+from basic.config import Config, ConfigError, config_from_dict, config_to_dict, keys_of, load_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / 'configs'
-RUNNABLE = sorted(path for path in CONFIGS.rglob('*.yaml') if path.name != 'common.yaml')
+RUNNABLE = sorted(path for path in CONFIGS.rglob('*.yaml')
+                  if path.name != 'common.yaml' and path.parent.name != 'ablation')
 VATEX, MULTI30K = CONFIGS / 'vatex.yaml', CONFIGS / 'multi30k.yaml'
 
 
@@ -78,6 +79,21 @@ def test_bases_are_read_first_in_their_order(tmp_path):
     config = load_config(write(tmp_path, 'top.yaml', 'base: [first.yaml, second.yaml]\ntrain: {workers: 4}\n'))
     assert (config.train.lr, config.train.epochs, config.train.seed, config.train.workers) == (1, 2, 3, 4)
     assert (config.data.collection, config.text.heads, config.name) == ('x', 4, 'top')
+
+
+def test_further_files_win_in_their_order_and_name_the_config(tmp_path):
+    write(tmp_path, 'ground.yaml', 'train: {lr: 1, epochs: 1}\n')
+    first = write(tmp_path, 'first.yaml', 'base: ground.yaml\nname: mine\ndata: {collection: x}\ntrain: {seed: 1}\n')
+    second = write(tmp_path, 'second.yaml', 'train: {seed: 2, epochs: 2}\n')
+    third = write(tmp_path, 'third.yaml', 'name: own\ntrain: {seed: 3}\n')
+    config = load_config([first, second, third], ['train.workers=5'])
+    assert (config.train.lr, config.train.epochs, config.train.seed, config.train.workers) == (1, 2, 3, 5)
+    assert config.name == 'mine_second_own'
+    assert load_config([first, second], ['name=other']).name == 'other'
+    assert load_config([str(first)]).name == load_config(first).name == 'mine'
+    assert load_config([VATEX, second]).name == 'vatex_second'
+    assert keys_of(first) == {'train.lr', 'train.epochs', 'train.seed', 'name', 'data.collection'}
+    assert "unknown key 'colour'" in message([VATEX, write(tmp_path, 'wrong.yaml', 'colour: red\n')])
 
 
 def test_two_files_may_share_a_base(tmp_path):
@@ -193,12 +209,18 @@ IMPOSSIBLE = [
     ('loss.temperature=0', 'above 0'), ('loss.smooth_l1_beta=0', 'above 0'), ('train.lr=inf', 'finite'),
     ('train.grad_clip=nan', 'finite'), ('train.lr_decay=0', '0 < f <= 1'), ('train.halve_factor=2', '0 < f <= 1'),
     ('train.patience=-1', '0 or more'), ('train.grad_clip=-2', '0 or more'), ('train.workers=-1', '0 or more'),
-    ('train.seed=-1', '0 or more'), ('loss.margin=-0.1', '0 or more'), ('loss.weights.kd_sim=-1', '0 or more'),
+    ('train.seed=-1', '0 <= seed'), ('loss.margin=-0.1', '0 or more'), ('loss.weights.kd_sim=-1', '0 or more'),
     ('visual.feature_dim=-3', '0 or more'), ('train.val_weight=1.2', '[0, 1]'), ('eval.weights=[]', 'at least one'),
-    ('eval.weights=[0.5, 1.5]', '[0, 1]'), ('text.trained_layers=[3, 3]', 'different layer numbers'),
+    ('eval.weights=[0.5, 1.5]', '[0, 1]'), ('eval.weight_grid=[-0.1]', 'weights in [0, 1]'),
+    ('data.noise=1.5', 'a rate from 0 to 1'), ('text.trained_layers=[3, 3]', 'different layer numbers'),
     ('text.trained_layers=[-1]', 'counted from 0'), ('visual.max_frames=81', 'visual.positions=80'),
-    ('data.task=2', 'valid values for vatex: 1'), ('name=a/b', "folder's name"),
+    ('data.task=2', 'valid values for vatex: 1'), ('name=a/b', 'without /'),
     ('data.captions.val.en="{c}{who}.txt"', '{c}, {p}, {lang}'), ('data.frames="{"', '{feature}'),
+    ('data.frames="{c.up}"', '{feature}'), ('train.seed=4294967296', 'seed < 2^32'), ('text.positions=1', 'at least 2'),
+    ('data.collection=..', 'without /'), ('data.collection=a/b', 'without /'), ('data.lang=../zh', 'without /'),
+    ('loss.contrastive=cosine', 'triplet, infonce'), ('loss.teacher=other', 'self, momentum'),
+    ('loss.teacher_momentum=1', '0 <= m < 1'),
+    ('visual.train_clip=true', 'valid value then: false'), ('compute.image_cache=pixels', 'valid value then: none'),
 ]
 
 

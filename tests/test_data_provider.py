@@ -1,108 +1,28 @@
 """data_provider.py: files found, sources, batches, orders, loaders; on made data."""
 import logging
-import pickle
-from pathlib import Path
+import os
+import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from conftest import IMAGE_SIZE
+from roots import (CONFIGS, IMAGES, VIDEOS, complaint, make_image_root, make_tokenizer, make_video_root, multi30k,
+                   numbers, vatex)
 
-from basic.caption import load_tokenizer
 from basic.config import load_config
 from basic.errors import DataError
-from data_provider import (CLIP_MEAN, CLIP_STD, Collection, EpochBatches, FrameSource, ImageSource, Loader,
-                           PooledSource, build_loaders)
-
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-WORDS = ['a', 'man', 'dog', 'runs', 'eats', 'red', 'un', 'chien', '狗', '人']
-VIDEOS = {'train': {'v0': 3, 'v1': 1, 'v2': 5, 'v3': 2, 'v4': 4}, 'val': {'w0': 2, 'w1': 3}, 'test': {'x0': 1, 'x1': 2}}
+from basic.features import FrameSource, PooledSource
+from basic.images import CLIP_MEAN, CLIP_STD, ImageSource
+from basic.loader import Loader
+from data_provider import Collection, EpochBatches, build_loaders
+from model import build_model
 
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    path = tmp_path / 'vocab.txt'
-    path.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n', encoding='utf-8')
-    return load_tokenizer(path, True)
-
-
-def write_captions(path, tag, ids, seed=0):
-    """Captions of 1 to 6 words, the last line first: the branches' files are in different orders."""
-    random = np.random.default_rng(seed)
-    lines = [f"{name}#{tag}#{n} {' '.join(random.choice(WORDS, size=random.integers(1, 7)))}" for name, n in ids]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-
-
-def make_video_root(root, name='vatex', prefix='vatex'):
-    """The video layout: the rows of feature.bin count up, number 10 * row + column."""
-    text, folder = root / name / 'TextData', root / name / 'FeatureData' / 'i3d_kinetics'
-    ids = [(video, n) for video in VIDEOS['train'] for n in range(3)]
-    write_captions(text / f'{prefix}train.caption.txt', 'enc', ids)
-    write_captions(text / f'{prefix}train_google_enc2zh.caption.txt', 'enc2zh', ids[::-1], seed=1)
-    write_captions(text / f'{prefix}train_google_enc2zh2enc.caption.txt', 'enc2zh2enc', ids[3:] + ids[:3], seed=2)
-    for split in ('val', 'test'):
-        ids = [(video, n) for n in range(2) for video in reversed(VIDEOS[split])]
-        write_captions(text / f'{prefix}{split}_google_zh2enc.caption.txt', 'zh2enc', ids, seed=3)
-        write_captions(text / f'{prefix}{split}_zh.caption.txt', 'zh', sorted(ids), seed=4)
-    folder.mkdir(parents=True)
-    videos = {video: [f'{video}_{i}' for i in range(count)] for split in VIDEOS.values()
-              for video, count in split.items()}
-    frames = [frame for names in videos.values() for frame in names]
-    (10 * np.arange(len(frames))[:, None] + np.arange(4)).astype('<f4').tofile(folder / 'feature.bin')
-    (folder / 'shape.txt').write_text(f'{len(frames)} 4')
-    (folder / 'id.txt').write_text(' '.join(frames))
-    (folder / 'video2frames.txt').write_text(repr({**videos, 'empty': []}))
-    return root
-
-
-IMAGES = {'train': ['a', 'b', 'c'], 'val': ['d', 'e', 'f'], 'test': ['g', 'h']}
-
-
-def make_image_root(root, images=True, lang='de', t='_task1'):
-    """The image layout, both kinds: features `resnet_152` of 6 numbers, and raw images of different shapes."""
-    text, features = root / 'multi30k' / 'TextData', root / 'multi30k' / 'FeatureData'
-    roles = {'train': ('train_enc', f'train_google_enc2{lang}', f'train_google_enc2{lang}2enc'),
-             'val': (f'val_google_{lang}2enc{t}', f'val_{lang}{t}'),
-             'test': (f'test_google_{lang}2enc_2016{t}', f'test_{lang}_2016{t}')}
-    (features / 'resnet_152').mkdir(parents=True)
-    (root / 'multi30k' / 'flickr30k-images').mkdir()
-    for split, names in roles.items():
-        ids = [(name, 0) for name in reversed(IMAGES[split])]
-        if split == 'val':               # e has no caption
-            ids = [item for item in ids if item[0] != 'e']
-        for name in names:
-            write_captions(text / f'multi30k{name}.caption.txt', 'tag', ids)
-        (features / ('test_id_2016.txt' if split == 'test' else f'{split}_id.txt')).write_text(
-            ''.join(f'{name}.jpg\n' for name in IMAGES[split]))
-        np.save(features / 'resnet_152' / f"{'test_2016_flickr' if split == 'test' else split}-resnet_152-avgpool.npy",
-                np.arange(6 * len(IMAGES[split]), dtype=np.float32).reshape(-1, 6))
-    for i, name in enumerate(sum(IMAGES.values(), []) if images else []):
-        pixels = np.random.default_rng(i).integers(0, 255, size=(40 + 7 * i, 60 - 3 * i, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels).convert('L' if i == 1 else 'RGB')
-        image.save(root / 'multi30k' / 'flickr30k-images' / f'{name}.jpg')
-    return root
-
-
-def vatex(*options):
-    return load_config(CONFIGS / 'vatex.yaml', ['train.workers=0', 'train.batch_size=4', *options])
-
-
-def multi30k(*options):
-    return load_config(CONFIGS / 'multi30k.yaml', ['train.workers=0', 'train.batch_size=2', *options])
-
-
-def complaint(function, *args, **kwargs):
-    with pytest.raises(DataError) as error:
-        function(*args, **kwargs)
-    return str(error.value)
-
-
-def numbers(batch):
-    """Everything in a Batch, as plain lists."""
-    tokens = [part for branch in (batch.en, batch.tgt, batch.back) if branch for part in (branch.ids, branch.mask)]
-    return [None if part is None else part.tolist() for part in
-            (batch.visual, batch.visual_mask, batch.index, *tokens)]
+    return make_tokenizer(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- training batches
@@ -193,18 +113,46 @@ def test_workers_change_nothing(tmp_path, tokenizer):
     assert torch.rand(1).item() == found[0][2]
 
 
-def test_features_are_not_copied_to_a_worker(tmp_path):
-    frames = FrameSource(make_video_root(tmp_path / 'v') / 'vatex/FeatureData/i3d_kinetics', max_frames=64)
+def memory_map(array):
+    """The numpy.memmap that an array is a view of, or None."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return array
+
+
+def test_features_are_mapped_and_read_by_threads_of_this_process(tmp_path):
     folder = make_image_root(tmp_path / 'i', images=False) / 'multi30k/FeatureData'
     pooled = PooledSource(folder / 'resnet_152/train-resnet_152-avgpool.npy', folder / 'train_id.txt')
-    for source, name in ((frames, 'v1'), (pooled, 'b')):
-        assert 'features' not in source.__getstate__()
-        again = pickle.loads(pickle.dumps(source))
-        assert again.batch([name])[0].tolist() == source.batch([name])[0].tolist()
+    frames = FrameSource(make_video_root(tmp_path / 'v') / 'vatex/FeatureData/i3d_kinetics', max_frames=64)
+    for source in (frames, pooled):
+        assert memory_map(source.features) is not None and not source.in_processes
+        seen = [(os.getpid(), threading.current_thread().name)]
+
+        class Noting(torch.utils.data.Dataset):
+            def __len__(self):
+                return 6
+
+            def __getitem__(self, index):
+                seen.append((os.getpid(), threading.current_thread().name))
+                return source.batch(source.ids[:2])
+
+        assert len(list(Loader(Noting(), workers=2))) == 6
+        assert {process for process, _ in seen} == {os.getpid()} and all('loader' in name for _, name in seen[1:])
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_a_data_error_in_a_worker_arrives_as_it_was_raised(workers):
+def test_an_iteration_that_is_left_early_leaves_no_thread(tmp_path, tokenizer):
+    loader = build_loaders(vatex('train.workers=2', 'train.batch_size=2'), make_video_root(tmp_path), tokenizer,
+                           splits=('train',))['train']
+    for _ in loader:
+        assert any('loader' in thread.name for thread in threading.enumerate())
+        break
+    del _
+    assert not any('loader' in thread.name for thread in threading.enumerate())
+    assert len(list(loader)) == 7        # and another one starts from the beginning
+
+
+@pytest.mark.parametrize('workers, processes', [(0, False), (1, False), (1, True)])
+def test_a_data_error_in_a_worker_arrives_as_it_was_raised(workers, processes):
     class Broken(torch.utils.data.Dataset):
         def __len__(self):
             return 1
@@ -212,7 +160,7 @@ def test_a_data_error_in_a_worker_arrives_as_it_was_raised(workers):
         def __getitem__(self, index):
             raise DataError('file.bin: this is why')
 
-    loader = Loader(Broken(), workers=workers, pin_memory=False)
+    loader = Loader(Broken(), workers=workers, processes=processes)
     assert complaint(list, loader) == 'file.bin: this is why'
 
 
@@ -230,6 +178,20 @@ def test_all_of_a_batch_is_pinned(tmp_path, tokenizer, monkeypatch):
     batch = next(iter(loader))
     again = batch.pin_memory()
     assert len(pinned) == 9 and numbers(again) == numbers(batch)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_a_loader_yields_is_pinned_for_the_gpu_of_the_training(tmp_path, tokenizer, monkeypatch, workers):
+    pinned, chosen = [], []
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    loaders = build_loaders(vatex(f'train.workers={workers}'), make_video_root(tmp_path), tokenizer, device='cuda:3')
+    for items, tensors in ((loaders['train'], 9 * 4), (loaders['val'].visuals, 2), (loaders['val'].captions, 4)):
+        pinned.clear()
+        list(items)
+        assert len(pinned) == tensors
+    assert chosen == [3] * 3 * workers   # once a thread, before it does anything
 
 
 def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog):
@@ -279,20 +241,40 @@ def test_videos_are_cut_to_their_first_frames(tmp_path):
     assert cut.counts[cut.ids.index('v2')] == 5 and 'empty' not in cut and 'v2' in cut
 
 
+def test_frames_that_do_not_follow_one_another(tmp_path):
+    """The rows of a video may lie anywhere: in one piece, backwards, scattered, shared with another."""
+    rng, folder = np.random.default_rng(0), make_video_root(tmp_path) / 'vatex/FeatureData/i3d_kinetics'
+    features = np.fromfile(folder / 'feature.bin', '<f4').reshape(-1, 4)
+    rows = {'forth': [4, 5, 6], 'back': [6, 5, 4], 'gap': [0, 1, 3], 'one': [7], 'far': rng.permutation(15).tolist(),
+            'jump_at_the_end': [8, 9, 10, 2], 'next': [11, 12]}
+    names = (folder / 'id.txt').read_text().split()
+    (folder / 'video2frames.txt').write_text(repr({video: [names[i] for i in of] for video, of in rows.items()}))
+    for max_frames in (64, 3):
+        visual, mask = FrameSource(folder, max_frames=max_frames).batch(list(rows))
+        for item, real, of in zip(visual.numpy(), mask.numpy().astype(bool), rows.values()):
+            assert item[real].tolist() == features[of[:max_frames]].tolist() and not item[~real].any()
+
+
 def test_images_go_through_clips_preprocessing(tmp_path):
     folder = make_image_root(tmp_path) / 'multi30k/flickr30k-images'
     source = ImageSource(str(folder / '{id}.jpg'), ['a', 'b', 'h'], image_size=32, where='list')
     pixels, mask = source.batch(['a', 'b', 'h'])
-    assert pixels.shape == (3, 3, 32, 32) and pixels.dtype == torch.float32 and mask is None and source.dim == 0
+    assert pixels.shape == (3, 3, 32, 32) and pixels.dtype == torch.uint8 and mask is None and source.dim == 0
     image = Image.open(folder / 'h.jpg')
     width, height = image.size           # 39 x 89: the short side becomes 32
     height = int(32 * height / width)
     top = round((height - 32) / 2)
     image = image.resize((32, height), Image.Resampling.BICUBIC).crop((0, top, 32, top + 32)).convert('RGB')
-    expected = (np.asarray(image, dtype=np.float64) / 255 - CLIP_MEAN) / CLIP_STD
-    np.testing.assert_allclose(pixels[2].permute(1, 2, 0), expected, atol=1e-5)
-    assert len(set(pixels[1].mul(torch.tensor(CLIP_STD)[:, None, None]).add(
-        torch.tensor(CLIP_MEAN)[:, None, None])[:, 0, 0].mul(255).round().tolist())) == 1  # grey became RGB
+    assert pixels[2].permute(1, 2, 0).tolist() == np.asarray(image).tolist()
+    assert torch.equal(pixels[1, 0], pixels[1, 1]) and torch.equal(pixels[1, 0], pixels[1, 2])     # grey became RGB
+
+
+def test_pixels_are_normalised_by_the_model(make_config):
+    encoder = build_model(make_config('clip')).visual_encoder
+    pixels = torch.randint(0, 256, (3, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    normalised = (pixels.double() / 255 - mean) / std
+    torch.testing.assert_close(encoder(pixels), encoder(normalised.float()))
 
 
 def test_images_without_a_list_are_those_of_the_captions(tmp_path, tokenizer):
@@ -363,6 +345,14 @@ def test_features_of_another_width(tmp_path, tokenizer):
     assert 'visual.feature_dim=1024' in message and '4 wide' in message
 
 
+def test_splits_of_different_widths(tmp_path, tokenizer):
+    root = make_image_root(tmp_path)
+    path = root / 'multi30k/FeatureData/resnet_152/val-resnet_152-avgpool.npy'
+    np.save(path, np.ones((3, 5), np.float32))
+    message = complaint(build_loaders, multi30k('visual.kind=pooled'), root, tokenizer)
+    assert f'{path} holds features 5 wide' in message and 'train-resnet_152-avgpool.npy 6' in message
+
+
 def test_no_folder_of_features(tmp_path, tokenizer):
     root = make_video_root(tmp_path)
     message = complaint(build_loaders, vatex('visual.feature=c3_d'), root, tokenizer)
@@ -379,8 +369,9 @@ def test_features_that_are_no_numbers(tmp_path, tokenizer, value):
     features.tofile(path)
     loaders = build_loaders(vatex(), root, tokenizer, splits=('train', 'test'))
     assert sum(len(batch.index) for batch in loaders['train']) == 15
-    message = complaint(list, loaders['test'].visuals)
-    assert 'NaN or infinite features: x1;' in message and 'i3d_kinetics' in message
+    for _ in range(2):                   # what is sound is not looked at again, what is not, is
+        message = complaint(list, loaders['test'].visuals)
+        assert 'NaN or infinite features: x1;' in message and 'i3d_kinetics' in message
 
 
 @pytest.mark.parametrize('array, message', [

@@ -101,18 +101,37 @@ def expected(config, gpu, overrides, options=()):
     ('do_all_vatex.sh', ['0'], 'vatex.yaml', '0', []),
     ('do_all_vatex.sh', ['cpu', 'train.lr=1', 'text.bert=a b'], 'vatex.yaml', 'cpu', ['train.lr=1', 'text.bert=a b']),
     ('do_all_msrvttcn.sh', ['0,1'], 'msrvttcn.yaml', '0,1', []),
+    ('do_all_vatex.sh', ['cpu:2'], 'vatex.yaml', 'cpu:2', []),
     ('do_all_mscoco.sh', ['0'], 'mscoco.yaml', '0', ['data.lang=zh']),
     ('do_all_mscoco.sh', ['0', 'ja', 'train.lr=1'], 'mscoco.yaml', '0', ['data.lang=ja', 'train.lr=1']),
     ('do_all_multi30k.sh', ['1', '0'], 'multi30k.yaml', '0', ['data.task=1', 'data.lang=de']),
     ('do_all_multi30k.sh', ['1', '0', 'train.lr=1'], 'multi30k.yaml', '0',
      ['data.task=1', 'data.lang=de', 'train.lr=1']),
     ('do_all_multi30k.sh', ['2', '0', 'cs', 'name=own'], 'multi30k.yaml', '0',
-     ['data.task=2', 'data.lang=cs', 'name=multi30k_task2', 'name=own']),
+     ['name=multi30k_task2', 'data.task=2', 'data.lang=cs', 'name=own']),
 ])
 def test_do_all(driver, name, arguments, config, gpu, overrides):
     done, commands = driver(name, 'ROOT', *arguments)
     assert done.returncode == 0, done.stderr
     assert commands == expected(config, gpu, overrides)
+
+
+@pytest.mark.parametrize('name, arguments, config, overrides', [
+    ('do_all_vatex.sh', ['cpu'], 'vatex.yaml', []),
+    ('do_all_multi30k.sh', ['2', 'cpu'], 'multi30k.yaml',
+     ['name=multi30k_task2_no_adversary', 'data.task=2', 'data.lang=de'])])
+def test_an_ablation_is_one_more_config(driver, name, arguments, config, overrides):
+    _, commands = driver(name, 'ROOT', *arguments, '--ablation', 'no_adversary')
+    files = [str(REPOSITORY / 'configs' / config), str(REPOSITORY / 'configs/ablation/no_adversary.yaml')]
+    common = ['--config', files[0], '--config', files[1], '--rootpath', 'my data']
+    assert commands == [['-P', '-m', 'util.check_data', *common, *overrides],
+                        [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
+
+
+def test_an_unknown_ablation_names_those_that_there_are(driver):
+    for words in (['--ablation', 'absent'], ['--ablation']):
+        done, commands = driver('do_all_vatex.sh', 'ROOT', 'cpu', *words)
+        assert done.returncode == 2 and not commands and 'disc_weak en_only ' in done.stderr
 
 
 def test_options_go_to_training_only(driver):
@@ -130,7 +149,7 @@ def test_bad_data_stop_before_training(driver):
     ('do_all_vatex.sh', ['cpu', 'data.lang=fr'], 'vatex.yaml', 'fr', ['data.lang=fr']),
     ('do_all_mscoco.sh', ['cpu', 'ja'], 'mscoco.yaml', 'ja', ['data.lang=ja']),
     ('do_all_multi30k.sh', ['2', 'cpu'], 'multi30k.yaml', 'de',
-     ['data.task=2', 'data.lang=de', 'name=multi30k_task2']),
+     ['name=multi30k_task2', 'data.task=2', 'data.lang=de']),
 ])
 def test_demo(driver, name, arguments, config, lang, overrides):
     done, commands = driver(name, 'demo', *arguments)
@@ -139,7 +158,8 @@ def test_demo(driver, name, arguments, config, lang, overrides):
     assert commands[0] == ['-P', '-m', 'util.make_demo', '--root', root, '--collection', Path(config).stem,
                            '--lang', lang]
     common = ['--config', str(REPOSITORY / 'configs/demo' / config), '--rootpath', root]
-    overrides = [f'text.bert={root}/bert', f'visual.clip={root}/clip', *overrides]
+    name_first = [word for word in overrides[:1] if word.startswith('name=')]
+    overrides = [*name_first, f'text.bert={root}/bert', f'visual.clip={root}/clip', *overrides[len(name_first):]]
     assert commands[1:] == [['-P', '-m', 'util.check_data', *common, *overrides],
                             [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
 

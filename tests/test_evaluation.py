@@ -12,8 +12,7 @@ import evaluation
 from basic.caption import Tokens, load_tokenizer, save_tokenizer
 from basic.checkpoint import BEST, save_checkpoint
 from basic.config import config_to_dict, load_config
-from evaluation import (Embeddings, encode, evaluate, fuse, main, normalise, root_of, similarity, table, with_images,
-                        write_report)
+from evaluation import Embeddings, choose_weight, encode, evaluate, main, root_of, table, with_images, write_report
 from model import build_model
 from util.verify_parity import write_released_checkpoint
 
@@ -43,7 +42,7 @@ def fake_set():
         return Tokens(torch.tensor(rows), (torch.tensor(rows) > 0).float())
 
     return SimpleNamespace(
-        split='test', owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
+        split='test', order={}, owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
         visuals=[(torch.tensor([[1., 0]]), None), (torch.tensor([[0., 1]]), torch.ones(1, 2))],
         captions=[(tokens([2, 4], [6, 0]), tokens([1], [3])), (tokens([8]), tokens([5]))])
 
@@ -56,23 +55,6 @@ def test_encode_keeps_order_and_mode():
     assert model.modes == {False} and model.training
 
 
-def test_similarity_is_the_cosine():
-    captions, visual = torch.randn(5, 7), torch.randn(4, 7)
-    expected = torch.nn.functional.cosine_similarity(captions[:, None], visual[None], dim=-1)
-    assert torch.allclose(similarity(captions, visual), expected, atol=1e-6)
-
-
-def test_normalise_takes_the_whole_matrix():
-    assert normalise(torch.tensor([[1., 3], [2, 5]])).tolist() == [[0, 0.5], [0.25, 1]]
-    assert normalise(torch.full((2, 2), 0.7)).tolist() == [[0, 0], [0, 0]]
-
-
-def test_fuse_weighs_the_english_branch():
-    en, tgt = torch.tensor([[0., 2]]), torch.tensor([[30., 10]])
-    assert fuse(en, tgt, 0.2).tolist() == [[pytest.approx(0.8), pytest.approx(0.2)]]
-    assert fuse(en, tgt, 1.0).tolist() == [[0, 1]]
-
-
 def test_evaluate_adds_the_validation_weight():
     config = load_config(overrides=['data.collection=x', 'eval.weights=[1.0,0.0]', 'train.val_weight=0.3'])
     generator = torch.Generator().manual_seed(0)
@@ -83,11 +65,38 @@ def test_evaluate_adds_the_validation_weight():
     assert [row['weight'] for row in evaluate(embeddings, fake_set(), config, weights=[0.3])['rows']] == [0.3]
 
 
+class Scored:
+    """In place of Scoring: SumR of each weight, as a table says."""
+    table = {}
+
+    def __init__(self, *_, **__):
+        self.weights = _[-1]
+
+    def metrics(self):
+        return [{'t2v': {}, 'v2t': {}, 'SumR': self.table[weight]} for weight in self.weights]
+
+
+@pytest.mark.parametrize('sums, options, chosen', [
+    ({1.0: 1, 0.5: 9, 0.2: 3, 0.0: 2}, ['eval.weights=[1.0,0.5,0.0]'], 0.5),
+    ({1.0: 9, 0.5: 9, 0.2: 3, 0.0: 9}, ['eval.weights=[1.0,0.5,0.0]'], 0.0),        # as good: the nearest to 0.2
+    ({0.3: 9, 0.1: 9, 0.2: 3}, ['eval.weights=[0.3,0.1]'], 0.1),                    # as near: less translation
+    ({0.3: 9, 0.2: 9.0000000001}, ['eval.weights=[0.3]'], 0.2),                     # a last bit is no difference
+    ({0.9: 9, 0.2: 3}, ['eval.weight_grid=[0.9]'], 0.9),                            # instead of the reported ones
+])
+def test_the_weight_chosen_on_validation(monkeypatch, sums, options, chosen):
+    monkeypatch.setattr(evaluation, 'scored', Scored)
+    monkeypatch.setattr(Scored, 'table', sums)
+    choice = choose_weight(Embeddings(*(torch.zeros(1, 4),) * 3), fake_set(),
+                           load_config(overrides=['data.collection=x', *options]))
+    assert choice['chosen_weight'] == chosen
+    assert {row['weight']: row['SumR'] for row in choice['chosen_from']} == sums
+
+
 def make_report(folder, split='test'):
     config = load_config(overrides=['data.collection=x', 'data.lang=fr'])
     embeddings = Embeddings(*(torch.randn(n, 4) for n in (2, 3, 3)))
     return {'checkpoint': str(folder / BEST), 'epoch': 4, 'config': 'x', 'collection': 'x', 'lang': 'fr',
-            **evaluate(embeddings, fake_set(), config), 'split': split}
+            **evaluate(embeddings, fake_set(), config, with_ranks=True), 'split': split}
 
 
 def test_table_is_aligned_and_marks_the_validation_row(tmp_path):
@@ -99,6 +108,9 @@ def test_table_is_aligned_and_marks_the_validation_row(tmp_path):
     bars = [i for i, character in enumerate(header) if character == '|']
     assert len(bars) == 3 and all(row[i] == '|' for row in rows for i in bars)
     assert header.split('|')[1].split() == ['R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP']
+    for chosen, mark in ((0.5, '  <- chosen on val'), (0.2, '  <- val, chosen on val'), (None, '  <- val')):
+        rows = table({**make_report(tmp_path), 'chosen_weight': chosen}).splitlines()[3:8]
+        assert rows[2 if chosen == 0.5 else 3].endswith(mark) and rows[3].partition('  <- ')[2].startswith('val')
 
 
 def test_report_files(tmp_path):
@@ -106,8 +118,34 @@ def test_report_files(tmp_path):
     assert write_report(report) == tmp_path / 'metrics.json'
     assert write_report({**report, 'split': 'val'}) == tmp_path / 'metrics_val.json'
     assert write_report(report, tmp_path / 'other.json') == tmp_path / 'other.json'
+    ranks = report.pop('ranks')
     assert json.loads((tmp_path / 'metrics.json').read_text()) == report
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['metrics.json', 'metrics_val.json', 'other.json']
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'metrics.json', 'metrics_val.json', 'other.json', 'ranks.npz', 'ranks_val.npz', 'other.npz'}
+    for name in ('ranks.npz', 'ranks_val.npz', 'other.npz'):
+        with np.load(tmp_path / name) as stored:
+            assert {key: stored[key].tolist() for key in stored} == {key: ranks[key].tolist() for key in ranks}
+
+
+def test_ranks_give_the_reported_recalls(tmp_path):
+    report = make_report(tmp_path)
+    ranks = report['ranks']
+    assert ranks['weights'].tolist() == [row['weight'] for row in report['rows']]
+    assert ranks['t2v'].shape == (5, 3) and ranks['v2t'].shape == (5, 2) and ranks['owner'].tolist() == [0, 1, 1]
+    assert (ranks['caption_ids'].tolist(), ranks['visual_ids'].tolist()) == (['a#0', 'b#0', 'b#1'], ['a', 'b'])
+    for i, row in enumerate(report['rows']):
+        for way in ('t2v', 'v2t'):
+            assert row[way]['R@1'] == pytest.approx(100 * np.mean(ranks[way][i] <= 1))
+            assert row[way]['MeanR'] == pytest.approx(ranks[way][i].mean())
+
+
+def test_visual_items_without_captions_have_no_rank():
+    eval_set = fake_set()
+    eval_set.visual_ids, eval_set.owner = ['a', 'nobody', 'b'], np.array([0, 2, 2])
+    embeddings = Embeddings(*(torch.randn(3, 4) for _ in range(3)))
+    ranks = evaluate(embeddings, eval_set, load_config(overrides=['data.collection=x']), with_ranks=True)['ranks']
+    assert ranks['visual_ids'].tolist() == ['a', 'b'] and ranks['owner'].tolist() == [0, 1, 1]
+    assert ranks['v2t'].shape == (5, 2)
 
 
 def test_report_goes_here_where_the_folder_is_read_only(tmp_path, monkeypatch, capsys):
@@ -115,7 +153,7 @@ def test_report_goes_here_where_the_folder_is_read_only(tmp_path, monkeypatch, c
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     report = {**make_report(tmp_path), 'checkpoint': str(tmp_path / 'released/model_best.pth.tar')}
-    assert write_report(report) == tmp_path / 'here/metrics.json'
+    assert write_report(report) == tmp_path / 'here/metrics.json' and (tmp_path / 'here/ranks.npz').is_file()
     assert 'cannot be written to' in capsys.readouterr().err
     with pytest.raises(ValueError, match='cannot write'):
         write_report(report, tmp_path / 'released/metrics.json')
@@ -171,10 +209,27 @@ def test_command_line(run_folder, tmp_path, capsys):
     report = json.loads((run_folder / 'metrics.json').read_text())
     assert table(report) in output and str(run_folder / 'metrics.json') in output
     assert (report['split'], report['captions'], report['visuals'], report['epoch']) == ('test', 12, 6, 3)
+    assert report['chosen_weight'] is None is report['chosen_from']           # the checkpoint has no choice
+    with np.load(run_folder / 'ranks.npz') as ranks:
+        assert ranks['t2v'].shape == (5, 12) and ranks['v2t'].shape == (5, 6) and ranks['caption_ids'][1] == 'test0#1'
     shapes = {name: np.load(tmp_path / f'e/{name}.npy').shape for name in ('visual', 'en', 'tgt', 'owner')}
     assert shapes == {'visual': (6, 12), 'en': (12, 12), 'tgt': (12, 12), 'owner': (12,)}
     assert (tmp_path / 'e/visual_ids.txt').read_text().split() == [f'test{i}' for i in range(6)]
     assert len((tmp_path / 'e/caption_ids.txt').read_text().split()) == 12
+
+
+def test_a_stored_choice_is_found_again_and_its_row_reported(run_folder, tmp_path, capsys):
+    content = torch.load(run_folder / BEST, weights_only=True)
+    content.pop('format')
+    choice = {'chosen_weight': 0.35, 'chosen_from': [{'weight': 0.35, 'SumR': 100.0}, {'weight': 0.2, 'SumR': 90.0}]}
+    (tmp_path / 'tokenizer').symlink_to(run_folder / 'tokenizer')
+    save_checkpoint(tmp_path / BEST, {**content, 'choice': choice})
+    assert main(['--checkpoint', str(tmp_path), '--rootpath', str(run_folder.parents[3])]) == 0
+    report = json.loads((tmp_path / 'metrics.json').read_text())
+    assert {key: report[key] for key in choice} == choice
+    assert [row['weight'] for row in report['rows']] == [1.0, 0.8, 0.5, 0.35, 0.2, 0.0]
+    marked = [line for line in capsys.readouterr().out.splitlines() if '  <- ' in line]
+    assert [line.split()[0] for line in marked] == ['0.35', '0.2'] and marked[0].endswith('<- chosen on val')
 
 
 def test_command_line_on_val_with_options(run_folder, capsys):
@@ -183,7 +238,7 @@ def test_command_line_on_val_with_options(run_folder, capsys):
     report = json.loads((run_folder / 'metrics_val.json').read_text())
     assert (report['split'], report['captions'], report['ties']) == ('val', 6, 'mean')
     assert [row['weight'] for row in report['rows']] == [0.7, 0.2]
-    assert (run_folder / 'embeddings_val/en.npy').exists()
+    assert (run_folder / 'embeddings_val/en.npy').exists() and (run_folder / 'ranks_val.npz').exists()
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -194,9 +249,11 @@ def test_command_line_on_val_with_options(run_folder, capsys):
     (['--checkpoint', 'RUN', 'text.hidden=32'], 'does an option on the command line change the model?'),
     (['--checkpoint', 'RUN', '--images', '.'], 'reads features, not images'),
     (['--checkpoint', 'RUN', '--tokenizer', '/absent'], '/absent'),
+    (['--checkpoint', 'RUN', '--tokenizer', 'vocab.txt'], "the tokenizer has 31 tokens, but the model's BERT only 25"),
 ])
 def test_user_errors_are_one_clear_line(run_folder, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    Path('vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *map(str, range(26))]))
     assert main([str(run_folder) if word == 'RUN' else word for word in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith('evaluation.py: error: ') and message in captured.err

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from basic.config import LOSS_TERMS
-from loss import (NRCCRLoss, adversarial, build_loss, discriminator_loss, feature_distillation,
+from loss import (NRCCRLoss, adversarial, build_loss, discriminator_loss, feature_distillation, infonce,
                   similarity_distillation, triplet)
 
 N, E = 5, 7
@@ -63,6 +63,65 @@ def test_two_captions_of_one_visual_are_each_others_negatives():
     x = torch.eye(3)[[0, 0, 1]]
     assert triplet(x, x, margin=0.2).item() == pytest.approx(4 * 0.2)
 
+
+# ------------------------------------------------------------------------------------------------------------- InfoNCE
+
+def log_scale(temperature):
+    return torch.tensor(-math.log(temperature), dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize('temperature', [0.07, 0.5])
+def test_infonce_is_the_cross_entropy_of_rows_and_columns_times_the_temperature(temperature):
+    x, y = unit(1), unit(2)
+    s, expected = cosine(x, y), 0.0
+    for i in range(N):
+        for line in (s[i], [row[i] for row in s]):
+            share = math.exp(line[i] / temperature) / sum(math.exp(value / temperature) for value in line)
+            expected -= temperature * math.log(share)
+    assert infonce(x, y, log_scale=log_scale(temperature)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_infonce_near_temperature_zero_is_the_hardest_negative_triplet_loss_without_margin():
+    x, y = unit(1), unit(2)
+    cold = infonce(x, y, log_scale=log_scale(1e-4))
+    assert cold.item() == pytest.approx(triplet(x, y, margin=0).item(), rel=1e-3) and cold.item() > 0.1
+    for ours, theirs in zip(torch.autograd.grad(cold, [x, y]), torch.autograd.grad(triplet(x, y, margin=0), [x, y])):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_infonce_of_unrelated_pairs_is_as_large_as_documented():
+    x = torch.eye(256, dtype=torch.float64)
+    value = infonce(x[:128], x[128:], log_scale=log_scale(0.07))
+    assert value.item() == pytest.approx(2 * 128 * 0.07 * math.log(128)) == pytest.approx(87, abs=0.1)
+    assert triplet(x[:128], x[128:], margin=0.2).item() == pytest.approx(51.2)
+
+
+def test_the_temperatures_gradient_is_that_of_the_cross_entropy_in_the_tempered_cosines():
+    x, y, scale = unit(1), unit(2), log_scale(0.07)
+    got, = torch.autograd.grad(infonce(x, y, log_scale=scale), [scale])
+
+    def cross_entropy(log):
+        logits = math.exp(log) * (x @ y.T).detach()
+        return sum(-line.log_softmax(0)[i].item() for part in (logits, logits.T) for i, line in enumerate(part))
+    slope = (cross_entropy(scale.item() + 1e-5) - cross_entropy(scale.item() - 1e-5)) / 2e-5
+    assert got.item() == pytest.approx(0.07 * slope, rel=1e-5) and abs(got.item()) > 0.01
+
+
+def test_infonce_takes_the_place_of_the_triplet_loss_towards_the_visual_side_alone(make_config):
+    e = encoded()
+    e.log_scale = log_scale(0.07)
+    before, after = (build_loss(make_config('frames', f'loss.contrastive={kind}'))(e, torch.randn(N, 2))
+                     for kind in ('triplet', 'infonce'))
+    assert after['triplet_en'].item() == infonce(e.en, e.visual, log_scale=e.log_scale).item()
+    assert after['triplet_tgt'].item() == infonce(e.tgt, e.visual, log_scale=e.log_scale).item()
+    for name in ('kd_sim', 'kd_feat', 'triplet_back'):
+        assert after[name].item() == before[name].item()
+    scale, = torch.autograd.grad(sum(after.values()), [e.log_scale], retain_graph=True)
+    of_en, of_tgt, of_visual = torch.autograd.grad(after['triplet_en'] + after['triplet_tgt'], [e.en, e.tgt, e.visual])
+    assert scale.abs() > 0.01 and min(part.norm() for part in (of_en, of_tgt, of_visual)) > 0.1
+
+
+# --------------------------------------------------------------------------------------------- similarity distillation
 
 def kd_sim_by_loops(cross, tgt, visual, temperature):
     def softmax(row):

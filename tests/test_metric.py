@@ -7,7 +7,7 @@ import torch
 
 from basic import metric
 from basic.metric import recall_sum, retrieval_metrics
-from evaluation import fuse, similarity
+from basic.scoring import fuse, similarity
 
 GOLDEN = Path(__file__).parent / 'data/golden'
 NAMES = ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')
@@ -89,6 +89,25 @@ def test_brute_force(ties, levels, captions, visuals):
         assert_same(retrieval_metrics(scores, owner, ties=ties), brute_force(scores, owner, ties))
 
 
+@pytest.mark.parametrize('ties', ['pessimistic', 'mean'])
+def test_ranks_are_those_of_the_metrics(ties):
+    scores, owner = random_case(4, 40, 25, levels=6, dtype=np.float32)
+    wrong = metric.WrongCount(metric.GroundTruth(owner, 40, 25, device='cpu'),
+                              torch.from_numpy(scores[np.arange(40), owner]), metric.comparisons_of(ties), 2**18)
+    block = torch.from_numpy(scores.T.copy())
+    block[owner, np.arange(40)] = torch.nan
+    wrong.add(block, slice(0, 40), slice(0, 25))
+    t2v, v2t = wrong.ranks()
+    share = {'pessimistic': 1.0, 'mean': 0.5}[ties]
+
+    def first(row, right):
+        best = row[right].max()
+        return 1 + (row[~right] > best).sum() + share * (row[~right] == best).sum()
+
+    assert t2v.tolist() == [first(scores[j], np.arange(25) == owner[j]) for j in range(40)]
+    assert v2t.tolist() == [first(scores[:, v], owner == v) for v in range(25) if v in owner] and len(v2t) < 25
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('ties', ['pessimistic', 'mean'])
 def test_low_precision_is_compared_as_it_is(dtype, ties):
@@ -100,7 +119,7 @@ def test_low_precision_is_compared_as_it_is(dtype, ties):
 def test_block_size_does_not_matter(monkeypatch):
     scores, owner = random_case(2, 50, 20, levels=5)
     whole = retrieval_metrics(scores, owner)
-    monkeypatch.setattr(metric, '_BLOCK', 60)
+    monkeypatch.setattr(metric, 'tile_size', lambda device: 60)
     assert retrieval_metrics(scores, owner) == whole
 
 

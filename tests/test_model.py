@@ -9,10 +9,13 @@ import transformers
 from conftest import FEATURE_DIM, IMAGE_SIZE, NO_DROPOUT, VOCABULARY, random_tokens
 from torch.nn import functional as F
 
+from basic import hub
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import DISCRIMINATORS, VISUAL_KINDS, config_to_dict
 from loss import build_loss, discriminator_loss
-from model import Projection, TextEncoder, bert_layers, build_bert, build_discriminator, build_model
+from basic.pretrained import bert_layers, build_bert
+from model import (LARGEST_SCALE, MomentumTeacher, Projection, TextEncoder, build_discriminator, build_model,
+                   build_teacher)
 
 DIM = 32                                    # of the tiny BERT's tokens
 
@@ -41,13 +44,13 @@ def step(model, criterion, batch, optimizer=None, discriminator_optimizer=None):
     encoded = model(batch)
     fake_logits = None
     if 'adversarial' in criterion.weights:
-        loss, _ = discriminator_loss(model.discriminator(encoded.tokens_en.detach(), encoded.mask_en),
-                                     model.discriminator(encoded.tokens_tgt.detach(), encoded.mask_tgt))
+        loss, _ = discriminator_loss(model.discriminator(encoded.tokens_en.detach(), batch.en.mask),
+                                     model.discriminator(encoded.tokens_tgt.detach(), batch.tgt.mask))
         model.discriminator.zero_grad()
         loss.backward()
         if discriminator_optimizer:
             discriminator_optimizer.step()
-        fake_logits = model.discriminator(encoded.tokens_tgt, encoded.mask_tgt)
+        fake_logits = model.discriminator(encoded.tokens_tgt, batch.tgt.mask)
     terms = criterion(encoded, fake_logits)
     if optimizer:
         optimizer.zero_grad()
@@ -261,7 +264,7 @@ def test_the_training_branches_are_those_of_evaluation(make_model, make_batch):
             tokens = getattr(batch, name)
             assert torch.allclose(getattr(encoded, name), model.encode_text(tokens.ids, tokens.mask), atol=1e-6)
     for name in ('en', 'tgt'):
-        tokens, mask = getattr(encoded, f'tokens_{name}'), getattr(encoded, f'mask_{name}')
+        tokens, mask = getattr(encoded, f'tokens_{name}'), getattr(batch, name).mask
         assert tokens.shape == (*mask.shape, DIM) and torch.equal(mask, getattr(batch, name).mask)
 
 
@@ -340,6 +343,127 @@ def test_the_text_projection_is_called_in_the_order_of_the_method(make_model, ma
                 text.attend(inputs[2], batch.back.mask)]
     assert len(seen) == 4
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(seen, expected))
+
+
+@pytest.mark.parametrize('more, calls', [([], 1), (['loss.weights.triplet_back=0.5'], 2)])
+def test_without_a_term_for_translations_none_is_read(make_model, make_batch, more, calls):
+    """So training on English alone needs no translated captions, and none moves the batch norm."""
+    nothing = [f'loss.weights.{term}=0' for term in ('triplet_tgt', 'kd_sim', 'kd_feat', 'triplet_back', 'adversarial')]
+    model, batch = make_model('frames', *nothing, *more).train(), make_batch()
+    batch.tgt = None
+    for micro_batch in (0, 2):
+        model.text_projection.norm.num_batches_tracked.zero_()
+        encoded = model(batch, micro_batch)
+        assert encoded.tgt is encoded.cross is encoded.tokens_tgt is None and encoded.en.shape == (6, 14)
+        assert model.text_projection.norm.num_batches_tracked == calls
+
+
+@pytest.mark.parametrize('options', [[], ['text.trained_layers=[7]'], ['compute.checkpointing=true']])
+def test_all_of_bert_is_trained_whatever_its_depth(make_model, make_batch, options):
+    model = make_model('frames', 'text.train_all=true', *options).train()
+    bert = model.text_encoder.bert
+    model(make_batch()).en.sum().backward()
+    assert all(p.requires_grad and p.grad is not None for p in bert.parameters())
+    assert {id(p) for p in bert.parameters()} <= {id(p) for p in model.main_parameters()}
+
+
+# --------------------------------------------------------------------------------------------- the learned temperature
+
+def test_the_temperature_is_a_parameter_only_where_it_is_learned(make_model, make_batch):
+    plain, learned = make_model(), make_model('frames', 'loss.contrastive=infonce')
+    assert learned.log_scale.exp().item() == pytest.approx(1 / 0.07)
+    assert any(p is learned.log_scale for p in learned.main_parameters())
+    assert all(torch.equal(value, learned.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert 'log_scale' not in plain.state_dict() and plain(make_batch()).log_scale is None
+
+
+def test_the_scale_is_bounded_and_can_come_down_again(make_model):
+    model = make_model('frames', 'loss.contrastive=infonce')
+    with torch.no_grad():
+        model.log_scale.fill_(7.0)
+    model.keep_in_bounds()
+    assert model.log_scale.exp().item() == pytest.approx(LARGEST_SCALE)
+    model.log_scale.exp().backward()
+    assert model.log_scale.grad > 0
+    make_model().keep_in_bounds()
+
+
+# ----------------------------------------------------------------------------------------------- the momentum teacher
+
+@pytest.fixture
+def make_teacher(make_model, make_config):
+    """make_teacher(kind, *options) -> (model in training mode, its teacher of momentum 0.9)."""
+    def make(kind='frames', *options):
+        options = ['loss.teacher=momentum', 'loss.teacher_momentum=0.9', *options]
+        model = make_model(kind, *options).train()
+        return model, build_teacher(make_config(kind, *options), model)
+    return make
+
+
+@pytest.mark.parametrize('options', [[], ['text.train_all=true'], ['text.trained_layers=[]'],
+                                     ['compute.checkpointing=true']])
+def test_the_teacher_is_a_moving_average_of_what_is_trained(make_teacher, make_batch, options):
+    model, teacher = make_teacher('frames', *options)
+    parts = {'encoder': model.text_encoder, 'projection': model.text_projection}
+    trained = {f'{part}.{name}': p for part, module in parts.items() for name, p in module.named_parameters()
+               if p.requires_grad}
+    expected = {name: p.detach().clone() for name, p in trained.items()}
+    assert teacher.weights().keys() == trained.keys()
+    assert not any(p.requires_grad for p in teacher.weights().values())
+    for step in range(3):
+        with torch.no_grad():
+            for p in trained.values():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
+        teacher.follow()
+        for name, p in trained.items():
+            expected[name] = 0.9 * expected[name] + 0.1 * p.detach()
+            assert torch.allclose(teacher.weights()[name], expected[name], atol=1e-6), name
+    moving = {p.data_ptr() for p in teacher.weights().values()}
+    frozen = {p.data_ptr() for p in model.text_encoder.parameters() if not p.requires_grad}
+    assert {p.data_ptr() for p in teacher.parameters()} - moving == frozen                                  # shared
+    assert all(p.requires_grad == (f'encoder.{name}' in trained) for name, p in model.text_encoder.named_parameters())
+
+
+def test_the_teacher_starts_as_the_models_own_cross_branch(make_teacher, make_model, make_batch):
+    own = make_model('frames', *NO_DROPOUT).train()(make_batch())
+    model, teacher = make_teacher('frames', *NO_DROPOUT)
+    encoded, batch = model(make_batch()), make_batch()
+    assert encoded.cross is None and torch.equal(encoded.tgt, own.tgt)
+    assert model.text_projection.norm.num_batches_tracked == 3
+    cross = teacher(batch)
+    assert torch.allclose(cross, own.cross, atol=1e-6) and not cross.requires_grad
+    for micro_batch in (1, 4, 6, 9):
+        assert torch.allclose(teacher(batch, micro_batch), cross, atol=1e-6)
+
+
+def test_the_teacher_has_no_dropout_and_takes_the_batchs_statistics_in_any_mode(make_teacher, make_batch):
+    model, teacher = make_teacher()
+    state, cross = torch.get_rng_state(), teacher(make_batch())
+    assert torch.equal(torch.get_rng_state(), state)
+    model.eval()
+    for mode in (teacher.train(), teacher.eval()):
+        assert torch.equal(mode(make_batch()), cross)
+    assert cross.mean(dim=0).abs().max() < 0.15                  # over the batch; before unit length it is 0
+
+
+def test_a_teacher_goes_on_from_its_weights(make_teacher, make_batch):
+    model, teacher = make_teacher()
+    with torch.no_grad():
+        for p in model.main_parameters():
+            p.add_(0.1)
+    teacher.follow()
+    _, again = make_teacher()
+    assert not torch.allclose(again(make_batch()), teacher(make_batch()), atol=1e-4)
+    again.restore({name: value.clone() for name, value in teacher.weights().items()})
+    assert torch.equal(again(make_batch()), teacher(make_batch()))
+
+
+def test_there_is_a_teacher_only_for_a_term_that_it_teaches(make_model, make_config):
+    without = ['loss.weights.kd_sim=0', 'loss.weights.kd_feat=0']
+    for options in ([], without, ['loss.teacher=momentum', *without]):
+        assert build_teacher(make_config('frames', *options), make_model('frames', *options)) is None
+    options = ['loss.teacher=momentum', 'loss.weights.kd_sim=0']
+    assert isinstance(build_teacher(make_config('frames', *options), make_model('frames', *options)), MomentumTeacher)
 
 
 # --------------------------------------------------------------------------------------------------- discriminators
@@ -473,13 +597,23 @@ def test_a_folder_that_does_not_exist_names_the_option_that_takes_one(make_model
 @pytest.mark.parametrize('key, class_name', [('text.bert', 'AutoConfig'),
                                              ('visual.clip', 'CLIPVisionModelWithProjection')])
 def test_a_hub_out_of_reach_names_the_option_that_takes_a_folder(make_model, monkeypatch, key, class_name):
-    def unreachable(name, **kwargs):
-        raise OSError(f"We couldn't connect to 'https://huggingface.co' to load {name}\nmore")
-    monkeypatch.setattr(getattr(transformers, class_name), 'from_pretrained', unreachable)
+    asked = []
+
+    def load(name, local_files_only=False, **kwargs):
+        asked.append(local_files_only)
+        raise OSError(f'no {name} here\nmore')
+
+    def ask(*args, timeout, **kwargs):
+        assert timeout <= 10
+        raise ConnectionError('no route to host')
+    monkeypatch.setattr(getattr(transformers, class_name), 'from_pretrained', load)
+    monkeypatch.setattr(hub, 'get_hf_file_metadata', ask)
     with pytest.raises(ValueError) as error:
         make_model('clip', f'{key}=some/hub-name')
     assert f"key '{key}'" in str(error.value) and f'{key}=FOLDER' in str(error.value)
-    assert 'some/hub-name' in str(error.value) and 'Without network' in str(error.value)
+    assert 'some/hub-name' in str(error.value) and 'no route to host' in str(error.value)
+    assert 'Without network' in str(error.value)
+    assert asked == [True]               # the cache alone: transformers would ask a dead hub for a minute
 
 
 def test_a_model_that_is_not_like_bert_is_refused():

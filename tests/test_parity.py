@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from util import verify_parity
 
@@ -28,8 +29,26 @@ def test_every_released_figure_is_reproduced():
                                     'loss.detach_cross_feature=true', 'text.trained_layers=[2]'])
 def test_another_computation_is_noticed(option, monkeypatch):
     monkeypatch.setattr(verify_parity, 'NO_DROPOUT', (*verify_parity.NO_DROPOUT, option))
-    rows = verify_parity.check_model(GOLDEN / 'resnet.json', verify_parity.choose_device('cpu'))
+    rows = verify_parity.check_model(GOLDEN / 'resnet.json', torch.device('cpu'))
     assert any(not verify_parity.passes(row) for row in rows)
+
+
+def test_a_set_of_another_form_is_read_as_it_is(tmp_path):
+    """Fewer pairs and steps, other options: what does not depend on them must still agree."""
+    spec = json.loads((GOLDEN / 'resnet.json').read_text())
+    golden = dict(np.load(GOLDEN / 'resnet.npz'))
+    spec['opt'].update(scale=0.0, back_w=0, l1_gama=0, collection='mscoco', data_type='google_enc2ja', disc_type='weak')
+    del spec['opt']['batch_size'], spec['opt']['task']
+    spec['shapes'][4] = json.loads((GOLDEN / 'weak.json').read_text())['shapes'][4]
+    n = len(golden['features'])
+    golden = {name: value[:3] if len(value) == n else value for name, value in golden.items()}
+    golden['train_trajectory'] = golden['train_trajectory'][:1]
+    (tmp_path / 'other.json').write_text(json.dumps(spec))
+    np.savez(tmp_path / 'other.npz', **golden)
+    rows = {row.figure: row for row in verify_parity.verify(tmp_path)}
+    assert {figure for figure in rows if 'trajectory' in figure} == {'train_trajectory, step 1'}
+    assert verify_parity.passes(rows['eval_visual']) and verify_parity.passes(rows['eval_source'])
+    assert not verify_parity.passes(rows['train_trajectory, step 1'])      # of other terms' weights
 
 
 def test_the_command_line_fails_on_a_wrong_figure(tmp_path, capsys):

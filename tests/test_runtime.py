@@ -7,7 +7,7 @@ import torch
 
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import config_to_dict
-from basic.runtime import (choose_device, declare_missing_torchvision_ops, random_states, restore_random_states,
+from basic.runtime import (choose_devices, declare_missing_torchvision_ops, random_states, restore_random_states,
                            seed_everything)
 
 
@@ -22,25 +22,32 @@ def gpus(monkeypatch):
 
 @pytest.mark.parametrize('name', ['cpu', ' cpu '])
 def test_the_cpu(name):
-    assert choose_device(name) == torch.device('cpu')
+    assert choose_devices(name) == [torch.device('cpu')]
 
 
 @pytest.mark.parametrize('name, index', [('0', 0), (1, 1), ('cuda:1', 1)])
 def test_one_of_the_gpus(gpus, name, index):
     gpus(2)
-    assert choose_device(name) == torch.device('cuda', index)
+    assert choose_devices(name) == [torch.device('cuda', index)]
+
+
+def test_a_process_a_device(gpus):
+    gpus(4)
+    assert choose_devices('3,0') == [torch.device('cuda', 3), torch.device('cuda', 0)]
+    assert choose_devices('cpu:3') == 3 * [torch.device('cpu')]
 
 
 @pytest.mark.parametrize('count, name, parts', [
     (0, '0', ["device '0'", 'no GPU', 'give cpu']), (2, '2', ["device '2'", '2 GPU(s)', 'numbered from 0']),
-    (4, '0,1', ["device '0,1'", 'not supported yet', 'give one']),
-    (2, 'gpu', ["device 'gpu'", 'expected cpu or the index']),
-    (2, '-1', ["device '-1'", 'expected cpu or the index']), (2, '', ['expected cpu or the index']),
-    (2, '²', ['expected cpu or the index']), (2, 'cuda', ['expected cpu or the index'])])
+    (4, '0,0', ["device '0,0'", 'named twice']), (4, '0,4', ["device '0,4'", '4 GPU(s)']),
+    (4, '0,', ['expected cpu']), (0, 'cpu:0', ['expected cpu', 'cpu:N']),
+    (2, 'gpu', ["device 'gpu'", 'expected cpu, cpu:N']),
+    (2, '-1', ["device '-1'", 'expected cpu, cpu:N']), (2, '', ['expected cpu, cpu:N']),
+    (2, '²', ['expected cpu, cpu:N']), (2, 'cuda', ['expected cpu, cpu:N'])])
 def test_what_is_no_device_is_refused(gpus, count, name, parts):
     gpus(count)
     with pytest.raises(ValueError) as error:
-        choose_device(name)
+        choose_devices(name)
     assert all(part in str(error.value) for part in parts)
 
 

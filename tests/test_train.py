@@ -1,6 +1,12 @@
 """Training: one step, the loop, stop and resume, the run folder, the command line."""
 import json
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +17,15 @@ import yaml
 import train
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint
-from basic.config import load_config
-from basic.logger import RunLog, check_run_folder, read_log
+from basic.config import config_to_dict, load_config
+from basic.logger import RunLog, check_run_folder, progress, read_log
 from data_provider import build_loaders
+from evaluation import evaluate_checkpoint
 from loss import build_loss
 from model import build_model
 from train import NonFiniteLoss, main, train_step
+from util import table
+from util.table_runs import read_runs
 
 REPOSITORY = Path(train.__file__).parent
 CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
@@ -134,7 +143,8 @@ def finished(world, tmp_path_factory):
 
 def test_run_folder(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {'config.yaml', 'run.json', 'tokenizer', 'log.jsonl', 'tb', BEST, LAST, 'metrics.json'}
+    assert names == {'config.yaml', 'run.json', 'tokenizer', 'log.jsonl', 'tb', BEST, LAST, 'metrics.json',
+                     'ranks.npz'}
     assert yaml.safe_load((finished / 'config.yaml').read_text())['visual']['feature_dim'] == tiny.DIM
     start = json.loads((finished / 'run.json').read_text())
     assert {'command', 'git_commit', 'started', 'rootpath', 'device', 'versions', 'parameters'} <= start.keys()
@@ -144,6 +154,28 @@ def test_run_folder(finished):
     assert best.epoch == read_log(finished)[-1]['best_epoch']
     assert best.val == read_log(finished)[best.epoch - 1]['val']
     assert json.loads((finished / 'metrics.json').read_text())['epoch'] == best.epoch
+
+
+def test_the_weight_is_chosen_on_validation_and_kept_with_the_best_model(world, finished):
+    choice = load_checkpoint(finished).choice
+    val = evaluate_checkpoint(finished, rootpath=world[0], split='val')
+    assert choice['chosen_from'] == [{'weight': row['weight'], 'SumR': row['SumR']} for row in val['rows']]
+    best = max(row['SumR'] for row in choice['chosen_from'])
+    assert {'weight': choice['chosen_weight'], 'SumR': best} in choice['chosen_from']
+    report = json.loads((finished / 'metrics.json').read_text())
+    assert {key: report[key] for key in choice} == choice
+    assert load_checkpoint(finished / LAST).choice is None
+    assert load_checkpoint(finished).val['weight'] == 0.2            # by which the model was selected
+
+
+def test_tables_read_what_a_run_leaves(finished, capsys):
+    run, = read_runs([finished])
+    hits = run.hits(run.weight)
+    assert hits['t2v'].shape == (12,) and hits['v2t'].shape == (6,) and run.chosen
+    assert table.main([str(finished), '--metric', 'SumR,epoch,minutes', '--format', 'csv']) == 0
+    name, seeds, _, total, deviation, epoch = capsys.readouterr().out.splitlines()[1].split(',')[:6]
+    assert (name, seeds, deviation, float(epoch)) == ('multi30k', '1', '', load_checkpoint(finished).epoch)
+    assert float(total) == pytest.approx(run.row(run.weight)['SumR'])
 
 
 def test_log(finished):
@@ -215,12 +247,81 @@ def test_stop_and_resume_equal_an_uninterrupted_run(world, finished, tmp_path, m
     assert json.loads((folder / 'run.json').read_text())['resumed'][0]['after_epoch'] == 2
 
 
+KILLED_WHILE_WRITING = '''
+import os, signal, sys, torch, train
+real, calls = torch.save, []
+def save(content, file):
+    calls.append(1)
+    if len(calls) == 4:                                   # in epoch 2 or 3
+        file.write(b'half of it')
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(content, file)
+torch.save = save
+train.main(sys.argv[1:])
+'''
+
+
+def test_a_run_killed_while_it_writes_resumes_and_leaves_nothing_behind(world, finished, tmp_path):
+    folder = tmp_path / 'run'
+    argv = arguments(world, folder, 'train.epochs=4')
+    done = subprocess.run([sys.executable, '-c', KILLED_WHILE_WRITING, *argv], cwd=REPOSITORY, capture_output=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(folder.glob('.*.tmp')) and load_checkpoint(folder / LAST).epoch >= 1
+    assert main([*argv, '--resume']) == 0
+    assert not list(folder.glob('.*'))
+    assert_equal(comparable(folder), comparable(finished))
+
+
+def test_a_full_disk_is_one_clear_line(world, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(train, 'save_checkpoint', full)
+    message = refused(arguments(world, tmp_path / 'run'), capsys)
+    assert 'No space left on device' in message and str(tmp_path / 'run') in message
+
+
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(world, finished, tmp_path):
     for name, seed in (('same', '1'), ('other', '2')):
         assert main(arguments(world, tmp_path / name, 'train.epochs=1', '--seed', seed, '--no-test')) == 0
     first = read_log(finished)[0]['train']
     assert read_log(tmp_path / 'same')[0]['train'] == first != read_log(tmp_path / 'other')[0]['train']
     assert not (tmp_path / 'same/metrics.json').exists()
+
+
+def test_teacher_and_temperature_go_on_exactly(world, tmp_path):
+    modern = ['loss.teacher=momentum', 'loss.teacher_momentum=0.8', 'loss.contrastive=infonce']
+    for name, epochs in (('whole', ['train.epochs=3']), ('parts', ['train.epochs=1']),
+                         ('parts', ['train.epochs=3', '--resume'])):
+        assert main(arguments(world, tmp_path / name, *modern, *epochs)) == 0
+    whole, parts = comparable(tmp_path / 'whole'), comparable(tmp_path / 'parts')
+    assert_equal(parts, whole)
+    last, best = whole[0], whole[3]
+    teacher = load_checkpoint(tmp_path / 'whole' / LAST).training['teacher']
+    assert not torch.equal(teacher['projection.linear.weight'], last['text_projection.linear.weight'])
+    assert last['log_scale'] != best['log_scale'] or len(whole[2]) == 1
+    assert not any('teacher' in name for name in best)           # evaluation needs none
+    scales = [record['train']['scale'] for record in whole[2]]
+    assert scales[0] == pytest.approx(1 / 0.07, rel=0.01) and len(set(scales)) == 3
+
+
+def test_an_ablation_on_top_names_the_run(world):
+    root, bert = world
+    more = ['--config', CONFIG, '--config', str(REPOSITORY / 'configs/ablation/no_adversary.yaml')]
+    assert main([*more, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', '--no-test']) == 0
+    config = yaml.safe_load((root / 'multi30k/runs/multi30k_no_adversary_de/seed_1/config.yaml').read_text())
+    assert config['loss']['weights'] == {'triplet_en': 1.0, 'triplet_tgt': 0.6, 'kd_sim': 0.4, 'kd_feat': 0.1,
+                                         'triplet_back': 0.5, 'adversarial': 0.0}
+
+
+def test_english_alone_needs_no_translations(world, tmp_path):
+    root = tiny.make_collection(tmp_path / 'root')
+    for path in (root / 'multi30k/TextData').glob('multi30ktrain_google*'):
+        path.unlink()
+    more = ['--config', str(REPOSITORY / 'configs/ablation/en_only.yaml'), 'train.epochs=1']
+    assert main(arguments((root, world[1]), tmp_path / 'run', *more)) == 0
+    assert read_log(tmp_path / 'run')[0]['train'].keys() == {'triplet_en', 'total', 'grad_norm'}
 
 
 def test_more_epochs_for_a_finished_run(world, tmp_path, capsys):
@@ -237,6 +338,13 @@ def test_early_stop(world, tmp_path, monkeypatch, capsys):
     assert main(arguments(world, tmp_path / 'run', 'train.patience=1', '--no-test')) == 0
     assert 'stopped: 2 epochs without improvement' in capsys.readouterr().out
     assert load_checkpoint(tmp_path / 'run').epoch == 1 and load_checkpoint(tmp_path / 'run' / LAST).epoch == 3
+
+
+def test_the_rate_of_noise_names_the_run_folder(world, capsys):
+    root, bert = world
+    assert main(['--config', CONFIG, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', 'name=noisy',
+                 'data.noise=0.2', '--no-test']) == 0
+    assert (root / 'multi30k/runs/noisy_de_noise_0.2/seed_1' / BEST).exists()
 
 
 def test_default_run_folder(world, capsys):
@@ -292,7 +400,11 @@ def test_resume_with_another_config_names_the_keys(world, finished, capsys):
 
 
 def test_resume_of_nothing(world, tmp_path, capsys):
-    assert 'nothing to resume' in refused(arguments(world, tmp_path / 'absent', '--resume'), capsys)
+    message = refused(arguments(world, tmp_path / 'absent', '--resume'), capsys)
+    assert 'nothing to resume' in message and 'leave --resume away' in message
+    (tmp_path / 'cut off/tokenizer').mkdir(parents=True)        # killed before it had written its config
+    message = refused(arguments(world, tmp_path / 'cut off', '--resume'), capsys)
+    assert 'nothing to resume' in message and '--overwrite' in message
 
 
 def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, capsys):
@@ -307,7 +419,7 @@ def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, ca
     (['train.learning_rate=1'], "unknown key 'train.learning_rate'"),
     (['train.lr=fast'], 'train.lr'),
     (['--device', 'gpu'], "device 'gpu'"),
-    (['--device', '0,1'], 'several GPUs'),
+    (['--device', '0,1'], 'torch sees no GPU here'),
     (['data.lang=fr'], 'no captions'),
     (['text.bert=/absent/bert'], '/absent/bert'),
     (['text.trained_layers=[7]'], 'names layer 7'),
@@ -316,6 +428,39 @@ def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, ca
 def test_user_errors_leave_no_run_behind(world, tmp_path, capsys, more, expected):
     assert expected in refused(arguments(world, tmp_path / 'run', *more), capsys)
     assert not (tmp_path / 'run').exists()
+
+
+def test_captions_beyond_berts_positions_are_refused_unless_they_are_cut(world, tmp_path, capsys):
+    root = tiny.make_collection(tmp_path / 'root')
+    for path in (root / 'multi30k/TextData').glob('multi30ktrain_*'):
+        with open(path, 'a') as file:
+            file.write(f'train0.jpg#x#7 {"cat " * 80}\n')
+    argv = arguments((root, world[1]), tmp_path / 'run', 'train.epochs=1', '--no-test')
+    message = refused(argv, capsys)
+    assert 'but this BERT only 64 positions: set text.positions=64' in message
+    assert not (tmp_path / 'run').exists()
+    assert main([*argv, 'text.positions=64']) == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- the console
+
+def test_a_log_file_gets_a_line_an_epoch_and_no_pieces_of_bars(world, tmp_path, capfd):
+    assert main(arguments(world, tmp_path / 'run', 'train.epochs=2', '--no-test')) == 0
+    captured = capfd.readouterr()
+    assert [line.split()[:2] for line in captured.out.splitlines()[1:]] == [['epoch', '1'], ['epoch', '2']]
+    assert captured.err == ''
+
+
+def test_a_long_epoch_shows_plain_lines_in_a_log_file(capfd):
+    bar = progress(range(30), 'epoch 7', seconds=0.05)
+    for step in bar:
+        time.sleep(0.01)
+        bar.set_postfix(total=f'{step}.5', refresh=False)
+    captured = capfd.readouterr().err
+    assert '\r' not in captured and captured.endswith('\n')
+    lines = captured.splitlines()
+    assert 2 <= len(lines) <= 7
+    assert all(re.fullmatch(r'epoch 7: step \d+ of 30, .* to go, total=\d+.5', line) for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- the log
@@ -336,7 +481,8 @@ def test_log_damaged_in_the_middle_is_an_error(tmp_path):
 def test_run_folder_states(tmp_path):
     assert check_run_folder(tmp_path / 'new', {}) is None
     (tmp_path / 'old').mkdir()
-    (tmp_path / 'old/config.yaml').write_text('train: {epochs: 3}\n')
+    (tmp_path / 'old/config.yaml').write_text('name: vatex\ndata: {collection: vatex}\ntrain: {epochs: 3}\n')
     (tmp_path / 'old' / LAST).write_text('')
-    assert check_run_folder(tmp_path / 'old', {'train': {'epochs': 9}}, resume=True) == tmp_path / 'old' / LAST
+    asked = config_to_dict(load_config(REPOSITORY / 'configs/vatex.yaml', ['train.epochs=9', 'compute.micro_batch=8']))
+    assert check_run_folder(tmp_path / 'old', asked, resume=True) == tmp_path / 'old' / LAST
     assert check_run_folder(tmp_path / 'old', {}, overwrite=True) is None

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from basic.caption import join_captions, load_tokenizer, read_captions
 from basic.config import SPLITS, ConfigError, load_config
 from basic.errors import DataError, UnreachableError, first_five
-from data_provider import Collection, ImageSource, check_images, check_known, pack_branch, visual_order
+from basic.images import ImageSource, check_images
+from data_provider import Collection, check_known, pack_branch, visual_order
 
 SHOWN = 5                                # problems of one kind that are printed in full
 IMAGE_SIZE = 224                         # to which images are brought; for finding those that cannot be, any will do
@@ -121,8 +122,10 @@ def _check_captions(report, collection, split, tokenizer, column):
         path = report.attempt(collection.caption_path, split, role)
         if path is not None:
             bad = []
-            files[role] = read_captions(path, problems=bad)
+            file = report.attempt(read_captions, path, bad)
             report.add(bad, kind=f'problems in {path}')
+            if file is not None:
+                files[role] = file
     for role, file in files.items():
         if role != 'en' and 'en' in files and report.attempt(join_captions, files['en'], file) is not None:
             extra = len(file) - len(files['en'])
@@ -222,7 +225,8 @@ def _aligned(table):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog='python -m util.check_data', description=__doc__.split('\n\n')[0])
-    parser.add_argument('--config', required=True, help='YAML file, such as configs/vatex.yaml')
+    parser.add_argument('--config', required=True, action='append', help='YAML file, such as configs/vatex.yaml; given '
+                        'again, what a further file says wins')
     parser.add_argument('--rootpath', required=True, help="folder that holds the collection's folder")
     parser.add_argument('--split', action='append', choices=SPLITS, help='check this split; may be given repeatedly')
     parser.add_argument('--quick', action='store_true', help='do not read every feature, nor open every image')

@@ -131,14 +131,15 @@ def small(picture):
 
 # --- the CLIP tower ----------------------------------------------------------------------------------------------
 
-CONFIG = {'architectures': ['CLIPVisionModelWithProjection'], 'model_type': 'clip_vision_model', 'hidden_act': 'quick_gelu',
-          'hidden_size': 128, 'num_attention_heads': 2, 'num_hidden_layers': 6, 'intermediate_size': 336,
-          'image_size': 64, 'patch_size': 8, 'num_channels': 3, 'projection_dim': 64, 'layer_norm_eps': 1e-5,
-          'attention_dropout': 0.0, 'torch_dtype': 'float32'}
+CONFIG = {'architectures': ['CLIPVisionModelWithProjection'], 'model_type': 'clip_vision_model',
+          'hidden_act': 'quick_gelu', 'hidden_size': 128, 'num_attention_heads': 2, 'num_hidden_layers': 6,
+          'intermediate_size': 336, 'image_size': 64, 'patch_size': 8, 'num_channels': 3,
+          'projection_dim': 64, 'layer_norm_eps': 1e-5, 'attention_dropout': 0.0, 'torch_dtype': 'float32'}
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
-PREPROCESSOR = {'image_processor_type': 'CLIPImageProcessor', 'do_resize': True, 'size': {'shortest_edge': 64}, 'resample': 3,
-                'do_center_crop': True, 'crop_size': {'height': 64, 'width': 64}, 'do_rescale': True, 'rescale_factor': 1 / 255,
-                'do_normalize': True, 'image_mean': list(MEAN), 'image_std': list(DEVIATION), 'do_convert_rgb': True}
+PREPROCESSOR = {'image_processor_type': 'CLIPImageProcessor', 'do_resize': True, 'size': {'shortest_edge': 64},
+                'resample': 3, 'do_center_crop': True, 'crop_size': {'height': 64, 'width': 64}, 'do_rescale': True,
+                'rescale_factor': 1 / 255, 'do_normalize': True, 'image_mean': list(MEAN), 'image_std': list(DEVIATION),
+                'do_convert_rgb': True}
 REGIONS = (2, 3)       # rows and columns of the regions; two regions, one a head, for each of the last layers
 RADIUS = 0.06          # squared distance at which a colour no longer counts as a palette colour
 SHARPNESS = 3 / RADIUS

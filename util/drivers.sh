@@ -4,17 +4,18 @@
 #   root ARG                   set $rootpath and, for `demo`, $demo
 #   device ARG                 set $gpu
 #   is_word ARG                is it a plain word, such as a language, and not key=value or --option?
-#   do_all COLLECTION LANG TASK [key=value ...] [--option ...]
+#   do_all COLLECTION LANG TASK [key=value ...] [--option ...]      names the run $run_name, if that is set
 #   do_test MODELDIR [key=value ...] [--option ...]
 
 repo=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"   # so that nothing has to change folder: relative paths stay good
 python=${PYTHON:-$(command -v python3 || command -v python || echo python3)}
-demo=
+demo= run_name=
 
 root_help="  ROOTPATH    folder that holds the collections' folders, or demo: a small made-up corpus, made on first use"
-gpu_help="  GPU         index of the GPU, such as 0, or cpu"
+gpu_help="  GPU         index of the GPU, such as 0; several, such as 0,1,2,3, for a process on each; or cpu (cpu:2: two)"
 train_help="  key=value   any option of basic/config.py, for example train.batch_size=64; name=NAME names the run folder
+  --ablation NAME   with configs/ablation/NAME.yaml on top, in a run folder <config>_NAME_<lang>
   --resume    go on with an interrupted run        --overwrite   delete the run that is there and start again
   --run-dir DIR   other run folder (default: ROOTPATH/<collection>/runs/<config>_<lang>/seed_<n>)
   --seed N, --workers N, --no-test    as in: python train.py --help
@@ -50,18 +51,26 @@ root() {
 }
 
 device() {
-    [[ $1 =~ ^(cpu|[0-9]+(,[0-9]+)*)$ ]] || wrong "GPU: expected cpu or the index of a GPU, such as 0; found '$1'"
+    [[ $1 =~ ^(cpu(:[0-9]+)?|[0-9]+(,[0-9]+)*)$ ]] ||
+        wrong "GPU: expected cpu, or the index of a GPU, such as 0, or of several, such as 0,1; found '$1'"
     gpu=$1
 }
 
-# Sort what follows the named arguments: key=value into $overrides, --options (with their values) into $options.
+# Sort what follows the named arguments: key=value into $overrides, --options (with their values) into $options, and
+# that of --ablation into $ablation.
 sort_rest() {
-    overrides=() options=()
+    overrides=() options=() ablation=
     while [ $# -gt 0 ]; do
         case $1 in
             --run-dir | --seed | --workers | --split | --save-embeddings | --output | --tokenizer)
                 [ $# -ge 2 ] || wrong "$1 needs a value"
                 options+=("$1" "$2")
+                shift ;;
+            --ablation)
+                [ -f "$repo/configs/ablation/${2-}.yaml" ] ||
+                    wrong "--ablation: no '${2-}'; there are: $(cd "$repo/configs/ablation" && printf '%s ' *.yaml |
+                        sed 's/\.yaml//g')"
+                ablation=$2
                 shift ;;
             -*) options+=("$1") ;;
             *=*) overrides+=("$1") ;;
@@ -72,7 +81,7 @@ sort_rest() {
 }
 
 do_all() {
-    local config=$repo/configs/$1.yaml collection=$1 lang=$2 task=$3 word
+    local config=$repo/configs/$1.yaml collection=$1 lang=$2 task=$3 word configs
     shift 3
     sort_rest "$@"
     for word in ${overrides[@]+"${overrides[@]}"}; do
@@ -83,9 +92,12 @@ do_all() {
         "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" || exit
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
-    "$python" -P -m util.check_data --config "$config" --rootpath "$rootpath" \
+    configs=(--config "$config")
+    [ -z "$ablation" ] || configs+=(--config "$repo/configs/ablation/$ablation.yaml")
+    [ -z "$run_name" ] || overrides=("name=$run_name${ablation:+_$ablation}" ${overrides[@]+"${overrides[@]}"})
+    "$python" -P -m util.check_data "${configs[@]}" --rootpath "$rootpath" \
         ${overrides[@]+"${overrides[@]}"} || exit
-    exec "$python" "$repo/train.py" --config "$config" --rootpath "$rootpath" --device "$gpu" \
+    exec "$python" "$repo/train.py" "${configs[@]}" --rootpath "$rootpath" --device "$gpu" \
         ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
 

@@ -170,17 +170,28 @@ def make_visuals(folder, collection, seed, splits):
 def write_frames(folder, collection, seed, splits):
     """A BigFile folder of frame features: the pictures themselves are not kept, as in the real collections."""
     folder.mkdir(parents=True)
-    bank, videos, rows = demo_vision.frame_bank(), {}, 0
+    bank, videos = demo_vision.frame_bank(), {}
     with open(folder / 'feature.bin', 'wb') as file:
         for items in splits.values():
             for name, scene in items:
                 frames = demo_world.draw_video(scene, demo_world.scene_rng(seed, collection, name))
                 file.write(bank(frames).astype('<f4').tobytes())
-                videos[name] = [f'{name}_{i}' for i in range(len(frames))]
-                rows += len(frames)
-    (folder / 'shape.txt').write_text(f'{rows} {demo_vision.FEATURE_DIM}')
+                videos[name] = len(frames)
+    write_frame_index(folder, videos, demo_vision.FEATURE_DIM)
+
+
+def write_frame_index(folder, counts, dim):
+    """What a BigFile folder needs beside feature.bin.
+
+    Args:
+        folder: the BigFile folder.
+        counts: dict video id -> its number of frames, in the order of the rows.
+        dim: width of a row.
+    """
+    videos = {name: [f'{name}_{i}' for i in range(count)] for name, count in counts.items()}
+    (folder / 'shape.txt').write_text(f'{sum(counts.values())} {dim}')
     (folder / 'id.txt').write_text(' '.join(frame for frames in videos.values() for frame in frames),
-                              encoding='iso-8859-1')
+                                   encoding='iso-8859-1')
     (folder / 'video2frames.txt').write_text(repr(videos), encoding='iso-8859-1')
 
 
@@ -223,21 +234,31 @@ def write_captions(root, folder, collection, lang, *, seed, noise, splits):
 
 def write_split(files, split, items, lang, *, count, seed, noise):
     """The caption files of one split: `count` captions an item in every branch that the split has."""
-    roles = {'en': 'enc', 'tgt': f'enc2{lang}', 'back': f'enc2{lang}2enc'} if split == 'train' else {
-        'en': f'{lang}2enc', 'tgt': lang}
-    lines = {role: [] for role in roles}
+    tags = caption_tags(split, lang)
+    lines = {role: [] for role in tags}
     for name, scene in items:
         for n in range(count):
             original = demo_world.scene_rng(seed, name, n, 'en' if split == 'train' else lang)
             machine = demo_world.scene_rng(seed, name, n, lang, 'machine')
             for role, text in caption(scene, split, lang, original, machine, noise).items():
-                lines[role].append(f'{name}#{roles[role]}#{n} {text}\n')
+                lines[role].append(f'{name}#{tags[role]}#{n} {text}\n')
     for role, text in lines.items():
-        template = files.config.data.captions[split][role]
-        path = next(files.paths(f'TextData/{template}', split))
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-        temporary.write_text(''.join(text), encoding='utf-8')
-        os.replace(temporary, path)
+        write_branch(files, split, role, text)
+
+
+def caption_tags(split, lang):
+    """dict role -> the tag in its captions' ids, for the branches that a split has."""
+    if split == 'train':
+        return {'en': 'enc', 'tgt': f'enc2{lang}', 'back': f'enc2{lang}2enc'}
+    return {'en': f'{lang}2enc', 'tgt': lang}
+
+
+def write_branch(files, split, role, lines):
+    """Write a branch's lines under the name that the collection's config gives it; the file appears whole."""
+    path = next(files.paths(f'TextData/{files.config.data.captions[split][role]}', split))
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(''.join(lines), encoding='utf-8')
+    os.replace(temporary, path)
 
 
 def caption(scene, split, lang, original, machine, noise):
@@ -255,13 +276,17 @@ def caption(scene, split, lang, original, machine, noise):
     return {'en': text, 'tgt': tgt, 'back': demo_language.translate(meant, still, 'en', machine, noise)[0]}
 
 
-# ---------------------------------------------------------------------------------------------- the text encoder's folder
+# ------------------------------------------------------------------------------------------- the text encoder's folder
 
 def write_bert(folder):
     """config.json and vocab.txt of a small BERT without weights; the vocabulary covers every language of the demo."""
-    vocabulary = build_vocabulary()
+    write_text_encoder(folder, BERT, build_vocabulary())
+
+
+def write_text_encoder(folder, architecture, vocabulary):
+    """A folder for `text.bert` without weights: architecture (a BERT config but for its size), vocabulary."""
     (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in vocabulary), encoding='utf-8')
-    (folder / 'config.json').write_text(json.dumps({**BERT, 'vocab_size': len(vocabulary)}, indent=2) + '\n')
+    (folder / 'config.json').write_text(json.dumps({**architecture, 'vocab_size': len(vocabulary)}, indent=2) + '\n')
     (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': True,
                                                               'tokenizer_class': 'BertTokenizer'}, indent=2) + '\n')
 

@@ -1,6 +1,6 @@
 """Compare this implementation with figures that the released one printed.
 
-    python -m util.verify_parity GOLDEN_DIR [--vocab mBERT/vocab.txt] [--device 0]
+    python -m util.verify_parity GOLDEN_DIR [--vocab mBERT/vocab.txt] [--device 0] [key=value ...]
 
 Prints, per file and figure, the largest deviation beside its tolerance; the exit status is 1 past any of them. All
 that it compares with, names, sizes, options and inputs, is read from the folder:
@@ -9,6 +9,8 @@ that it compares with, names, sizes, options and inputs, is read from the folder
                                 read by basic.checkpoint, evaluated, taken apart, and trained for a few steps
     metrics*.npz                scoring
     tokens.json                 tokenising; needs --vocab
+
+Options such as compute.attention=fused or compute.micro_batch=3 show that a way of computing gives the same figures.
 """
 import argparse
 import json
@@ -25,13 +27,13 @@ import torch
 from basic.caption import Tokens, clean_english, load_tokenizer
 from basic.checkpoint import RELEASED_PARTS, load_checkpoint
 from basic.config import LOSS_TERMS
-from basic.metric import retrieval_metrics
-from basic.runtime import choose_device
+from basic.runtime import choose_devices, set_precision
+from basic.scoring import fuse, score, similarity
 from data_provider import Batch
-from evaluation import fuse, load_weights, similarity
+from evaluation import load_weights
 from loss import build_loss, discriminator_loss
 from model import build_model
-from train import build_optimizers, train_step
+from train import build_optimizers, step_options, train_step
 
 Row = namedtuple('Row', 'file figure deviation tolerance relative note', defaults=(False, ''))
 
@@ -88,14 +90,14 @@ def write_released_checkpoint(spec, path):
                 'Eiters': 1000}, path)
 
 
-def check_model(path, device):
-    """Rows for one model: `path` is its .json, beside which lies the .npz."""
+def check_model(path, device, overrides=()):
+    """Rows for one model: `path` is its .json, beside which lies the .npz; `overrides` as for `load_checkpoint`."""
     spec = json.loads(path.read_text(encoding='utf-8'))
     golden = np.load(path.with_suffix('.npz'))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model_best.pth.tar'
         write_released_checkpoint(spec, file)
-        checkpoint = load_checkpoint(file, NO_DROPOUT, bert_heads=spec['bert']['num_attention_heads'])
+        checkpoint = load_checkpoint(file, (*NO_DROPOUT, *overrides), bert_heads=spec['bert']['num_attention_heads'])
     run = make_run(checkpoint, device)
     batch = make_batch(golden, device)
 
@@ -120,14 +122,26 @@ def check_model(path, device):
 
 def make_run(checkpoint, device, model=None):
     """What `train.train_step` needs, from a checkpoint's config and weights."""
+    if checkpoint.config.compute.compile:
+        keep_compiled_graphs()
     if model is None:
         model = build_model(checkpoint.config, architecture=checkpoint.architecture)
-        model.use_cross = model.use_back = True      # the figures hold every branch, whatever its weight
+        model.use_tgt = model.use_cross = model.use_back = True      # the figures hold every branch, of any weight
         load_weights(model, checkpoint)
         model.to(device)
     optimizer, discriminator_optimizer = build_optimizers(model, checkpoint.config)
-    return SimpleNamespace(config=checkpoint.config, model=model, optimizer=optimizer,
-                           criterion=build_loss(checkpoint.config), discriminator_optimizer=discriminator_optimizer)
+    criterion = build_loss(checkpoint.config)
+    criterion.weights = dict(checkpoint.config.loss.weights)     # and every term, those of weight 0 included
+    return SimpleNamespace(config=checkpoint.config, model=model, optimizer=optimizer, criterion=criterion,
+                           discriminator_optimizer=discriminator_optimizer, teacher=None)
+
+
+def keep_compiled_graphs():
+    """Let compiled code leave alone what a backward pass has used: here one graph gives each term's gradients."""
+    import torch._functorch.config
+    import torch._inductor.config
+    torch._functorch.config.donated_buffer = False
+    torch._inductor.config.force_disable_caches = True   # they may hold code that was compiled for training
 
 
 def make_batch(golden, device):
@@ -141,7 +155,7 @@ def make_batch(golden, device):
 
     return Batch(visual=torch.as_tensor(visual, dtype=torch.float32), visual_mask=mask, en=tokens('source'),
                  tgt=tokens('translation'), back=tokens('back_translation'),
-                 index=torch.arange(len(visual))).to(device)
+                 index=torch.arange(len(visual)), total=len(visual)).to(device)
 
 
 @torch.no_grad()
@@ -155,11 +169,11 @@ def check_first_step(file, spec, golden, run, batch):
     """Rows for the first training step taken apart: terms, their gradients on each part, batch norm's statistics."""
     model, discriminator = run.model, run.model.discriminator
     encoded = model(batch)
-    loss, _ = discriminator_loss(discriminator(encoded.tokens_en.detach(), encoded.mask_en),
-                                 discriminator(encoded.tokens_tgt.detach(), encoded.mask_tgt))
+    loss, _ = discriminator_loss(discriminator(encoded.tokens_en.detach(), batch.en.mask),
+                                 discriminator(encoded.tokens_tgt.detach(), batch.tgt.mask))
     loss.backward()
     run.discriminator_optimizer.step()
-    fake_logits = discriminator(encoded.tokens_tgt, encoded.mask_tgt)
+    fake_logits = discriminator(encoded.tokens_tgt, batch.tgt.mask)
     unknown = set(spec['terms']) - set(LOSS_TERMS)
     if unknown:
         raise ValueError(f"{file}.json: unknown terms {', '.join(sorted(unknown))}; known: {', '.join(LOSS_TERMS)}")
@@ -192,9 +206,7 @@ def check_trajectory(file, spec, golden, run, batch):
     actual = np.empty_like(expected, dtype=np.float64)
     run.model.train()
     for step in range(len(expected)):
-        values = train_step(batch, model=run.model, criterion=run.criterion, optimizer=run.optimizer,
-                            discriminator_optimizer=run.discriminator_optimizer,
-                            grad_clip=run.config.train.grad_clip)
+        values = train_step(batch, **step_options(run))
         for column, name in enumerate(columns):
             term = TERM_OF_COLUMN.get(name)
             if name == 'Le':
@@ -217,13 +229,13 @@ def check_metrics(path):
     """Rows for scoring: metrics at each weight, and the mixed scores at one."""
     golden = np.load(path)
     visual, en, tgt = (torch.as_tensor(golden[name]) for name in ('visual', 'source', 'translation'))
-    en, tgt = similarity(en, visual), similarity(tgt, visual)
+    lines = golden['weights_t2v_v2t']
     rows = []
-    for line in golden['weights_t2v_v2t']:
-        metrics = retrieval_metrics(fuse(en, tgt, float(line[0])), golden['owner'])
+    for line, metrics in zip(lines, score(visual, en, tgt, golden['owner'], lines[:, 0].tolist())):
         ours = [metrics[way][name] for way in ('t2v', 'v2t')
                 for name in ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')]
         rows.append(Row(path.stem, f'metrics at w = {line[0]:g}', difference(ours, line[1:]), TOLERANCE['metrics']))
+    en, tgt = similarity(en, visual), similarity(tgt, visual)
     for name in golden.files:
         if name.startswith('scores_w'):
             mixed = fuse(en, tgt, float(name.removeprefix('scores_w')))
@@ -257,24 +269,25 @@ def relative(actual, expected):
     return difference(np.asarray(actual, dtype=np.float64) / scale, expected / scale)
 
 
-def verify(folder, vocab=None, device='cpu'):
+def verify(folder, vocab=None, device='cpu', overrides=()):
     """Check every file of a golden folder.
 
     Args:
         folder: with *.json + *.npz, metrics*.npz, tokens.json; any part may be missing.
         vocab: mBERT's vocab.txt, for tokens.json.
         device: `cpu` or the index of a GPU.
+        overrides: `key=value` strings over the models' configs.
     Returns:
         list of Row; `deviation` is None where something was not checked.
     Raises:
         ValueError: nothing to check there, or a file of another form.
     """
-    folder, device = Path(folder), choose_device(device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    folder, device = Path(folder), choose_devices(device)[0]
+    set_precision('fp32')
     rows = []
     for path in sorted(folder.glob('*.json')):
         if path.with_suffix('.npz').is_file():
-            rows += check_model(path, device)
+            rows += check_model(path, device, overrides)
         elif path.stem == 'tokens':
             rows += check_tokens(path, vocab)
         else:
@@ -294,9 +307,10 @@ def main(argv=None):
     parser.add_argument('golden', metavar='GOLDEN_DIR', help='folder of golden figures, such as tests/data/golden')
     parser.add_argument('--vocab', metavar='FILE', help="mBERT's vocab.txt (bert-base-multilingual-cased)")
     parser.add_argument('--device', default='cpu', help='cpu (default) or the index of a GPU')
-    args = parser.parse_args(argv)
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help="options over the models' configs")
+    args = parser.parse_intermixed_args(argv)
     try:
-        rows = verify(args.golden, vocab=args.vocab, device=args.device)
+        rows = verify(args.golden, vocab=args.vocab, device=args.device, overrides=args.overrides)
     except (ValueError, OSError, KeyError) as error:
         print(f'verify_parity: error: {error}', file=sys.stderr)
         return 2

@@ -1,0 +1,68 @@
+"""The language discriminators: English or translated, from BERT's token outputs (METHOD: losses, L_adv).
+
+N captions, L tokens, D width of a token, C channels. Masks are (N, L), 1 on real tokens.
+"""
+from torch import nn
+from torch.nn import functional as F
+
+from basic.layers import pool
+
+
+class LinearDiscriminator(nn.Module):
+    """`weak`: the average token, then a linear layer to two logits."""
+
+    def __init__(self, *, dim, pooling):
+        super().__init__()
+        self.model = nn.Linear(dim, 2)
+        self.pooling = pooling
+
+    def forward(self, tokens, mask):
+        """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
+        return self.model(pool(tokens, mask, self.pooling))
+
+
+class MlpDiscriminator(LinearDiscriminator):
+    """`not-so-weak`: the average token, then an MLP D-256-128-2 with tanh."""
+
+    def __init__(self, *, dim, pooling):
+        super().__init__(dim=dim, pooling=pooling)
+        self.model = nn.Sequential(nn.Linear(dim, 256), nn.Tanh(), nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2))
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, conv5, ReLU, conv5, times 0.3, plus the input; as released (`relu_skip`) plus the ReLU'd input."""
+
+    def __init__(self, *, channels, relu_skip):
+        super().__init__()
+        self.conv1 = nn.Conv1d(channels, channels, 5, padding=2)
+        self.conv2 = nn.Conv1d(channels, channels, 5, padding=2)
+        self.relu_skip = relu_skip
+
+    def forward(self, x, keep):
+        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or just 1."""
+        rectified = F.relu(x)
+        inner = F.relu(self.conv1(rectified * keep))
+        return 0.3 * self.conv2(inner * keep) + (rectified if self.relu_skip else x)
+
+
+class ConvDiscriminator(nn.Module):
+    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear to two logits.
+
+    As released the convolutions read padding as they read tokens; with the pooling `mean` they see zeros there, which
+    is what they see beyond the sequence's end, so that the amount of padding does not change the logits.
+    """
+
+    def __init__(self, *, dim, pooling, relu_skip):
+        super().__init__()
+        self.entry = nn.Conv1d(dim, 128, 1)
+        self.blocks = nn.ModuleList(ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3))
+        self.model = nn.Linear(128, 2)
+        self.pooling = pooling
+
+    def forward(self, tokens, mask):
+        """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
+        keep = 1 if self.pooling == 'padded_mean' else mask[:, None]         # (N, 1, L)
+        x = self.entry(tokens.transpose(1, 2))                               # (N, 128, L)
+        for block in self.blocks:
+            x = block(x, keep)
+        return self.model(pool(x.transpose(1, 2), mask, self.pooling))

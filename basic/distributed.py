@@ -1,0 +1,266 @@
+"""Several processes that train as one: each holds a share of every batch, all see the whole.
+
+One process a GPU (or a share of the CPU), started by torchrun. Every process computes the loss of the global batch
+from gathered embeddings, so that negatives, batch norm, the distillation's softmax and the discriminator are those of
+one process with the whole batch. A gathered row's gradient is complete where the row comes from; a parameter's is a
+sum over the processes, which `sum_gradients` adds up. Alone, everything here does nothing.
+
+N rows of the global batch, E features.
+"""
+import logging
+import os
+import sys
+import time
+from datetime import timedelta
+from itertools import chain, zip_longest
+
+import torch
+from torch import distributed, nn
+from torch.distributed import ReduceOp
+
+GRACE = 10                               # seconds that a process waits for the message of another
+PATIENCE = timedelta(hours=2)            # how long a process waits for another, which may be making a cache of images
+
+
+def launched():
+    """True in a process that torchrun started as one of several."""
+    return 'TORCHELASTIC_RUN_ID' in os.environ
+
+
+def launch(script, arguments, processes):
+    """Run a script in several processes of this machine by torchrun, and wait for them.
+
+    Where one fails, the others are stopped; what it printed is its own message.
+
+    Returns:
+        the exit status: 0, or that of the process that failed first.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
+    for name in list(logging.root.manager.loggerDict):           # each has a level of its own
+        if name.startswith('torch.distributed.elastic'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)   # the process has said it better
+    options = run.parse_args(['--standalone', '--nproc-per-node', str(processes), str(script), *map(str, arguments)])
+    try:
+        run.run(options)
+    except ChildFailedError as error:
+        return abs(error.get_first_failure()[1].exitcode) or 1
+    except (SignalException, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+def start(devices):
+    """Join the other processes, if there are any; the device of this one.
+
+    Args:
+        devices: list of torch.device, one for each process.
+    Raises:
+        ValueError: not as many devices as processes.
+    """
+    processes = int(os.environ['LOCAL_WORLD_SIZE']) if launched() else 1
+    if len(devices) != processes:
+        raise ValueError(f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process needs '
+                         'one; leave torchrun away, the command line starts the processes itself')
+    device = devices[int(os.environ['LOCAL_RANK']) if launched() else 0]
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    if not launched():
+        return device
+    sys.excepthook = _after_the_first
+    if not distributed.is_initialized():
+        on_gpu = device.type == 'cuda'
+        distributed.init_process_group('nccl' if on_gpu else 'gloo', timeout=PATIENCE,
+                                       device_id=device if on_gpu else None)
+    return device
+
+
+def stop():
+    """Leave the other processes, all being done."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def after_process_0():
+    """Give process 0 a start with an error message that all of them may have: when it ends, this one is stopped."""
+    if launched() and os.environ['RANK'] != '0':
+        time.sleep(GRACE)
+
+
+def _after_the_first(kind, error, trace):
+    """An excepthook: a process that fails because another one went away lets that one's message be the only one."""
+    if 'by peer' in str(error):
+        time.sleep(3 * GRACE)            # torchrun stops this process long before
+    sys.__excepthook__(kind, error, trace)
+
+
+def wait_for_all():
+    """Return when every process has come here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+def rank():
+    """This process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size():
+    """How many processes there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_main():
+    """True in the one process that writes, logs and shows."""
+    return rank() == 0
+
+
+def share(total, number=None, of=None):
+    """The contiguous share of `total` rows that process `number` of `of` holds; near-equal, the first ones larger.
+
+    Returns:
+        slice.
+    """
+    number, of = rank() if number is None else number, size() if of is None else of
+    least, more = divmod(total, of)
+    start = number * least + min(number, more)
+    return slice(start, start + least + (number < more))
+
+
+def gather(x, total):
+    """The global batch from every process's share, with a gradient for the own rows.
+
+    Args:
+        x: (own rows, ...) tensor, the process's `share(total)` of the batch.
+        total: N.
+    Returns:
+        (N, ...), the same in every process; x itself where there is one process.
+    """
+    if size() == 1:
+        return x
+    return _Gather.apply(x, total)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, total):
+        shares = [share(total, number, size()) for number in range(size())]
+        ctx.own = shares[rank()]
+        counts = [part.stop - part.start for part in shares]
+        padded = x.new_zeros((max(counts), *x.shape[1:]))     # gloo gathers only equal shapes
+        padded[:len(x)] = x
+        parts = [torch.empty_like(padded) for _ in shares]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # Every process has computed the same loss of the same N rows: the own rows' gradient is already whole.
+        return gradient[ctx.own], None
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; backward, each process's use of the sum counts, so the gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
+def shared(parameter):
+    """A parameter for use on gathered rows: every process computes the same gradient, its share is the size()-th part.
+
+    So what `sum_gradients` adds up is the whole gradient once. The value is the parameter's own.
+    """
+    return parameter if size() == 1 else parameter.detach() + (parameter - parameter.detach()) / size()
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm of (rows, E) over the rows of all processes; alone it is PyTorch's."""
+
+    def forward(self, x):
+        if size() == 1 or not self.training:
+            return super().forward(x)
+        ones = x.new_ones(len(x), 1)
+        totals = _Sum.apply(torch.cat([x, ones], dim=1).sum(dim=0))          # (E + 1,)
+        rows, mean = totals[-1].detach(), totals[:-1] / totals[-1].detach()
+        variance = _Sum.apply((x - mean).square().sum(dim=0)) / rows         # around the global mean, so as to be exact
+        with torch.no_grad():                                                # as PyTorch's: unbiased for the record
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+def sum_gradients(parameters, bucket_mib=64):
+    """Add up every parameter's gradient over the processes, in place, in buckets of one transfer each."""
+    if size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    bucket, held = [], 0
+    for gradient in [*gradients, None]:
+        if bucket and (gradient is None or held >= bucket_mib * 2**20 or gradient.dtype != bucket[0].dtype):
+            flat = torch.cat([part.flatten() for part in bucket])
+            distributed.all_reduce(flat)
+            for part, summed in zip(bucket, flat.split([part.numel() for part in bucket])):
+                part.copy_(summed.view_as(part))
+            bucket, held = [], 0
+        if gradient is not None:
+            bucket.append(gradient)
+            held += gradient.numel() * gradient.element_size()
+
+
+def broadcast_module(module):
+    """Give every process the parameters and buffers of process 0."""
+    if size() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            distributed.broadcast(tensor.detach(), src=0)
+
+
+def reduce_(tensor, how='sum'):
+    """Sum, minimum or maximum (`sum`, `min`, `max`) over the processes, in place; returns the tensor."""
+    if size() > 1:
+        distributed.all_reduce(tensor, op={'sum': ReduceOp.SUM, 'min': ReduceOp.MIN, 'max': ReduceOp.MAX}[how])
+    return tensor
+
+
+def gather_objects(thing):
+    """A list of every process's plain data (or CPU tensors), the same in every process."""
+    things = [thing] * size()
+    if size() > 1:
+        distributed.all_gather_object(things, thing)
+    return things
+
+
+def gather_batches(parts, device):
+    """The rows of all batches in order, where process p of s has those of batches p, p + s, p + 2s and so on.
+
+    Args:
+        parts: list of (rows, ...) tensors on `device`, the own batches in order; may be empty.
+        device: where the result is to be.
+    Returns:
+        (all rows, ...), the same in every process.
+    """
+    if size() == 1:
+        return torch.cat(parts)
+    layouts = [None] * size()
+    distributed.all_gather_object(layouts, [(part.shape, part.dtype) for part in parts])
+    counts = [[shape[0] for shape, _ in layout] for layout in layouts]
+    shape, dtype = next(chain.from_iterable(layouts))
+    padded = torch.zeros((max(map(sum, counts)), *shape[1:]), dtype=dtype, device=device)
+    if parts:
+        padded[:sum(map(len, parts))] = torch.cat(parts)
+    everything = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(everything, padded)
+    batches = [rows[:sum(count)].split(count) for rows, count in zip(everything, counts)]
+    return torch.cat([batch for turn in zip_longest(*batches) for batch in turn if batch is not None])

@@ -1,0 +1,124 @@
+"""Features of visual items on disk: of frames, in a BigFile folder, or one an image, in a .npy file.
+
+N items, F frames, D width.
+"""
+import numpy as np
+import torch
+
+from basic.bigfile import BigFile, read_ids
+from basic.errors import DataError, first_five
+
+
+class FeatureSource:
+    """What features on disk have in common: they are mapped, never copied to whoever reads, and checked when read."""
+
+    in_processes = False                 # copying rows takes so little that threads do it
+
+    def __init__(self, ids, features):
+        self.ids, self.features = ids, features          # features: (rows, D)
+        self.dim = features.shape[1]
+        self._row = {name: row for row, name in enumerate(ids)}
+        self._sound = np.zeros(len(ids), dtype=bool)
+
+    def __contains__(self, name):
+        return name in self._row
+
+    def _check(self, numbers, items):
+        """DataError if an item, (..., D) of the visual item `number`, holds NaN or infinity; each is looked at once."""
+        bad = []
+        for place in np.flatnonzero(~self._sound[numbers]):
+            with np.errstate(invalid='ignore', over='ignore'):
+                suspicious = not np.isfinite(items[place].sum(dtype=np.float32))  # cheaper than to look at each number
+            if suspicious and not np.isfinite(items[place]).all():
+                bad.append(self.ids[numbers[place]])
+            else:
+                self._sound[numbers[place]] = True
+        if bad:
+            raise DataError(f'{self.where}: NaN or infinite features: {first_five(bad)}; extract these again '
+                            '(python -m util.check_data finds all of them)')
+
+
+class FrameSource(FeatureSource):
+    """Frame features in a BigFile folder: batch(ids) -> (N, F, D) zero-padded, (N, F).
+
+    Args:
+        folder: BigFile folder, see basic.bigfile.
+        max_frames: videos are cut to their first frames.
+    Attributes:
+        counts: (videos,) int64, frames of each video before cutting.
+    Raises:
+        DataError: the folder's files are wrong, or name frames that are not there.
+    """
+
+    def __init__(self, folder, *, max_frames):
+        self.where, self.max_frames, self._file = folder, max_frames, BigFile(folder)
+        ids, self.counts, self._rows = self._file.read_videos()
+        self._starts = np.cumsum(self.counts) - self.counts
+        # Usually a video's rows follow one another, and are copied as one piece.
+        jumps = np.cumsum(np.diff(self._rows, prepend=self._rows[:1]) != 1)
+        self._in_one_piece = jumps[self._starts] == jumps[self._starts + self.counts - 1]
+        super().__init__(ids, self._file.map())
+
+    def names(self, rows):
+        """The frame ids of rows of the features."""
+        ids = self._file.read_ids()
+        return [ids[row] for row in rows]
+
+    def lengths(self, ids):
+        """(N,) int64, the frames of each video after cutting."""
+        return np.minimum(self.counts[[self._row[name] for name in ids]], self.max_frames)
+
+    def batch(self, ids, own=slice(None)):
+        counts = self.lengths(ids)
+        visual = np.empty((len(ids[own]), counts.max(), self.dim), dtype=np.float32)
+        mask, counts = np.arange(counts.max()) < counts[own, None], counts[own]
+        videos = np.array([self._row[name] for name in ids[own]], dtype=np.int64)
+        items = []
+        for out, count, video in zip(visual, counts.tolist(), videos.tolist()):
+            rows = self._rows[self._starts[video]:self._starts[video] + count]
+            if self._in_one_piece[video]:
+                out[:count] = self.features[rows[0]:rows[0] + count]
+            else:                        # mode: the rows are known to exist, and without it `take` copies twice
+                np.take(self.features, rows, axis=0, out=out[:count], mode='clip')
+            out[count:] = 0
+            items.append(out[:count])
+        self._check(videos, items)
+        return torch.from_numpy(visual), torch.from_numpy(mask.astype(np.float32))
+
+
+class PooledSource(FeatureSource):
+    """One feature an image, in a .npy file: batch(ids) -> (N, D), None.
+
+    Args:
+        path: .npy of (rows, D) floats.
+        ids_path: id list, row i of the .npy belonging to line i.
+    Raises:
+        DataError: not such files, or of different lengths.
+    """
+
+    def __init__(self, path, ids_path):
+        self.where = path
+        super().__init__(read_ids(ids_path), self._map())
+        if len(self.features) != len(self.ids):
+            raise DataError(f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row i of '
+                            'the first belongs to line i of the second: fetch or extract both for the same images')
+
+    def _map(self):
+        try:
+            array = np.load(self.where, mmap_mode='r', allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
+        if array.ndim != 2 or array.dtype.kind != 'f':
+            raise DataError(f'{self.where}: expected floats of shape (images, width), found {array.dtype} of shape '
+                            f'{array.shape}')
+        return np.asarray(array)
+
+    def names(self, rows):
+        """The image ids of rows of the features."""
+        return [self.ids[row] for row in rows]
+
+    def batch(self, ids, own=slice(None)):
+        rows = np.array([self._row[name] for name in ids[own]], dtype=np.int64)
+        features = self.features[rows].astype(np.float32, copy=False)
+        self._check(rows, features)
+        return torch.from_numpy(features), None

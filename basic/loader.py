@@ -1,0 +1,97 @@
+"""Batches put together in the background."""
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from basic.errors import DataError
+
+
+class Loader:
+    """Iterates a dataset whose indices are whole batches; the batches are put together in the background.
+
+    Args:
+        dataset: the dataset.
+        workers: how many batches are put together at the same time; 0: one at a time, when it is asked for. What comes
+            out does not depend on it.
+        processes: in worker processes, not in threads. A thread shares everything and hands a batch over as it is, but
+            holds Python's lock while the training wants it; a process copies the batch through shared memory.
+        pin_memory: for a model on a GPU.
+        sampler: yields the dataset's indices; None: 0, 1, 2, ...
+        keep_workers: the processes, from one iteration to the next.
+    Attributes:
+        dataset: as given; indices: the sampler.
+    Raises:
+        DataError: from the iteration, as the dataset raised it.
+    """
+
+    def __init__(self, dataset, *, workers, processes=False, pin_memory=False, sampler=None, keep_workers=False):
+        self.indices = range(len(dataset)) if sampler is None else sampler
+        self.dataset, self._workers, self._pin_memory, self._loader = dataset, workers, pin_memory, None
+        if processes and workers > 0:
+            # The generator is the loader's own: drawing its seed must not move the random numbers of the training.
+            self._loader = DataLoader(_Guarded(dataset), batch_size=None, sampler=self.indices, collate_fn=_as_it_is,
+                                      num_workers=workers, pin_memory=pin_memory, generator=torch.Generator(),
+                                      persistent_workers=keep_workers)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __iter__(self):
+        if self._loader:
+            return self._from_processes()
+        return self._from_threads() if self._workers else map(self._load, self.indices)
+
+    def _from_processes(self):
+        for item in self._loader:
+            if isinstance(item, DataError):
+                raise item
+            yield item
+
+    def _from_threads(self):
+        # A thread has its own idea of the current GPU, in whose memory space it would pin.
+        start = (torch.cuda.set_device, (torch.cuda.current_device(),)) if self._pin_memory else (None, ())
+        waiting = deque()
+        with ThreadPoolExecutor(self._workers, 'loader', *start) as pool:
+            try:
+                for index in self.indices:
+                    waiting.append(pool.submit(self._load, index))
+                    if len(waiting) > 2 * self._workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:                     # the iteration may have been left early
+                for future in waiting:
+                    future.cancel()
+
+    def _load(self, index):
+        item = self.dataset[index]
+        return _pinned(item) if self._pin_memory else item
+
+
+class _Guarded(Dataset):
+    """Hands a DataError over as an item: raised in a process, it would arrive as the text of a traceback."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        try:
+            return self.dataset[index]
+        except DataError as error:
+            return error
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _pinned(item):
+    """An item, or a tuple of items and Nones, in page-locked memory."""
+    if isinstance(item, tuple):
+        return tuple(map(_pinned, item))
+    return None if item is None else item.pin_memory()

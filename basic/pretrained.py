@@ -1,0 +1,123 @@
+"""The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or rebuilt empty."""
+import json
+import math
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
+from basic.errors import DataError
+from basic.hub import load_pretrained
+
+from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPVisionConfig,
+                          CLIPVisionModelWithProjection)
+
+LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
+
+
+def bert_layers(bert):
+    """The list of transformer layers of a BERT-like model; raises ValueError if none of the known places has it."""
+    for path in LAYER_LISTS:
+        try:
+            return bert.get_submodule(path)
+        except AttributeError:
+            continue
+    raise ValueError(f"key 'text.bert': {type(bert).__name__} keeps its layers in none of {', '.join(LAYER_LISTS)}; "
+                     'give a BERT-like encoder')
+
+
+def bert_positions(bert):
+    """The longest sequence that the model can read; infinite where its positions are not a table."""
+    table = getattr(getattr(bert, 'embeddings', None), 'position_embeddings', None)
+    if not isinstance(table, nn.Embedding):
+        return math.inf
+    reserved = 0 if table.padding_idx is None else table.padding_idx + 1     # RoBERTa counts from there
+    return table.num_embeddings - reserved
+
+
+def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'):
+    """The BERT-like encoder, without its pooler.
+
+    Args:
+        name: hub name or local folder.
+        pretrained: False keeps the architecture and starts from random weights.
+        dropout: inside it.
+        architecture: its config as a plain dict, from a checkpoint: then nothing is read from `name`.
+        attention: `eager`, `fused`, or `auto`: transformers' own choice, which is fused where it can be.
+    Raises:
+        ValueError: neither reachable nor in the local cache, or not a folder that transformers can load.
+    """
+    try:
+        if architecture:
+            config = AutoConfig.for_model(**architecture)
+        else:
+            config = load_pretrained(AutoConfig, name)
+        for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
+                    'embedding_dropout', 'mlp_dropout'):     # as the models of LAYER_LISTS call it
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+        kernels = {'auto': None, 'fused': 'sdpa', 'eager': 'eager'}[attention]
+        if architecture or not pretrained:
+            bert = AutoModel.from_config(config, attn_implementation=kernels)
+        else:
+            bert = load_pretrained(AutoModel, name, config=config, dtype=torch.float32, attn_implementation=kernels)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"key 'text.bert': cannot load '{name}': {_first_line(error)}\n  Without network and cache, "
+                         'give a local folder as transformers saves it (config.json, weights, vocabulary): '
+                         'text.bert=FOLDER; with text.pretrained=false it needs no weights') from None
+    if getattr(bert, 'pooler', None) is not None:
+        bert.pooler = None
+    return bert
+
+
+def build_clip(*, name, pretrained, architecture=None):
+    """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys `visual.clip*`."""
+    try:
+        if architecture:
+            return CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
+        if pretrained:
+            return load_pretrained(CLIPVisionModelWithProjection, name, dtype=torch.float32)
+        return CLIPVisionModelWithProjection(load_pretrained(CLIPVisionConfig, name))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"key 'visual.clip': cannot load '{name}': {_first_line(error)}\n  Without network and "
+                         'cache, give a local folder as transformers saves it: visual.clip=FOLDER') from None
+
+
+def build_dual_encoder(name):
+    """A CLIP-like model with its own preprocessing, for use as it is.
+
+    Args:
+        name: hub name or local folder.
+    Returns:
+        (model in evaluation mode, float32; tokenizer; image processor).
+    Raises:
+        DataError: it cannot be loaded, or encodes no images or no texts by themselves.
+    """
+    try:
+        model = load_pretrained(AutoModel, name, dtype=torch.float32)
+        if not (hasattr(model, 'get_text_features') and hasattr(model, 'get_image_features')):
+            raise DataError(f'it is a {type(model).__name__}, which has no text and image features of one space')
+        tokenizer, processor = load_pretrained(AutoTokenizer, name), load_pretrained(AutoImageProcessor, name)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as transformers "
+                        'saves it, with tokenizer and image processor; without network and cache, a local folder of '
+                        'it') from None
+    return model.requires_grad_(False).eval(), tokenizer, processor
+
+
+def checkpoint_layers(layers):
+    """Let each layer keep its inputs only, and compute the rest again, with the same dropout, in the backward pass."""
+    for layer in layers:                 # transformers' own switch would have frozen layers build a graph, too
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def plain(config):
+    """A transformers config as plain data, without what describes files, versions or another task's labels."""
+    drop = {'_name_or_path', 'transformers_version', 'architectures', 'dtype', 'torch_dtype', 'id2label', 'label2id'}
+    return {key: value for key, value in json.loads(config.to_json_string(use_diff=False)).items() if key not in drop}

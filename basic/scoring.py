@@ -1,0 +1,228 @@
+"""Scoring a split from its embeddings, without ever holding the full score matrix.
+
+A caption is two vectors, one a text branch (`en`, `tgt`); its score with a visual item mixes the two cosines, each
+min-max normalised over the branch's whole matrix:
+
+    score(w) = w * (en - low_en) / (high_en - low_en) + (1 - w) * (tgt - low_tgt) / (high_tgt - low_tgt)
+
+`fuse` computes that for matrices that are there. `Scoring` does for any size, in two passes over blocks of captions
+and visual items: the first finds each branch's lowest and highest cosine, and every caption's cosines with its own
+visual item; the second mixes the cosines of every block at each weight w and counts what stands before what
+(`basic.metric.WrongCount`). The second pass takes the cosines that the first one has kept, where they fit into the
+memory that it may use, else computes them again. All that grows with the number of captions are some integers and
+floats for each. Several processes share the captions' blocks and add up.
+
+Q captions, V visual items, E common space; B captions and C visual items of a block.
+"""
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from basic.distributed import rank, reduce_, share, size
+from basic.metric import (GroundTruth, WrongCount, comparisons_of, count_broken, cpu_threads, refuse_broken, tile_size,
+                          tiles)
+from basic.runtime import matrix_precision
+
+_BLOCK = 4096     # captions, and visual items, of a block at most: with more, matrix products are not faster
+
+
+def similarity(captions, visual):
+    """Cosine scores: captions (Q, E), visual (V, E) -> (Q, V)."""
+    return F.normalize(captions, dim=-1) @ F.normalize(visual, dim=-1).T
+
+
+def normalise(scores, low=None, high=None):
+    """Min-max to [0, 1], a constant matrix (it says nothing) to zeros; NaN stays NaN.
+
+    Args:
+        scores: any part of a matrix.
+        low, high: the whole matrix's lowest and highest score, 0-dimensional tensors; None: `scores` is the whole.
+    """
+    low, high = scores.min() if low is None else low, scores.max() if high is None else high
+    return (scores - low) / (high - low if high > low else 1)
+
+
+def mix(en, tgt, weight):
+    """The branches' normalised scores, mixed: `weight` is the share w of the English one."""
+    return weight * en + (1 - weight) * tgt
+
+
+def fuse(en, tgt, weight):
+    """Mix the branches' scores, each normalised on its own.
+
+    Args:
+        en, tgt: (Q, V) cosine scores of the English and of the target-language branch.
+        weight: share w of the English branch.
+    Returns:
+        w * normalise(en) + (1 - w) * normalise(tgt), (Q, V).
+    """
+    return mix(normalise(en), normalise(tgt), weight)
+
+
+def score(visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None, progress=None):
+    """The metrics of every weight, as `retrieval_metrics(fuse(en, tgt, w), owner, ties)` would give them.
+
+    Where torch.distributed is initialised, every process must call this, with the same arguments, and gets the same.
+
+    Args:
+        visual: (V, E) embeddings: a tensor of any floating type, or an array, which may be a memory-mapped .npy
+            (`np.load(file, mmap_mode='r')`): that is read block by block, and none of it stays.
+        en, tgt: (Q, E) each, likewise.
+        owner: (Q,) integers, the index of the visual item that caption j belongs to.
+        weights: shares w of the English branch.
+        ties: `pessimistic` or `mean`.
+        memory: MiB for blocks of embeddings and scores. Less is slower, not different.
+        device: where to compute; None: where `visual` is.
+        progress: called with (blocks done, of how many in both passes) after each block.
+    Returns:
+        list of a dict for each weight, see `basic.metric.retrieval_metrics`.
+    Raises:
+        ValueError: see `basic.metric.retrieval_metrics`.
+    """
+    return scored(visual, en, tgt, owner, weights, ties=ties, memory=memory, device=device,
+                  progress=progress).metrics()
+
+
+def scored(*args, **options):
+    """A `Scoring` after both passes, for its `metrics` and `ranks`; the arguments are those of `score`."""
+    scoring = Scoring(*args, **options)
+    scoring.find_range()
+    scoring.count()
+    return scoring
+
+
+class Scoring:
+    """What `score` does, step by step: `find_range`, `count`, `metrics` or `ranks`. It explains the arguments."""
+
+    def __init__(self, visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None,
+                 progress=None):
+        shapes = [tuple(x.shape) for x in (visual, en, tgt)]
+        if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1 or len(en) != len(tgt):
+            raise ValueError(f'expected visual (V, E), en and tgt (Q, E); found {", ".join(map(str, shapes))}')
+        self.visual, self.branches, self.weights, self.comparisons = visual, (en, tgt), weights, comparisons_of(ties)
+        self.device = torch.device(device or (visual.device if isinstance(visual, torch.Tensor) else 'cpu'))
+        self.dtype = torch.float64 if any('float64' in str(x.dtype) for x in (visual, en, tgt)) else torch.float32
+        self.truth = GroundTruth(owner, len(en), len(visual), device=self.device)
+        self._plan(memory * 2**20 // self.dtype.itemsize)
+        self._threads = torch.get_num_threads()
+        self._progress, self._done = progress, 0
+
+    def _plan(self, numbers):
+        """Choose this process's blocks, and whether their cosines are kept, so that `numbers` fit into memory."""
+        captions, visuals, width = len(self.branches[0]), len(self.visual), self.visual.shape[1]
+
+        def working_set(block):
+            """Two blocks of both branches' cosines (this and the last), embeddings as read and normalised, tiles."""
+            rows, columns = min(block, visuals), min(block, captions)
+            return 4 * rows * columns + 3 * (rows + columns) * width + 6 * min(tile_size(self.device), rows * columns)
+
+        block = _BLOCK
+        while block > 1 and working_set(block) > numbers // 2:
+            block = block * 7 // 8
+        self.blocks = _cut(captions, block)[rank()::size()]
+        self.gallery = _cut(visuals, block)
+        self.at_once = min(tile_size(self.device), block**2)
+        keep = 2 * visuals * sum(some.stop - some.start for some in self.blocks) <= numbers // 2
+        self._kept = [] if keep else None
+
+    @torch.no_grad()
+    @cpu_threads(1)
+    def find_range(self):
+        """First pass: `low` and `high` (2,), each branch's extremes, and `matched` (2, Q), the right pairs' cosines."""
+        self.low, self.high = (torch.full((2,), sign * math.inf, dtype=self.dtype, device=self.device)
+                               for sign in (1, -1))
+        self.matched = torch.zeros(2, len(self.truth.owner), dtype=self.dtype, device=self.device)
+        broken = torch.zeros(1, dtype=torch.int64, device=self.device)
+        for captions, visuals, cosines in self._products():                   # (2, C, B)
+            low, high = cosines.amin(dim=2).amin(dim=1), cosines.amax(dim=2).amax(dim=1)
+            if not (low.isfinite() & high.isfinite()).all():
+                broken += count_broken(cosines)
+            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+            row, column = self.truth.pairs(captions, visuals)
+            self.matched[:, captions.start + column] = cosines[:, row, column]
+            if self._kept is not None:
+                self._kept.append((captions, visuals, cosines))
+            self._report()
+        refuse_broken(int(reduce_(broken)), 2 * len(self.truth.owner) * len(self.visual))
+        reduce_(self.low, 'min')
+        reduce_(self.high, 'max')
+        reduce_(self.matched)
+
+    @torch.no_grad()
+    @cpu_threads(1)
+    def count(self):
+        """Second pass: `wrong`, a WrongCount for each weight."""
+        own = self._normalised(self.matched)
+        self.wrong = [WrongCount(self.truth, mix(*own, weight), self.comparisons, self.at_once)
+                      for weight in self.weights]
+        for captions, visuals, cosines in self._products() if self._kept is None else self._kept:
+            row, column = self.truth.pairs(captions, visuals)
+            cosines[:, row, column] = torch.nan                               # right pairs: never counted
+            for some in tiles(visuals, captions.stop - captions.start, self.at_once):
+                en, tgt = self._normalised(cosines[:, some.start - visuals.start:some.stop - visuals.start])
+                for weight, wrong in zip(self.weights, self.wrong):
+                    wrong.add(mix(en, tgt, weight), captions, some)
+            self._report()
+        self._kept = None
+        for wrong in self.wrong:
+            reduce_(wrong.totals)
+
+    def metrics(self):
+        """A dict for each weight."""
+        return [wrong.metrics() for wrong in self.wrong]
+
+    def ranks(self):
+        """A pair for each weight, see `basic.metric.WrongCount.ranks`."""
+        return [wrong.ranks() for wrong in self.wrong]
+
+    def _report(self):
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, 2 * len(self.blocks) * len(self.gallery))
+
+    def _normalised(self, cosines):
+        """Both branches' cosines (2, ...), each normalised over its whole matrix."""
+        return [normalise(branch, low, high) for branch, low, high in zip(cosines, self.low, self.high)]
+
+    def _products(self):
+        """Every block of this process: slices of captions and visual items, and both branches' cosines (2, C, B).
+
+        The same block is the same matrix product in both passes, so that its cosines are equal to the last bit.
+        """
+        for captions in self.blocks:
+            branches = [self._read(branch, captions) for branch in self.branches]
+            for visuals in self.gallery:
+                gallery = self._read(self.visual, visuals)
+                cosines = torch.empty(2, len(gallery), len(branches[0]), dtype=self.dtype, device=self.device)
+                with cpu_threads(self._threads), matrix_precision('fp32'):
+                    for branch, out in zip(branches, cosines):
+                        torch.mm(gallery, branch.T, out=out)
+                yield captions, visuals, cosines
+
+    def _read(self, embeddings, rows):
+        """Rows of embeddings, normalised, on the device."""
+        if isinstance(embeddings, np.ndarray):
+            embeddings = _read_array(embeddings, rows)
+        else:
+            embeddings = embeddings[rows]
+        return F.normalize(torch.as_tensor(embeddings).to(self.device, self.dtype), dim=-1)
+
+
+def _cut(total, at_most):
+    """0 to `total` in near-equal slices: no small last one, of which a matrix product might round differently."""
+    number = -(-total // at_most)
+    return [share(total, part, number) for part in range(number)]
+
+
+def _read_array(array, rows):
+    """A copy of an array's rows. Those of a memory map are read from its file: looked at through the map, they stay."""
+    if not isinstance(array, np.memmap) or array.filename is None or array.mode == 'c' or not array.flags.c_contiguous:
+        return np.array(array[rows])
+    whole = array
+    while isinstance(whole.base, np.memmap):                     # a part of the map knows not where it lies in the file
+        whole = whole.base
+    offset = whole.offset + array[rows].ctypes.data - whole.ctypes.data
+    shape = (rows.stop - rows.start, *array.shape[1:])
+    return np.fromfile(array.filename, array.dtype, math.prod(shape), offset=offset).reshape(shape)

@@ -1,0 +1,264 @@
+"""Several processes against one: the same figures, terms, gradients and weights, by gloo on the CPU."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import yaml
+from conftest import NO_DROPOUT
+from torch import distributed as torch_distributed
+from torch import multiprocessing
+
+import train
+from basic import distributed
+from basic.checkpoint import LAST, load_checkpoint
+from basic.config import config_to_dict, load_config
+from basic.distributed import GlobalBatchNorm1d, gather, gather_objects, reduce_, share, sum_gradients
+from basic.logger import read_log
+from loss import build_loss
+from model import build_model, build_teacher
+from train import build_optimizers, train_step
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _process(number, count, folder, function, arguments):
+    torch.set_num_threads(1)
+    torch_distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=number, world_size=count)
+    try:
+        result = function(*arguments)
+    except Exception:                    # as text: the test shows it
+        result = traceback.format_exc()
+    torch.save(result, f'{folder}/{number}.pt')
+    distributed.stop()
+
+
+def in_processes(count, folder, function, *arguments):
+    """What function(*arguments), a function of this module, returns in each of `count` processes."""
+    folder.mkdir()
+    multiprocessing.spawn(_process, (count, str(folder), function, arguments), nprocs=count)
+    results = [torch.load(folder / f'{number}.pt', weights_only=False) for number in range(count)]
+    failures = [result for result in results if isinstance(result, str)]
+    assert not failures, '\n'.join(failures)
+    return results
+
+
+@pytest.mark.parametrize('total, of, expected', [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 0]), (5, 1, [5])])
+def test_shares(total, of, expected):
+    shares = [share(total, number, of) for number in range(of)]
+    assert [part.stop - part.start for part in shares] == expected
+    assert [i for part in shares for i in range(total)[part]] == list(range(total))
+
+
+def _small_tools():
+    x = torch.arange(5.0)[:, None] * torch.tensor([1.0, -2.0])               # (5, 2)
+    own = x[share(5)].clone().requires_grad_()
+    whole = gather(own, 5)
+    (whole * torch.arange(10.0).view(5, 2)).sum().backward()
+    numbers = [torch.tensor([float(distributed.rank())]) for _ in range(3)]
+    parameter = torch.nn.Parameter(torch.zeros(3, 2))
+    other = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.full((3, 2), 1.0 + distributed.rank())
+    other.grad = torch.full((2,), 10.0 ** distributed.rank(), dtype=torch.float64)
+    sum_gradients([parameter, other, torch.nn.Parameter(torch.zeros(1))])
+    return {'whole': whole.detach(), 'grad': own.grad, 'objects': gather_objects({'rank': distributed.rank()}),
+            'reduced': [float(reduce_(n, how)) for n, how in zip(numbers, ('sum', 'min', 'max'))],
+            'summed': parameter.grad, 'other': other.grad}
+
+
+def test_gather_sum_reduce(tmp_path):
+    results = in_processes(3, tmp_path / 'three', _small_tools)
+    for number, result in enumerate(results):
+        assert torch.equal(result['whole'], torch.arange(5.0)[:, None] * torch.tensor([1.0, -2.0]))
+        assert torch.equal(result['grad'], torch.arange(10.0).view(5, 2)[share(5, number, 3)])
+        assert result['objects'] == [{'rank': 0}, {'rank': 1}, {'rank': 2}]
+        assert result['reduced'] == [3, 0, 2]
+        assert torch.equal(result['summed'], torch.full((3, 2), 6.0)) and result['other'].tolist() == [111, 111]
+
+
+def _batch_norm():
+    torch.manual_seed(0)
+    x, target = torch.randn(7, 4) * 3 + 100, torch.randn(7, 4)
+    norm = GlobalBatchNorm1d(4)
+    torch.nn.init.normal_(norm.weight)
+    own = x[share(7)].clone().requires_grad_()
+    (gather(norm(own), 7) * target).sum().backward()
+    sum_gradients(norm.parameters())
+    return {'grad': gather(own.grad, 7), 'weight': norm.weight.grad, 'bias': norm.bias.grad,
+            **{name: value.clone() for name, value in norm.named_buffers()}}
+
+
+def test_batch_norm_is_that_of_the_whole_batch(tmp_path):
+    alone = _batch_norm()
+    for result in in_processes(2, tmp_path / 'two', _batch_norm):
+        for name, value in alone.items():
+            assert torch.allclose(result[name], value, rtol=1e-5, atol=1e-5), name
+
+
+def _steps(config, batch):
+    """Three training steps on this process's share of a batch: the values, the first one's gradients and batch
+    norm statistics, the weights at the end."""
+    torch.manual_seed(0)
+    model = build_model(config, feature_dim=10).train()
+    optimizer, discriminator_optimizer = build_optimizers(model, config)
+    teacher = build_teacher(config, model)
+    rows = share(batch.total)
+    own = batch.each(lambda tensor: tensor[rows])
+    values, first, statistics = [], {}, {}
+    for _ in range(3):
+        values.append(train_step(own, model=model, criterion=build_loss(config), optimizer=optimizer, grad_clip=0,
+                                 discriminator_optimizer=discriminator_optimizer, teacher=teacher,
+                                 micro_batch=config.compute.micro_batch))
+        first = first or {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        statistics = statistics or {name: value.clone() for name, value in model.named_buffers()}
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    if teacher:
+        weights |= {f'teacher.{name}': value.clone() for name, value in teacher.weights().items()}
+    return values, first, statistics, weights
+
+
+def _load_and_step(path, batch):
+    return _steps(load_config(path), batch)
+
+
+# Adding a constant there changes nothing (before a batch norm, in a softmax): Adam walks on rounding.
+NO_TRUE_GRADIENT = ('projection.linear.bias', 'visual_encoder.linear.bias', 'block.norm.bias', 'key.bias')
+
+
+FRUGAL = ('compute.micro_batch=2', 'compute.checkpointing=true', 'text.pooling=mean', 'discriminator.pooling=mean')
+MODERN = ('loss.teacher=momentum', 'loss.teacher_momentum=0.5', 'loss.contrastive=infonce')
+
+
+@pytest.mark.parametrize('kind, pairs, processes, options', [
+    ('frames', 6, 2, ('discriminator.kind=strong', *FRUGAL)), ('clip', 3, 4, ('discriminator.kind=weak',)),
+    ('clip', 3, 4, ('discriminator.kind=weak', *MODERN)), ('frames', 6, 2, ('discriminator.kind=strong',))])
+def test_training_is_that_of_one_process(tmp_path, make_config, make_batch, kind, pairs, processes, options):
+    """Four processes for three pairs: one of them holds none."""
+    config = make_config(kind, *NO_DROPOUT, 'loss.weights.adversarial=1', 'text.trained_layers=[2]', *options)
+    tree = tmp_path / 'config.yaml'
+    tree.write_text(yaml.safe_dump(config_to_dict(config)), encoding='utf-8')
+    batch = replace(make_batch(kind).each(lambda tensor: tensor[:pairs]), total=pairs)
+    expected, gradients, statistics, weights = _steps(config, batch)
+    for result in in_processes(processes, tmp_path / 'processes', _load_and_step, str(tree), batch):
+        for step, (ours, theirs) in enumerate(zip(result[0], expected)):
+            for name in theirs:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-5 * 10**step, abs=1e-6), (step, name)
+        for name, value in gradients.items():
+            size = expected[0]['train/grad_norm']
+            assert torch.allclose(result[1][name], value, rtol=1e-5, atol=1e-5 * size), name
+        for name, value in statistics.items():
+            assert torch.allclose(result[2][name], value, rtol=1e-5, atol=1e-5), name
+        for name, value in weights.items():
+            if not name.endswith(NO_TRUE_GRADIENT):
+                assert torch.allclose(result[3][name], value, atol=1e-5), name
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """(ROOTPATH, BERT's folder), small."""
+    folder = tmp_path_factory.mktemp('world')
+    return tiny.make_collection(folder / 'root'), tiny.make_bert(folder / 'bert')
+
+
+def start(script, *arguments):
+    """Run a script of the command line; returns the finished process."""
+    return subprocess.run([sys.executable, str(REPOSITORY / script), *map(str, arguments)], capture_output=True,
+                          text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300)
+
+
+def train_arguments(world, run_dir, device, *more):
+    root, bert = world
+    return ['--config', REPOSITORY / 'configs/multi30k.yaml', '--rootpath', root, '--run-dir', run_dir, '--device',
+            device, *tiny.options(bert), *NO_DROPOUT, 'train.epochs=2', *more]
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(world, tmp_path):
+    """12 pairs in batches of 5: the shares are uneven. Training, validation, the test, and its record."""
+    slow = 'train.lr=1e-6'               # Adam walks on rounding where there is no gradient: little, in six steps
+    assert train.main([str(word) for word in train_arguments(world, tmp_path / 'one', 'cpu', slow)]) == 0
+    done = start('train.py', *train_arguments(world, tmp_path / 'two', 'cpu:2', slow))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('SumR') == 3 and '2 x cpu' in done.stdout
+    one, two = read_log(tmp_path / 'one'), read_log(tmp_path / 'two')
+    assert len(one) == len(two) == 2
+    for ours, theirs in zip(two, one):
+        assert ours['train'] == pytest.approx(theirs['train'], rel=1e-5)
+        assert ours['val'] == theirs['val'] and ours['lr'] == theirs['lr']
+    rows = [json.loads((tmp_path / name / 'metrics.json').read_text())['rows'] for name in ('one', 'two')]
+    assert rows[0] == rows[1]
+    assert load_checkpoint(tmp_path / 'one').choice == load_checkpoint(tmp_path / 'two').choice
+    one, two = (dict(np.load(tmp_path / name / 'ranks.npz')) for name in ('one', 'two'))
+    assert one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
+    again = start('evaluation.py', '--checkpoint', tmp_path / 'two', '--rootpath', world[0], '--device', 'cpu:2',
+                  '--output', tmp_path / 'again.json')
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / 'again.json').read_text())['rows'] == rows[1]
+
+
+def test_two_processes_resume_exactly(world, tmp_path):
+    """With dropout: each process goes on with its own random numbers."""
+    dropout = [option.replace('=0', '=0.3') for option in NO_DROPOUT]
+    for name, epochs in (('whole', ['train.epochs=2']), ('parts', ['train.epochs=1']),
+                         ('parts', ['train.epochs=2', '--resume'])):
+        done = start('train.py', *train_arguments(world, tmp_path / name, 'cpu:2', '--no-test', *dropout, *epochs))
+        assert done.returncode == 0, done.stderr
+    whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ('whole', 'parts'))
+    assert all(torch.equal(value, parts.model[name]) for name, value in whole.model.items())
+    states = whole.training['random']
+    assert len(states) == 2 and not torch.equal(states[0]['torch'], states[1]['torch'])
+
+
+def test_one_process_fails_and_all_stop(world, tmp_path):
+    """A feature that only the second process reads is broken: its message, once, and no traceback."""
+    root = shutil.copytree(world[0], tmp_path / 'root')
+    path = root / 'multi30k/FeatureData/train-resnet_152-avgpool.npy'
+    features = np.load(path)
+    order = np.random.default_rng((1, 1)).permutation(12)                    # of the first epoch, see EpochBatches
+    features[order[4]] = np.nan                                              # the second half of the first batch
+    np.save(path, features)
+    done = start('train.py', *train_arguments((root, world[1]), tmp_path / 'run', 'cpu:2'))
+    assert done.returncode == 2
+    message = f"NaN or infinite features: {'train%d' % order[4]};"
+    assert done.stderr.count(message) == 1 and 'Traceback' not in done.stderr, done.stderr
+
+
+def test_a_mistake_of_the_user_is_said_once(world, tmp_path):
+    done = start('train.py', *train_arguments(world, tmp_path / 'run', 'cpu:2', 'train.lr=fast'))
+    assert done.returncode == 2 and done.stderr.count("key 'train.lr'") == 1 and 'Traceback' not in done.stderr
+
+
+def test_interrupted_processes_end_at_once_with_one_message(world, tmp_path):
+    words = train_arguments(world, tmp_path / 'run', 'cpu:2', 'train.epochs=100000')
+    with subprocess.Popen([sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, start_new_session=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1'}) as process:
+        while 'epoch   2' not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        started = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - started < distributed.GRACE
+    assert errors.count('interrupted; epochs finished and kept') == 1 and '--resume' in errors, errors
+    assert 'Traceback' not in errors and 'death signal' not in errors, errors
+
+
+def test_as_many_devices_as_processes(monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='2 processes and 1 devices'):
+        distributed.start([torch.device('cpu')])
+    monkeypatch.delenv('TORCHELASTIC_RUN_ID')
+    with pytest.raises(ValueError, match='1 process and 2 devices'):
+        distributed.start(2 * [torch.device('cpu')])
