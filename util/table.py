@@ -1,0 +1,284 @@
+"""A table of tested runs: means and deviations over seeds, differences to a base row; or a curve over noise rates.
+
+    python -m util.table RUNS... [--base NAME] [--format markdown|latex|csv] [--output FILE] [--metric NAME,...]
+    python -m util.table --curve FILE.png RUNS... [--metric NAME]
+
+RUNS are run folders, or folders that hold some. Runs of one config name that differ in nothing but the seed make a row;
+runs that differ in more are refused. Figures are those of the test split at the weight w that validation chose, and, in
+columns of their own, at w = 0: without any translation at test time.
+"""
+import argparse
+import csv
+import io
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+
+from basic.logger import write_atomically
+from util.released import released_figures
+from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
+from util.table_statistics import Summary, difference, summary
+
+NOTHING = '–'
+GROUPS = {'chosen': 'w chosen on val', 'w=0': 'w = 0'}
+
+
+@dataclass
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: the config's, or 'released ...'.
+        seeds: how many.
+        weights: w of each seed in the group `chosen`, as text.
+        figures: dict group (of `GROUPS`) -> dict metric -> Summary or None.
+        differences: dict group -> Difference to the base row; a group that has none is left out.
+    """
+    name: str
+    seeds: int
+    weights: str
+    figures: dict = field(default_factory=dict)
+    differences: dict = field(default_factory=dict)
+
+
+def build_rows(groups, metrics, base=None, bootstrap=difference):
+    """The table's rows: one for each group of runs, then the released system's where there are such figures.
+
+    Args:
+        groups: dict name -> runs, see `util.table_runs.group_by_name`.
+        metrics: names, of `QUALITIES` and `COSTS`.
+        base: the name of the row to compare with, which becomes the first one; None: no differences.
+        bootstrap: function of two lists of hits, see `util.table_statistics.difference`.
+    Raises:
+        ValueError: there is no such base, or a row that cannot be compared with it.
+    """
+    if base is not None and base not in groups:
+        raise ValueError(f"no runs named '{base}' to compare with; there are: {', '.join(groups)}")
+    rows = [_row(name, groups[name], metrics) for name in sorted(groups, key=lambda name: name != base)]
+    for row in rows:
+        if base is not None and row.name != base:
+            row.differences = _differences(row.name, groups[row.name], base, groups[base], bootstrap)
+    return rows + _released_rows(groups, metrics)
+
+
+def weight_of(run, group):
+    """The weight whose figures a run shows in a group of columns."""
+    return run.weight if group == 'chosen' else 0.0
+
+
+def _row(name, runs, metrics):
+    weights = dict.fromkeys(f'{run.weight:g}' + ' (preset)' * (not run.chosen) for run in runs)
+    figures = {group: {metric: summary(run.value(metric, weight_of(run, group)) for run in runs)
+                       for metric in metrics if group == 'chosen' or metric not in COSTS} for group in GROUPS}
+    return Row(name=name, seeds=len(runs), weights=', '.join(weights), figures=figures)
+
+
+def _differences(name, runs, base, base_runs, bootstrap):
+    found = {}
+    for group in GROUPS:
+        both = [[(run, weight_of(run, group)) for run in some] for some in (runs, base_runs)]
+        if all(run.row(weight) for some in both for run, weight in some):
+            hits = [[run.hits(weight) for run, weight in some] for some in both]
+            try:
+                found[group] = bootstrap(*hits)
+            except ValueError as error:
+                raise ValueError(f"'{name}' cannot be compared with '{base}': {error} ({runs[0].folder} and "
+                                 f'{base_runs[0].folder})') from None
+    return found
+
+
+def _released_rows(groups, metrics):
+    """A row for each setting among the runs that the released system reports figures for."""
+    rows = {}
+    for runs in groups.values():
+        config = runs[0].config
+        figures = released_figures(config)
+        if figures:
+            task = f', task {config.data.task}' if config.data.collection == 'multi30k' else ''
+            name = f'released: {config.data.collection} {config.data.lang}{task}'
+            shown = {metric: Summary(figures[metric], None) if metric in figures else None for metric in metrics}
+            rows[name] = Row(name=name, seeds=1, weights=NOTHING,
+                             figures={'chosen': shown, 'w=0': dict.fromkeys(set(metrics) - set(COSTS))})
+    return list(rows.values())
+
+
+# -------------------------------------------------------------------------------------------------------- the formats
+
+def columns(rows, metrics):
+    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference' follows SumR."""
+    found = []
+    for group in GROUPS:
+        for metric in metrics:
+            if group == 'chosen' or metric not in COSTS:
+                found.append((group, metric))
+            if metric == 'SumR' and any(group in row.differences for row in rows):
+                found.append((group, 'difference'))
+    return found
+
+
+def cell(row, group, metric):
+    """(mean, deviation or None, note) of a cell as text; None if there is nothing."""
+    if metric == 'difference':
+        change = row.differences.get(group)
+        return change and (f'{change.mean:+.1f}', None,
+                           f'[{change.low:+.1f}, {change.high:+.1f}]' + ' *' * change.significant)
+    figure = row.figures[group][metric]
+    if figure is None:
+        return None
+    digits = 2 if metric.endswith('mAP') else 1
+    return (f'{figure.mean:.{digits}f}', None if figure.deviation is None else f'{figure.deviation:.{digits}f}', '')
+
+
+def label(metric, delta='Δ SumR'):
+    return delta if metric == 'difference' else metric.replace('/', ' ')
+
+
+def markdown(rows, metrics, notes):
+    """A pipe table; a group of columns that is not the first is named in each of its heads."""
+    shown = columns(rows, metrics)
+    head = ['', 'seeds', 'w', *(f'w = 0: {label(metric)}' if group == 'w=0' else label(metric)
+                                for group, metric in shown)]
+    body = []
+    for row in rows:
+        cells = [cell(row, *column) for column in shown]
+        body.append([row.name.replace('|', '\\|'), str(row.seeds), row.weights,
+                     *(NOTHING if part is None else part[0] + (f' ± {part[1]}' if part[1] else '')
+                       + (f' {part[2]}' if part[2] else '') for part in cells)])
+    lines = [f'| {" | ".join(line)} |' for line in (head, ['---', *['---:'] * (len(head) - 1)], *body)]
+    return '\n'.join([*lines, '', *notes]) + '\n'
+
+
+def latex(rows, metrics, notes):
+    """A tabular for the package booktabs, with a head over each group and direction."""
+    shown = columns(rows, metrics)
+    heads = [(GROUPS[group], metric.partition('/')[0] if '/' in metric else '') for group, metric in shown]
+
+    def spanning(level):
+        """The names of one level of heads, over the columns that share them."""
+        cells, start = [], 0
+        while start < len(heads):
+            end = start + 1
+            while end < len(heads) and heads[end][:level + 1] == heads[start][:level + 1]:
+                end += 1
+            cells.append(rf'\multicolumn{{{end - start}}}{{c}}{{{heads[start][level]}}}')
+            start = end
+        return ' & & & ' + ' & '.join(cells) + r' \\'
+
+    def text(part):
+        if part is None:
+            return '--'
+        mean, deviation, note = part
+        interval, star, _ = note.partition(' *')
+        return f'${mean}$' + (rf' {{\scriptsize $\pm$ {deviation}}}' if deviation else '') + (
+            rf' {{\scriptsize ${interval}$}}' if interval else '') + ('$^{*}$' if star else '')
+
+    lines = [f'% {note}' for note in notes] + [rf'\begin{{tabular}}{{lrr{"r" * len(shown)}}}', r'\toprule']
+    lines += [spanning(0), spanning(1)]
+    lines.append(' & '.join(['', 'seeds', '$w$', *(label(metric, r'$\Delta$ SumR').rpartition(' ')[2]
+                                                   if '/' in metric else label(metric, r'$\Delta$ SumR')
+                                                   for _, metric in shown)]) + r' \\')
+    lines.append(r'\midrule')
+    for row in rows:
+        cells = [escaped(row.name), str(row.seeds), row.weights.replace(NOTHING, '--'),
+                 *(text(cell(row, *column)) for column in shown)]
+        lines.append(' & '.join(cells) + r' \\')
+    return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}']) + '\n'
+
+
+def escaped(text):
+    """Text as LaTeX sets it."""
+    special = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'}
+    return ''.join(special.get(letter, f'\\{letter}' if letter in '_%&#${}' else letter) for letter in text)
+
+
+def as_csv(rows, metrics, notes):
+    """Full precision, a column a number; empty where there is nothing. The notes are left out: it is for programs."""
+    shown, lines = columns(rows, metrics), []
+    for row in rows:
+        line = {'name': row.name, 'seeds': row.seeds, 'w': row.weights.replace(NOTHING, '')}
+        for group, metric in shown:
+            if metric == 'difference':
+                change = row.differences.get(group)
+                values = (change.mean, change.low, change.high, int(change.significant)) if change else [None] * 4
+                names = ('SumR difference', 'SumR difference low', 'SumR difference high', 'significant')
+            else:
+                values, names = row.figures[group][metric] or (None, None), (f'{metric} mean', f'{metric} deviation')
+            line.update((f'{group} {name}', value) for name, value in zip(names, values))
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+FORMATS = {'markdown': markdown, 'latex': latex, 'csv': as_csv}
+
+
+def notes_of(rows, base, confidence, resamples):
+    """What a reader must know to read the table, a sentence or two a line."""
+    notes = ['Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP in per cent. '
+             'w: share of the English branch in the score, chosen on the validation split; w = 0: no translation at '
+             'test time.']
+    if any('(preset)' in row.weights for row in rows):
+        notes.append('(preset): no choice is stored with the model; it is the weight that validation uses.')
+    if any(row.differences for row in rows):
+        notes.append(f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired percentile '
+                     f'bootstrap over the test\'s visual items and their captions ({resamples:,} resamples); *: it '
+                     'leaves out 0. It does not cover the chance of training, which the deviations show.')
+    if any(row.name.startswith('released') for row in rows):
+        notes.append('released: the figures of single runs that the authors report.')
+    return notes
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(prog='python -m util.table', description=__doc__.splitlines()[0])
+    parser.add_argument('runs', nargs='+', metavar='RUNS', help='run folders, or folders that hold some')
+    parser.add_argument('--base', metavar='NAME', help='config name of the row to compare the others with')
+    parser.add_argument('--format', choices=list(FORMATS), default='markdown', help='default: markdown')
+    parser.add_argument('--output', metavar='FILE', help='write the table there (default: print it)')
+    parser.add_argument('--metric', metavar='NAME,...', help=f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
+                        'the model; minutes: of training and validation); default: all but the last two, '
+                        'for a curve SumR')
+    parser.add_argument('--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)')
+    parser.add_argument('--resamples', type=int, default=9999, metavar='N', help='of the bootstrap (9999)')
+    parser.add_argument('--curve', metavar='FILE.png', help='plot a figure against data.noise, a line a config name, '
+                        'and write the numbers to FILE.csv')
+    args = parser.parse_args(argv)
+    if args.curve and (args.base or args.output):
+        parser.error('--curve draws no table: leave --base and --output away')
+    if not 0 < args.confidence < 1 or args.resamples < 1:
+        parser.error('expected --confidence between 0 and 1, and --resamples of at least 1')
+    args.metric = args.metric.split(',') if args.metric else ['SumR'] if args.curve else list(QUALITIES)
+    unknown = [name for name in args.metric if name not in (QUALITIES if args.curve else (*QUALITIES, *COSTS))]
+    if unknown or (args.curve and len(args.metric) > 1):
+        parser.error(f'--metric {",".join(args.metric)}: expected ' + ('one of ' if args.curve else 'names among ')
+                     + ', '.join(QUALITIES if args.curve else (*QUALITIES, *COSTS)))
+    return args
+
+
+def main(argv=None):
+    """The command line; returns 0, or 2 for what the user can put right."""
+    args = parse_arguments(argv)
+    try:
+        runs = read_runs(args.runs)
+        if args.curve:
+            from util.table_curve import write_curve             # matplotlib is slow to import
+            print(f'written: {", ".join(map(str, write_curve(group_by_noise(runs), args.metric[0], args.curve)))}')
+            return 0
+        rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
+            difference, resamples=args.resamples, confidence=args.confidence))
+        text = FORMATS[args.format](rows, args.metric, notes_of(rows, args.base, args.confidence, args.resamples))
+        if args.output:
+            write_atomically(args.output, text)
+    except (ValueError, OSError) as error:
+        print(f'table: error: {error}', file=sys.stderr)
+        return 2
+    print(f'written: {args.output}' if args.output else text, end='\n' if args.output else '')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

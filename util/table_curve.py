@@ -1,0 +1,104 @@
+"""A figure of quality against the rate of translation noise: a line a config name, a band over seeds."""
+import csv
+import io
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from basic.logger import write_atomically
+from util.table_statistics import summary
+
+# Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and dashes help.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+MARKERS, DASHES = 'os^DvP*', ('-', '--', ':', '-.')
+PANELS = {'chosen': 'query and its translation (w chosen on validation)', 'w=0': 'query alone (w = 0)'}
+HEADER = ('group', 'name', 'noise', 'seeds', 'mean', 'deviation')
+
+
+def curve_points(lines, metric):
+    """The points to draw.
+
+    Args:
+        lines: dict name -> dict noise -> runs, see `util.table_runs.group_by_noise`.
+        metric: one of `util.table_runs.QUALITIES`.
+    Returns:
+        list of dicts with the keys of `HEADER`; a deviation of one seed is None. A group (of `PANELS`) that some run
+        has no figures for lacks that point.
+    """
+    points = []
+    for group in PANELS:
+        for name, line in lines.items():
+            for noise, runs in line.items():
+                found = summary(run.value(metric, run.weight if group == 'chosen' else 0.0) for run in runs)
+                if found:
+                    points.append(dict(zip(HEADER, (group, name, noise, len(runs), *found))))
+    return points
+
+
+def write_curve(lines, metric, path):
+    """Write the picture and, beside it, its numbers as CSV.
+
+    Args:
+        lines, metric: as `curve_points` has.
+        path: of the picture, ending in .png.
+    Returns:
+        both paths.
+    Raises:
+        ValueError: another ending, or runs that name no more than one rate of noise.
+    """
+    path = Path(path)
+    if path.suffix != '.png':
+        raise ValueError(f'the picture {path} is written as PNG; expected a name that ends in .png')
+    points = curve_points(lines, metric)
+    rates = {point['noise'] for point in points}
+    if len(rates) < 2:
+        raise ValueError(f'all runs have data.noise={rates.pop():g}, which makes no curve; runs on corrupted '
+                         'translations are started with data.noise=RATE, which util.add_noise prints')
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADER, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(points)
+    picture = io.BytesIO()
+    FigureCanvasAgg(draw(points, metric)).print_png(picture)
+    numbers = path.with_suffix('.csv')
+    write_atomically(numbers, text.getvalue())
+    write_atomically(path, picture.getvalue())
+    return path, numbers
+
+
+def draw(points, metric):
+    """A matplotlib Figure: a panel a group that has points, the same scale and lines in each."""
+    groups = [group for group in PANELS if any(point['group'] == group for point in points)]
+    names = list(dict.fromkeys(point['name'] for point in points))
+    figure = Figure(figsize=(0.8 + 4.6 * len(groups), 4.2), dpi=160, layout='constrained')
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    drawn = {}
+    for panel, group in zip(panels, groups):
+        for number, name in enumerate(names):
+            line = [point for point in points if (point['group'], point['name']) == (group, name)]
+            if line:
+                drawn[name] = draw_line(panel, line, number)
+        panel.set_title(PANELS[group], fontsize=10)
+        panel.set_xlabel('rate of noise in the training translations')
+        panel.set_xticks(sorted({point['noise'] for point in points}))
+        panel.grid(axis='y', color='0.9', linewidth=0.8)
+        panel.spines[['top', 'right']].set_visible(False)
+        panel.set_axisbelow(True)
+    panels[0].set_ylabel(metric.replace('/', ' ') + ', test')
+    height = -(-len(drawn) // 4)                                     # rows of the legend, about equally long
+    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', ncols=-(-len(drawn) // height),
+                  frameon=False)
+    return figure
+
+
+def draw_line(panel, line, number):
+    """One name's line with its band, mean ± deviation, where there are several seeds."""
+    colour = COLOURS[number % len(COLOURS)]
+    noise, means = [point['noise'] for point in line], [point['mean'] for point in line]
+    spread = [point['deviation'] or 0.0 for point in line]
+    if any(spread):
+        panel.fill_between(noise, [mean - by for mean, by in zip(means, spread)],
+                           [mean + by for mean, by in zip(means, spread)], color=colour, alpha=0.15, linewidth=0)
+    return panel.plot(noise, means, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.8,
+                      linestyle=DASHES[number // len(COLOURS) % len(DASHES)])[0]

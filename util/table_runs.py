@@ -1,0 +1,179 @@
+"""Tested run folders for tables and curves: reading them, grouping them by name, refusing to mix what differs.
+
+Q captions, S visual items that have captions, W weights.
+"""
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from basic.config import Config, config_from_dict, config_to_dict
+from basic.logger import CONFIG, METRICS, RANKS, flatten, read_log
+from basic.metric import RECALLS
+
+NO_DIFFERENCE = ('train.seed', 'train.workers', 'compute.image_cache', 'compute.score_memory')
+NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')    # along a line of a curve
+QUALITIES = (*(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')), 'SumR')
+COSTS = ('epoch', 'minutes')
+
+
+@dataclass
+class TestedRun:
+    """A run folder after its test.
+
+    Attributes:
+        folder: where it lies; config: its resolved config.
+        report: the content of metrics.json.
+        weight: w chosen on validation, or, if none was (`chosen` is False), the one that validation uses.
+    """
+    folder: Path
+    config: Config
+    report: dict
+    weight: float
+    chosen: bool
+
+    @property
+    def seed(self):
+        return self.config.train.seed
+
+    def row(self, weight):
+        """The report's row at a weight; None if it has none."""
+        return next((row for row in self.report['rows'] if row['weight'] == weight), None)
+
+    def value(self, name, weight):
+        """A figure of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`; None where it is not recorded."""
+        if name == 'epoch':
+            return self.report['epoch']
+        if name == 'minutes':
+            times = [record['speed'] for record in read_log(self.folder)]
+            return sum(time['train_seconds'] + time['val_seconds'] for time in times) / 60 if times else None
+        row = self.row(weight)
+        if row is None:
+            return None
+        way, _, name = name.rpartition('/')
+        return (row[way] if way else row)[name] * (100 if name == 'mAP' else 1)
+
+    def hits(self, weight):
+        """How much each query adds to SumR.
+
+        Returns:
+            dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a right item; owner (Q,), the place
+            in v2t of each caption's visual item; caption_ids (Q,).
+        Raises:
+            ValueError: there are no ranks, or they are not those of the report.
+        """
+        path = self.folder / RANKS['test']
+        again = f'test it again: python evaluation.py --checkpoint {self.folder}'
+        if not path.is_file():
+            raise ValueError(f'{self.folder} has no {path.name}, the ranks of each query; {again}')
+        with np.load(path) as ranks:
+            at = np.flatnonzero(ranks['weights'] == weight)
+            found = {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS)
+                     for way in ('t2v', 'v2t')} if len(at) else {}
+            if not found or abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) > 1e-6:
+                raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
+            return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
+
+
+def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
+    """The tested runs that paths name: run folders, or folders with run folders at any depth.
+
+    Args:
+        report: called with a line for each run inside such a folder that has not been tested, and is left out.
+    Raises:
+        ValueError: a path without a run, a run folder given by itself that has not been tested, a damaged file.
+    """
+    folders = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise ValueError(f'no folder {path}; expected a run folder, or one that holds some')
+        inside = sorted(file.parent for file in path.rglob(CONFIG))
+        tested = [folder for folder in inside if (folder / METRICS['test']).is_file()]
+        if not tested:
+            raise ValueError(f'{path} holds no tested run: a run folder has {CONFIG} and, after the test, '
+                             f'{METRICS["test"]}; found {len(inside)} of the first. To test a trained one: '
+                             'python evaluation.py --checkpoint FOLDER')
+        for folder in inside:
+            if folder not in tested:
+                report(f'left out, not tested: {folder}')
+        folders.update((folder.resolve(), folder) for folder in tested)
+    return [_read_run(folder) for folder in folders.values()]
+
+
+def _read_run(folder):
+    try:
+        config = config_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')))
+        report = json.loads((folder / METRICS['test']).read_text(encoding='utf-8'))
+        choice = report.get('chosen_weight')
+        run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
+                        weight=report['val_weight'] if choice is None else choice)
+        if run.row(run.weight) is None:
+            raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
+        return run
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}') from None
+
+
+def group_by_name(runs):
+    """dict config name -> its runs, which differ in nothing but the seed, by seed.
+
+    Raises:
+        ValueError: they do, or a seed occurs twice; names the folders and what differs.
+    """
+    groups = _grouped(runs, lambda run: run.config.name)
+    for name, group in groups.items():
+        refuse_differences(name, group, NO_DIFFERENCE)
+        _refuse_doubles(name, group)
+    return groups
+
+
+def group_by_noise(runs):
+    """dict config name -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed.
+
+    Raises:
+        ValueError: runs of one name differ in more than seed and noise, or a seed occurs twice at a rate.
+    """
+    lines = {}
+    for name, group in _grouped(runs, lambda run: run.config.name).items():
+        refuse_differences(name, group, (*NO_DIFFERENCE, *NOISE_OPTIONS))
+        points = _grouped(group, lambda run: float(run.config.data.noise))
+        for noise, point in points.items():
+            refuse_differences(f'{name}, noise {noise:g}', point, NO_DIFFERENCE)
+            _refuse_doubles(f'{name}, noise {noise:g}', point)
+        lines[name] = dict(sorted(points.items()))
+    return lines
+
+
+def _grouped(runs, key):
+    groups = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def refuse_differences(name, runs, allowed):
+    """ValueError if the runs' configs differ in other keys than those allowed, or if they were tested differently."""
+    first = runs[0]
+    for run in runs[1:]:
+        one, other = (flatten(config_to_dict(each.config)) for each in (first, run))
+        different = {key: (one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys())
+                     if one.get(key) != other.get(key) and key not in allowed}
+        different |= {f'the test: {key}': (first.report[key], run.report[key])
+                      for key in ('split', 'ties', 'captions', 'visuals') if first.report[key] != run.report[key]}
+        if different:
+            raise ValueError(f"runs named '{name}' differ in more than the seed: "
+                             + '; '.join(f'{key}: {a!r} and {b!r}' for key, (a, b) in different.items())
+                             + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one away, or '
+                             'train it with a name of its own, name=NAME')
+
+
+def _refuse_doubles(name, runs):
+    """Sort by seed; ValueError if two have the same."""
+    runs.sort(key=lambda run: run.seed)
+    for one, other in zip(runs, runs[1:]):
+        if one.seed == other.seed:
+            raise ValueError(f"two runs named '{name}' have seed {one.seed}: {one.folder} and {other.folder}; "
+                             'leave one away')

@@ -1,0 +1,218 @@
+"""Test an off-the-shelf dual encoder without training, on a collection's captions and raw images.
+
+    python -m util.zero_shot --config configs/multi30k.yaml --rootpath ROOT --model NAME_OR_FOLDER [--split test]
+                             [--device 0] [--batch-size 64] [--no-val] [key=value ...]
+
+The model is any of transformers' CLIP-like models, best with a multilingual text tower, such as
+google/siglip2-base-patch16-224 or BAAI/AltCLIP-m9: a hub name, or a folder with model, tokenizer and image processor.
+Target-language queries and their translation into English are encoded as they stand, images by the model's own
+preprocessing; joins, checks, scores, ranks and the choice of w on validation are those of a trained model. The result
+is a run folder, ROOT/<collection>/runs/zero_shot_<lang>/seed_<n>, with config.yaml, run.json, metrics.json and
+ranks.npz; the config names the model as text.bert and visual.clip. For two models give name=NAME.
+
+N captions or images of a batch, L tokens, E width of the model's common space.
+"""
+import argparse
+import inspect
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from basic.config import config_from_dict, config_to_dict, load_config
+from basic.errors import DataError
+from basic.images import check_images
+from basic.loader import Loader
+from basic.logger import CONFIG, check_run_folder, describe_start, record_start
+from basic.pretrained import build_dual_encoder
+from basic.runtime import choose_devices, keep_logs_tidy
+from data_provider import Collection, EvalSet, VisualBatches, check_known, visual_order
+from evaluation import Embeddings, choose_weight, evaluate, reported_weights, table, write_report
+from train import default_run_folder
+
+NAME = 'zero_shot'
+
+
+class ProcessedImages:
+    """Raw images through a model's own image processor: batch(ids) -> (dict of tensors of N rows, None).
+
+    Args:
+        source: basic.images.ImageSource.
+        processor: transformers' image processor.
+    """
+
+    def __init__(self, source, processor):
+        self.source, self.processor = source, processor
+
+    def batch(self, ids):
+        images = [self.source.read(name, lambda image: image.convert('RGB')) for name in ids]
+        return dict(self.processor(images=images, return_tensors='pt')), None
+
+
+class TextBatches(Dataset):
+    """Captions of a split. An index is the number of a batch, an item dict role -> list of str."""
+
+    def __init__(self, texts, *, batch_size):
+        self.texts, self.batch_size = texts, batch_size
+
+    def __len__(self):
+        return -(-len(self.texts['en']) // self.batch_size)
+
+    def __getitem__(self, number):
+        place = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return {role: texts[place] for role, texts in self.texts.items()}
+
+
+def open_split(config, rootpath, split, processor, batch_size):
+    """A split's captions, as they stand, and its images, with the checks that a trained model's data go through.
+
+    Returns:
+        data_provider.EvalSet of TextBatches and ProcessedImages.
+    Raises:
+        DataError: files are missing, captions do not join, images are not there.
+    """
+    collection = Collection(config, rootpath)
+    files = collection.captions(split)
+    first = files['en']
+    source = collection.source(split, first, image_size=224)    # of no effect: the processor brings them to size
+    visual_ids = visual_order(config, split, source, first)
+    check_known(source, first)
+    check_images(source, visual_ids)
+    row = {name: i for i, name in enumerate(visual_ids)}
+    return EvalSet(
+        split=split, order={}, owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
+        captions=Loader(TextBatches({role: file.texts for role, file in files.items()}, batch_size=batch_size),
+                        workers=0),
+        visuals=Loader(VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
+                       workers=config.train.workers, processes=True),
+        caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids, feature_dim=0)
+
+
+class DualEncoder:
+    """A model with its tokenizer: texts and processed images -> (N, E) float32, not normalised.
+
+    Args:
+        model, tokenizer: of `basic.pretrained.build_dual_encoder`.
+        device: torch.device.
+    """
+
+    def __init__(self, model, tokenizer, device):
+        self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
+        self.longest = min(longest_text(model), tokenizer.model_max_length)
+        # SigLIP was trained on texts padded to its full length, and reads the padding.
+        self.padding = 'max_length' if model.config.model_type.startswith('siglip') else True
+
+    def texts(self, texts):
+        options = {'truncation': True, 'max_length': self.longest} if math.isfinite(self.longest) else {}
+        inputs = self.tokenizer(list(texts), padding=self.padding, return_tensors='pt', **options)
+        return self._features(self.model.get_text_features, inputs)
+
+    def images(self, inputs):
+        return self._features(self.model.get_image_features, inputs)
+
+    @torch.no_grad()
+    def _features(self, function, inputs):
+        known = inspect.signature(function).parameters
+        found = function(**{key: value.to(self.device) for key, value in inputs.items() if key in known})
+        return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
+
+
+def longest_text(model):
+    """Tokens that the text tower can read: its smallest table of positions; infinite if it has none."""
+    tables = [module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
+              and 'position' in name.rpartition('.')[2] and not name.startswith('vision_model')]
+    reserved = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]   # as RoBERTa counts
+    return min((table.num_embeddings - r for table, r in zip(tables, reserved)), default=math.inf)
+
+
+def encode(encoder, eval_set):
+    """Embeddings of a split of `open_split`."""
+    visual = torch.cat([encoder.images(inputs) for inputs, _ in eval_set.visuals])
+    pairs = [[encoder.texts(texts[role]) for role in ('en', 'tgt')] for texts in eval_set.captions]
+    return Embeddings(visual, *(torch.cat(branch) for branch in zip(*pairs)))
+
+
+def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), batch_size=64, validate=True):
+    """Test the model that the config names.
+
+    Args:
+        config: of `zero_shot_config`.
+        rootpath: folder that holds the collection's folder.
+        split: val or test.
+        batch_size: captions or images at once.
+        validate: choose w on the validation split, of which nothing else is taken.
+    Returns:
+        (content of metrics.json with its ranks, the run folder).
+    Raises:
+        ValueError: (ConfigError, DataError) something that the user can put right.
+    """
+    folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
+    tree = config_to_dict(config)
+    check_run_folder(folder, tree, resume=(folder / CONFIG).exists())    # another split of this model, or nothing
+    model, tokenizer, processor = build_dual_encoder(config.visual.clip)
+    encoder = DualEncoder(model, tokenizer, device)
+    splits = dict.fromkeys([*(['val'] if validate else []), split])
+    sets = {name: open_split(config, rootpath, name, processor, batch_size) for name in splits}
+    embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
+    choice, more = {'chosen_weight': None, 'chosen_from': None}, []
+    if validate:
+        choice = choose_weight(embeddings['val'], sets['val'], config)
+        more = [choice['chosen_weight']]
+    report = {'checkpoint': config.visual.clip, 'epoch': 0, 'config': config.name, 'collection': config.data.collection,
+              'lang': config.data.lang, **choice,
+              **evaluate(embeddings[split], sets[split], config, reported_weights(config, *more), with_ranks=True)}
+    folder.mkdir(parents=True, exist_ok=True)
+    record_start(folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree)
+    return report, folder
+
+
+def zero_shot_config(configs, overrides, model):
+    """The config of a zero-shot run: the collection's, with the model in it; ConfigError as `load_config`."""
+    tree = config_to_dict(load_config(configs, overrides))
+    if not any(text.startswith('name=') for text in overrides):
+        tree['name'] = NAME
+    tree['text']['bert'] = tree['visual']['clip'] = str(model)
+    tree['visual']['kind'] = 'clip'
+    tree['compute']['image_cache'] = 'none'
+    return config_from_dict(tree)
+
+
+def main(argv=None):
+    """The command line; returns the exit status: 0, or 2 for what the user can put right."""
+    parser = argparse.ArgumentParser(prog='python -m util.zero_shot', description=__doc__.splitlines()[0])
+    parser.add_argument('--config', required=True, action='append', metavar='FILE',
+                        help='a collection of raw images, such as configs/multi30k.yaml')
+    parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collections' folders")
+    parser.add_argument('--model', required=True, metavar='NAME_OR_FOLDER', help='hub name or local folder of a CLIP-'
+                        'like model')
+    parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
+    parser.add_argument('--device', default='cpu', help='cpu (default), or the index of a GPU, such as 0')
+    parser.add_argument('--batch-size', type=int, default=64, metavar='N', help='captions or images at once')
+    parser.add_argument('--no-val', action='store_true', help='do not choose w on the validation split')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config files')
+    args = parser.parse_intermixed_args(argv)
+    if args.batch_size < 1:
+        parser.error('--batch-size: expected at least 1')
+    keep_logs_tidy()
+    try:
+        devices = choose_devices(args.device)
+        if len(devices) > 1:
+            raise DataError(f'--device {args.device}: this runs on one device')
+        report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
+                                   split=args.split, device=devices[0], batch_size=args.batch_size,
+                                   validate=not args.no_val)
+        print(table(report))
+        print(f'written: {write_report(report, folder=folder)}')
+    except (ValueError, OSError) as error:
+        print(f'zero_shot: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
