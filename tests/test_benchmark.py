@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train
-from basic import runtime
+from basic import runtime, scoring
 from basic.bigfile import BigFile
 from basic.caption import load_tokenizer
 from basic.config import load_config
@@ -19,7 +19,8 @@ from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
 from model import build_model
-from util import benchmark, benchmark_baselines, benchmark_data, benchmark_measure, benchmark_stages
+from util import (benchmark, benchmark_baselines, benchmark_data, benchmark_measure, benchmark_scoring,
+                  benchmark_stages)
 from util.benchmark_data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
 from util.benchmark_measure import Clock, Operations, Phases
 from util.benchmark_stages import STAGES, Window
@@ -138,7 +139,7 @@ def test_the_released_way_takes_the_same_step(root, tokenizer):
 def scored(queries, gallery):
     """Made embeddings and their owners."""
     owner = np.arange(queries) * gallery // queries
-    return benchmark_stages.made_embeddings(owner, gallery, 16, CPU), owner
+    return benchmark_scoring.made_embeddings(owner, gallery, 16, CPU), owner
 
 
 def test_the_released_way_scores_the_same(root):
@@ -319,10 +320,29 @@ def test_chosen_stages_in_a_kept_folder_as_json_alone(tiny, tmp_path, monkeypatc
 
 
 def test_what_takes_too_long_is_extrapolated(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_stages, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)     # two thirds
+    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)     # two thirds
     figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
     part, whole = figures['score', '8 x 2, one weight'], figures['score', '12 x 3']
     assert whole['value'] == pytest.approx(36 / 16 * part['value']) and 'extrapolated' in whole['note']
+
+
+def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(benchmark_scoring.Scoring):
+        def metrics(self):
+            seen.append(([len(part) for part in (self.visual, *self.branches)], self.blocks, self.wrong[0].totals))
+            return super().metrics()
+
+    monkeypatch.setattr(benchmark_scoring, 'Scoring', Watched)
+    monkeypatch.setattr(benchmark_scoring, 'RANDOM_ROWS', 2)
+    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
+    monkeypatch.setattr(scoring, '_BLOCK', 5)
+    figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
+    (sizes, blocks, totals), = seen
+    assert sizes == [3, 12, 12] and blocks == [slice(0, 4)] and totals[0, :4].any() and not totals[0, 4:].any()
+    whole = figures['score', '12 x 3 from disk']
+    assert whole['value'] > 0 and whole['floor'] > 0 and '3 blocks' in whole['note']
 
 
 def test_the_temporary_folder_goes(tiny, tmp_path, monkeypatch):

@@ -1,36 +1,33 @@
 """The stages of util.benchmark: each takes a `util.benchmark.Bench` and adds its figures to it.
 
 They call what training and evaluation call, and time it from outside: the batches' coming and going (`Window`), the
-parts of a step that `basic.runtime.phase` marks. Q captions, V visual items, E common space.
+parts of a step that `basic.runtime.phase` marks. The stage `score` is in util/benchmark_scoring.py.
 """
 import io
 import sys
 import time
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import fields, is_dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from basic.caption import CaptionFile
 from basic.config import load_config
 from basic.runtime import listen_to_phases, matrix_precision
 from data_provider import Collection, build_loaders, pack_branch
-from evaluation import Embeddings, encode, evaluate
+from evaluation import encode
 from loss import build_loss
 from model import build_model
 from train import build_optimizers, train_one_epoch
-from util.benchmark_baselines import SampleBySample, collate, score_as_released, train_as_released
-from util.benchmark_measure import (GIB, Operations, Phases, copy_seconds, copy_seconds_one_core, forget_peak,
-                                    peak, product_flops, product_seconds)
+from util.benchmark_baselines import SampleBySample, collate, train_as_released
+from util.benchmark_measure import Operations, Phases, copy_seconds, copy_seconds_one_core, forget_peak, peak
+from util.benchmark_scoring import score
 
 BATCHES = 2                              # different batches that a step is timed on
 TOKENISED = 100_000                      # captions
 PRODUCTS, COPY = 'the same matrix products', 'a copy of the same bytes'
-NOISE = 8.0                              # length of what a made caption adds to its visual item's vector
 ADAM_TRAFFIC = 3.5                       # it reads 4 numbers a weight and writes 3; a copy reads 1 and writes 1
 
 
@@ -330,71 +327,6 @@ def within(context, items):
     """The items, the time between the first one and the end spent in a context."""
     with context:
         yield from items
-
-
-def score(bench):
-    """Scoring given embeddings, `evaluation.evaluate`, and the released way of it.
-
-    Where the whole would take too long, a part of it is scored, both captions and visual items cut by one factor, at
-    three sizes, and the whole extrapolated from the largest in proportion to captions x visual items.
-    """
-    sizes, width = bench.sizes, bench.config.space.dim
-    products = 4 * sizes.queries * sizes.gallery * width                     # operations of the two branches' scores
-    factor = min(1.0, (bench.seconds * float32_rate(bench) / products) ** 0.5)
-    for share in (factor / 4, factor / 2, factor) if factor < 1 else (1.0,):
-        score_part(bench, max(1, round(sizes.queries * share)), max(1, round(sizes.gallery * share)),
-                   baseline=share == factor)
-
-
-def float32_rate(bench):
-    """Floating-point operations a second of scores in float32, measured on a small product."""
-    shapes = (2048, bench.config.space.dim), (bench.config.space.dim, 2048), torch.float32
-    return product_flops(*shapes) / product_seconds(*shapes, clock=bench.clock)
-
-
-def score_part(bench, queries, gallery, *, baseline):
-    """Score (queries, gallery) made embeddings; with `baseline` the released way too, and the whole extrapolated."""
-    clock, config, sizes = bench.clock, bench.config, bench.sizes
-    owner = np.arange(queries) * gallery // queries              # as many captions for each visual item
-    embeddings = made_embeddings(owner, gallery, config.space.dim, bench.device)
-    eval_set = SimpleNamespace(split='test', owner=owner, visual_ids=range(gallery), caption_ids=range(queries))
-    floor = clock.best(lambda: [captions @ embeddings.visual.T for captions in (embeddings.en, embeddings.tgt)],
-                       rounds=2)
-    what, both = f'{queries:,} x {gallery:,}', 'two float32 matrix products'
-    forget_peak(bench.device)
-    took = clock.best(lambda: evaluate(embeddings, eval_set, config, weights=[config.train.val_weight]), rounds=2)
-    bench.add('score', f'{what}, one weight', took, 's', floor=floor, floor_is=both)
-    bench.add('score', 'peak memory', peak(bench.device), 'GiB',
-              note=f'{bytes_of(embeddings) / GIB:.2f} of it the embeddings')
-    if not baseline:
-        return
-    started = clock()
-    rows = evaluate(embeddings, eval_set, config)['rows']
-    bench.add('score', f'{what}, {len(rows)} weights', clock() - started, 's', floor=floor, floor_is=both)
-    if queries < sizes.queries:
-        factor = sizes.queries * sizes.gallery / (queries * gallery)
-        bench.add('score', f'{sizes.queries:,} x {sizes.gallery:,}', took * factor, 's', floor=floor * factor,
-                  floor_is=both, note='extrapolated from the part above')
-    arrays = [part.cpu().numpy() for part in embeddings]
-    _, parts, done = score_as_released(*arrays, owner, config.train.val_weight, seconds=bench.seconds)
-    theirs = sum(parts.values())
-    bench.add('score', f'{what}, released style', theirs, 's', floor=floor, floor_is=both, note=', '.join(
-        f'{part} {seconds:.2f}' for part, seconds in parts.items())
-        + (f'; extrapolated from {100 * done:.0f} per cent or more' if done < 1 else ''))
-    bench.add('score', 'released style / ours', theirs / took, 'times', note='goal on a GPU: at least 50')
-
-
-def made_embeddings(owner, gallery, width, device):
-    """Embeddings (gallery, E), (queries, E) twice: each caption lies near its visual item."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(rows):
-        return torch.randn(rows, width, generator=generator, device=device)
-
-    visual = F.normalize(draw(gallery), dim=-1)
-    own = torch.from_numpy(owner).to(device)
-    en, tgt = (F.normalize(draw(len(owner)).mul_(NOISE / width ** 0.5).add_(visual[own]), dim=-1) for _ in range(2))
-    return Embeddings(visual=visual, en=en, tgt=tgt)
 
 
 STAGES = {'tokenise': tokenise, 'loader': loader, 'step': step, 'training': end_to_end, 'encode': encode_split,
