@@ -17,15 +17,18 @@ import torch
 
 from basic import distributed
 from basic.caption import load_tokenizer
-from basic.checkpoint import load_checkpoint
+from basic.checkpoint import BEST, load_checkpoint
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
-from basic.logger import METRICS, RANKS, TOKENIZER, write_atomically
+from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes,
+                          write_atomically)
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import scored
 from data_provider import build_loaders
 from model import build_model
 
+# what an option may change, and the test is still the run's own: where things lie, and how fast they are
+SAME_TEST = (*MAY_DIFFER, 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained', 'data.images')
 COLUMNS = ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')
 
 
@@ -164,8 +167,9 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
         embeddings_folder: write embeddings and ids there.
         overrides: `key=value` strings over the stored config.
     Returns:
-        dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, chosen_weight and chosen_from
-        (None where the checkpoint has no choice), and what `evaluate` returns, of which `ranks` has its own file.
+        dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see `alterations`),
+        chosen_weight and chosen_from (None where the checkpoint has no choice), and what `evaluate` returns, of which
+        `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
@@ -174,7 +178,7 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     config = with_images(checkpoint.config, images) if images else checkpoint.config
     set_precision(config.compute.precision)
     rootpath = Path(rootpath) if rootpath else root_of(checkpoint.path, config)
-    saved = checkpoint.path.parent / TOKENIZER
+    saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
                                config.text.lowercase)
     model = build_model(config, architecture=checkpoint.architecture)
@@ -189,8 +193,26 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
     weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []))
     return {'checkpoint': str(checkpoint.path), 'epoch': checkpoint.epoch, 'config': config.name,
-            'collection': config.data.collection, 'lang': config.data.lang, **choice,
+            'collection': config.data.collection, 'lang': config.data.lang,
+            'altered': alterations(checkpoint, config, tokenizer_given), **choice,
             **evaluate(embeddings, eval_set, config, weights, with_ranks=True)}
+
+
+def alterations(checkpoint, config, tokenizer=None):
+    """In what a test differs from that of a run's best model as it was trained; its result has files of its own then.
+
+    Args:
+        checkpoint: basic.checkpoint.Checkpoint; a released one is no run of ours, and is tested as one pleases.
+        config: what it was tested with; tokenizer: one that was asked for.
+    Returns:
+        list of str, such as 'eval.ties: 'pessimistic' -> 'mean''; empty: in nothing.
+    """
+    if checkpoint.released:
+        return []
+    found = config_changes(config_to_dict(checkpoint.stored), config_to_dict(config), SAME_TEST)
+    if checkpoint.path.name != BEST and (checkpoint.path.parent / CONFIG).is_file():
+        found.append(f'the model of {checkpoint.path.name}, not of {BEST}')
+    return found + ([f'tokenizer {tokenizer}'] if tokenizer else [])
 
 
 def load_weights(model, checkpoint):
@@ -264,16 +286,19 @@ def save_embeddings(folder, embeddings, eval_set):
 def write_report(report, output=None, folder=None):
     """Write a report as JSON and its ranks as .npz: to `output`, or into a folder, or, if read-only, here.
 
-    The folder is that of the checkpoint unless another is given.
-
-    The ranks go to ranks.npz beside metrics.json (for val ranks_val.npz), or to OUTPUT with the ending .npz.
+    The folder is that of the checkpoint unless another is given. The ranks go to ranks.npz beside metrics.json (for val
+    ranks_val.npz), or to OUTPUT with the ending .npz. What an altered test finds (see `alterations`) goes to
+    metrics_altered.json and ranks_altered.npz, and leaves the run's own result alone.
 
     Returns:
         the path of the JSON file.
     """
-    split, beside = report['split'], Path(folder or Path(report['checkpoint']).parent)
-    path = Path(output) if output else beside / METRICS[split]
-    ranks = path.with_suffix('.npz') if output else beside / RANKS[split]
+    beside = Path(folder or Path(report['checkpoint']).parent)
+    names = [files[report['split']] for files in (METRICS, RANKS)]
+    if report.get('altered'):
+        names = [ALTERED[name] for name in names]
+    path = Path(output) if output else beside / names[0]
+    ranks = path.with_suffix('.npz') if output else beside / names[1]
     try:
         _write_both(report, path, ranks)
     except OSError as error:
@@ -335,6 +360,8 @@ def main(argv=None):
             images=args.images, embeddings_folder=folder, overrides=args.overrides)
         if distributed.is_main():
             print(table(report))
+            if report['altered']:
+                print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
             print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
         distributed.stop()
     except (ValueError, OSError) as error:

@@ -7,6 +7,7 @@ The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir
 run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at the end, metrics.json and ranks.npz.
 """
 import argparse
+import json
 import math
 import os
 import shlex
@@ -24,9 +25,8 @@ from basic import distributed
 from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from basic.config import Config, config_from_dict, config_to_dict, load_config
-from basic.errors import DataError
-from basic.logger import (TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start, peak_memory,
-                          progress, record_start, remove_leftovers)
+from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start, flatten,
+                          peak_memory, progress, record_start, remove_leftovers, remove_reports)
 from basic.metric import recall_sum
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
@@ -60,12 +60,17 @@ class Run:
     schedule: Schedule
     teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
 
+    @property
+    def unfinished(self):
+        """Whether there is another epoch to train."""
+        return self.schedule.epoch < self.config.train.epochs and not self.schedule.stop
+
 
 def train(run):
     """Train epoch by epoch, from where the run is until its schedule or `train.epochs` ends it."""
     schedule, config = run.schedule, run.config
     with RunLog(run.folder, epoch=schedule.epoch) if distributed.is_main() else nullcontext() as log:
-        while schedule.epoch < config.train.epochs and not schedule.stop:
+        while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
             lr = run.optimizer.param_groups[0]['lr']
             means = train_one_epoch(run, epoch)
@@ -252,6 +257,8 @@ def open_run_folder(run, tokenizer, *, fresh):
     if fresh:
         clear_run_folder(run.folder)     # not before everything else has been found to be in order
         save_tokenizer(tokenizer, run.folder / TOKENIZER)
+    elif run.unfinished:
+        remove_reports(run.folder)       # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
@@ -301,7 +308,13 @@ def training_state(run):
     return {'optimizer': run.optimizer.state_dict(), 'schedule': run.schedule.state_dict(),
             'discriminator_optimizer': run.discriminator_optimizer.state_dict(),
             'teacher': run.teacher.weights() if run.teacher else None,
-            'random': distributed.gather_objects(random_states())}            # of each process
+            'random': distributed.gather_objects(random_states(run.device))}  # of each process
+
+
+def changeable(config):
+    """As options, what a continuation may have changed: the best model's own config may be of the time before."""
+    tree = flatten(config_to_dict(config))
+    return [f'{key}={json.dumps(tree[key])}' for key in MAY_DIFFER]
 
 
 def restore_training_state(run, state):
@@ -312,9 +325,13 @@ def restore_training_state(run, state):
     if run.teacher:
         run.teacher.restore(state['teacher'])
     if len(state['random']) == distributed.size():
-        restore_random_states(state['random'][distributed.rank()])
+        restored = restore_random_states(state['random'][distributed.rank()], run.device)
     else:                                # each process has another share now: nothing could continue exactly
         seed_everything(run.config.train.seed + SEED_STEP * distributed.rank() + run.schedule.epoch)
+        restored = False
+    if not restored and distributed.is_main():
+        print('note: other devices than before: dropout draws other numbers than it would have without the '
+              'interruption', flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -360,7 +377,8 @@ def main(argv=None):
         train(run)
         if not args.no_test:
             distributed.wait_for_all()   # until the best model is written
-            report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device)
+            report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
+                                         overrides=changeable(run.config))
             if distributed.is_main():
                 print(table(report))
                 print(f'written: {write_report(report)}')

@@ -38,6 +38,7 @@ class Checkpoint:
     choice: dict | None = None  # of w on validation: see evaluation.choose_weight; none in a released file
     training: dict | None = None  # optimisers, schedule, counters, random states; in last.pt only
     released: bool = False
+    stored: Config | None = None  # the config without the overrides; None in a released file
 
 
 def save_checkpoint(path, content):
@@ -105,6 +106,7 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         if missing:
             raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
         return Checkpoint(path=path, config=config_from_dict(content['config'], overrides),
+                          stored=config_from_dict(content['config']),
                           architecture=content['architecture'], model=content['model'], epoch=content['epoch'],
                           val=content.get('val'), choice=content.get('choice'), training=content.get('training'))
     if isinstance(content, dict) and isinstance(content.get('model'), (list, tuple)) and 'opt' in content:

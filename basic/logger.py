@@ -19,7 +19,9 @@ from basic.config import ConfigError, config_from_dict, config_to_dict
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
-RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *METRICS.values(), *RANKS.values())
+ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}   # see evaluation.py
+REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
+RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *REPORTS)
 MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
@@ -78,6 +80,12 @@ def clear_run_folder(folder):
         else:
             path.unlink(missing_ok=True)
     Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def remove_reports(folder):
+    """Remove what tests have found, because the model will be another."""
+    for name in REPORTS:
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def remove_leftovers(folder):

@@ -116,23 +116,28 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
-def random_states():
-    """The states of all generators, as plain tensors and plain data; for `restore_random_states`."""
+def random_states(device):
+    """The states of all generators that a run on `device` uses, as plain tensors and plain data."""
     version, words, gauss_next = random.getstate()
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {'python': {'version': version, 'words': list(words), 'gauss_next': gauss_next},
             'numpy': {'kind': kind, 'keys': torch.from_numpy(keys.astype(np.int64)), 'position': int(position),
                       'has_gauss': int(has_gauss), 'gauss': float(gauss)},
             'torch': torch.get_rng_state(),
-            'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+            'cuda': torch.cuda.get_rng_state(device) if device.type == 'cuda' else None}
 
 
-def restore_random_states(states):
-    """Put every generator back to where `random_states` saw it; GPUs that are not here are left out."""
+def restore_random_states(states, device):
+    """Put every generator back to where `random_states` saw it.
+
+    Returns:
+        whether all are: a GPU's numbers are not those of a CPU, but another GPU goes on with them.
+    """
     python, numpy = states['python'], states['numpy']
     random.setstate((python['version'], tuple(python['words']), python['gauss_next']))
     np.random.set_state((numpy['kind'], numpy['keys'].numpy().astype(np.uint32), numpy['position'],
                          numpy['has_gauss'], numpy['gauss']))
     torch.set_rng_state(states['torch'])
-    if states['cuda'] and len(states['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states['cuda'])
+    if device.type == 'cuda' and states['cuda'] is not None:
+        torch.cuda.set_rng_state(states['cuda'], device)
+    return (device.type == 'cuda') == (states['cuda'] is not None)

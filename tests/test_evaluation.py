@@ -1,5 +1,6 @@
 """Evaluation: encoding, fusing, the report and its files, the command line on a checkpoint."""
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,10 +236,30 @@ def test_a_stored_choice_is_found_again_and_its_row_reported(run_folder, tmp_pat
 def test_command_line_on_val_with_options(run_folder, capsys):
     assert main(['--checkpoint', str(run_folder / BEST), '--split', 'val', 'eval.ties=mean', '--save-embeddings',
                  '--rootpath', str(run_folder.parents[3]), 'eval.weights=[0.2,0.7]']) == 0
-    report = json.loads((run_folder / 'metrics_val.json').read_text())
+    report = json.loads((run_folder / 'metrics_val_altered.json').read_text())
     assert (report['split'], report['captions'], report['ties']) == ('val', 6, 'mean')
     assert [row['weight'] for row in report['rows']] == [0.7, 0.2]
-    assert (run_folder / 'embeddings_val/en.npy').exists() and (run_folder / 'ranks_val.npz').exists()
+    assert (run_folder / 'embeddings_val/en.npy').exists() and (run_folder / 'ranks_val_altered.npz').exists()
+
+
+def test_only_the_runs_own_test_is_its_result(run_folder, tmp_path, capsys):
+    folder = tmp_path / 'root/multi30k/runs/multi30k_de/seed_1'
+    shutil.copytree(run_folder, folder)
+    (folder / 'config.yaml').write_text('a run folder of train.py has one\n')
+    (folder / 'last.pt').symlink_to(folder / BEST)
+    where = ['--rootpath', str(run_folder.parents[3])]
+    assert main(['--checkpoint', str(folder), *where, 'compute.score_memory=9', 'text.bert=moved']) == 0
+    own = {name: (folder / name).read_bytes() for name in ('metrics.json', 'ranks.npz')}
+    assert json.loads(own['metrics.json'])['altered'] == [] and not (folder / 'metrics_altered.json').exists()
+    for words, message in (([str(folder), 'eval.ties=mean'], "eval.ties: 'pessimistic' -> 'mean'"),
+                           ([str(folder / 'last.pt')], 'the model of last.pt, not of model_best.pt'),
+                           ([str(folder), '--tokenizer', str(folder / 'tokenizer')], f'tokenizer {folder}')):
+        capsys.readouterr()
+        assert main(['--checkpoint', *words, *where]) == 0
+        altered, = json.loads((folder / 'metrics_altered.json').read_text())['altered']
+        assert altered.startswith(message) and message in capsys.readouterr().out
+        assert (folder / 'ranks_altered.npz').exists()
+        assert {name: (folder / name).read_bytes() for name in own} == own
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -10,6 +10,8 @@ from basic.config import config_to_dict
 from basic.runtime import (choose_devices, declare_missing_torchvision_ops, random_states, restore_random_states,
                            seed_everything)
 
+CPU = torch.device('cpu')
+
 
 @pytest.fixture
 def gpus(monkeypatch):
@@ -23,6 +25,7 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize('name', ['cpu', ' cpu '])
 def test_the_cpu(name):
     assert choose_devices(name) == [torch.device('cpu')]
+
 
 
 @pytest.mark.parametrize('name, index', [('0', 0), (1, 1), ('cuda:1', 1)])
@@ -70,20 +73,21 @@ def test_random_states_survive_a_checkpoint(make_config, tmp_path):
     seed_everything(3)
     draw()                                           # one normal number: both Python and NumPy keep the pair's second
     save_checkpoint(tmp_path / 'last.pt', {'config': config_to_dict(make_config()), 'architecture': {}, 'model': {},
-                                           'epoch': 1, 'training': {'random': random_states()}})
+                                           'epoch': 1, 'training': {'random': random_states(CPU)}})
     expected = [draw() for _ in range(2)]
     seed_everything(99)
-    restore_random_states(load_checkpoint(tmp_path / 'last.pt').training['random'])
+    assert restore_random_states(load_checkpoint(tmp_path / 'last.pt').training['random'], CPU)
     assert [draw() for _ in range(2)] == expected
 
 
-def test_states_of_gpus_that_are_not_here_are_left_out(monkeypatch):
-    states = {**random_states(), 'cuda': [torch.zeros(16, dtype=torch.uint8)] * 3}
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', lambda states: pytest.fail('these are other GPUs'))
-    expected = draw()
-    restore_random_states(states)
-    assert draw() == expected
+def test_another_gpu_goes_on_with_a_gpus_numbers_and_a_cpu_does_not(monkeypatch):
+    kept, state = {}, torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, 'get_rng_state', lambda device: {1: state}[device.index])
+    monkeypatch.setattr(torch.cuda, 'set_rng_state', lambda state, device: kept.update({device.index: state}))
+    states = random_states(torch.device('cuda', 1))
+    assert restore_random_states(states, torch.device('cuda', 0)) and kept == {0: state}
+    assert not restore_random_states(states, CPU)
+    assert not restore_random_states(random_states(CPU), torch.device('cuda', 0)) and kept == {0: state}
 
 
 def test_torchvision_imports_and_declaring_twice_does_no_harm():

@@ -225,6 +225,14 @@ def test_a_seed_counts_once(tmp_path, capsys):
     assert numbers_of(capsys, tmp_path / 'a', tmp_path / 'a', tmp_path / 'b' / '..' / 'a')['full']['seeds'] == '1'
 
 
+def test_a_test_with_other_options_is_refused(tmp_path, capsys):
+    make_run(tmp_path / '1')
+    path = tmp_path / '1/metrics.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'altered': ['the model of last.pt']}))
+    message = refused(capsys, tmp_path)
+    assert 'the model of last.pt' in message and 'evaluation.py --checkpoint' in message
+
+
 def test_a_test_of_another_kind_is_not_averaged(tmp_path, capsys):
     for seed, ties in ((1, 'mean'), (2, 'pessimistic')):
         make_run(tmp_path / str(seed), seed=seed)

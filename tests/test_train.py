@@ -328,8 +328,26 @@ def test_more_epochs_for_a_finished_run(world, tmp_path, capsys):
     folder = tmp_path / 'run'
     assert main(arguments(world, folder, 'train.epochs=1')) == 0
     assert main(arguments(world, folder, 'train.epochs=1', '--resume')) == 0          # nothing to do but the test
-    assert main(arguments(world, folder, 'train.epochs=2', '--resume', '--workers', '0')) == 0
+    assert (folder / 'metrics.json').exists()
+    assert main(arguments(world, folder, 'train.epochs=2', '--resume', '--workers', '0', '--no-test')) == 0
     assert [record['epoch'] for record in read_log(folder)] == [1, 2]
+    assert not (folder / 'metrics.json').exists() and not (folder / 'ranks.npz').exists()     # of one epoch
+
+
+def test_the_test_of_a_continuation_is_computed_as_it_says(world, tmp_path, monkeypatch, capsys):
+    asked = []
+    folder = tmp_path / 'run'
+    assert main(arguments(world, folder, 'train.epochs=1', '--no-test')) == 0
+
+    def watched(*args, overrides, **options):
+        asked.extend(overrides)
+        return evaluate_checkpoint(*args, overrides=overrides, **options)
+
+    monkeypatch.setattr(train, 'evaluate_checkpoint', watched)
+    assert main(arguments(world, folder, 'train.epochs=1', '--resume', 'compute.score_memory=7',
+                          'compute.attention=eager')) == 0
+    assert {'compute.score_memory=7', 'compute.attention="eager"', 'compute.image_cache="none"'} <= set(asked)
+    assert json.loads((folder / 'metrics.json').read_text())['altered'] == []
 
 
 def test_early_stop(world, tmp_path, monkeypatch, capsys):

@@ -110,6 +110,9 @@ def _read_run(folder):
         choice = report.get('chosen_weight')
         run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
                         weight=report['val_weight'] if choice is None else choice)
+        if report.get('altered'):
+            raise ValueError(f'the test is not of the run as it was trained ({"; ".join(report["altered"])}): test it '
+                             f'again, python evaluation.py --checkpoint {folder}')
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
         return run
