@@ -372,7 +372,7 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
         tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
         for role, packed in tokens.items():
-            if packed.cut:
+            if packed.cut and distributed.is_main():
                 log.warning('%s of %s captions of %s are longer than %d tokens and were cut', f'{packed.cut:,}',
                             f'{len(packed):,}', files[role].path, config.text.positions)
         if split == 'train':

@@ -145,6 +145,14 @@ def test_the_states_of_a_grid(world, capsys):
     assert not (folder(world, 'full', 1)).exists()
 
 
+def test_two_ablations_of_one_name_are_refused(tmp_path):
+    own = tmp_path / 'full.yaml'
+    own.write_text('train: {lr: 1}')
+    with pytest.raises(ConfigError, match="two ablations are called 'full'"):
+        ablation_files(['full', str(own)])
+    assert ablation_files(['full', 'full']).keys() == {'full'}
+
+
 def test_the_grid_is_every_ablation_by_every_seed(world):
     root, options = world
     jobs = make_grid([CONFIG], root, files=ablation_files(), seeds=[1, 2, 3], overrides=options)

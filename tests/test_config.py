@@ -220,6 +220,9 @@ IMPOSSIBLE = [
     ('data.collection=..', 'without /'), ('data.collection=a/b', 'without /'), ('data.lang=../zh', 'without /'),
     ('loss.contrastive=cosine', 'triplet, infonce'), ('loss.teacher=other', 'self, momentum'),
     ('loss.teacher_momentum=1', '0 <= m < 1'),
+    ('compute.precision=fp16', 'fp32, tf32, bf16'), ('compute.attention=flash', 'auto, fused, eager'),
+    ('compute.image_cache=disk', 'none, pixels, embeddings'), ('compute.micro_batch=-1', '0 or more'),
+    ('compute.score_memory=0', 'at least 1'),
     ('visual.train_clip=true', 'valid value then: false'), ('compute.image_cache=pixels', 'valid value then: none'),
 ]
 

@@ -11,6 +11,7 @@ from conftest import IMAGE_SIZE
 from roots import (CONFIGS, IMAGES, VIDEOS, complaint, make_image_root, make_tokenizer, make_video_root, multi30k,
                    numbers, vatex)
 
+from basic import distributed
 from basic.config import load_config
 from basic.errors import DataError
 from basic.features import FrameSource, PooledSource
@@ -194,7 +195,7 @@ def test_what_a_loader_yields_is_pinned_for_the_gpu_of_the_training(tmp_path, to
     assert chosen == [3] * 3 * workers   # once a thread, before it does anything
 
 
-def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog):
+def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog, monkeypatch):
     root = make_video_root(tmp_path)
     path = root / 'vatex/TextData/vatexval_zh.caption.txt'
     path.write_text(path.read_text('utf-8').replace('#zh#0 ', '#zh#0 ' + 'a ' * 20), encoding='utf-8')
@@ -203,6 +204,10 @@ def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f'2 of 4 captions of {path} are longer than 10 tokens and were cut']
     assert next(iter(val.captions))[1].ids.shape[1] == 10
+    caplog.clear()
+    monkeypatch.setattr(distributed, 'is_main', lambda: False)             # another process of the run
+    build_loaders(vatex('text.positions=10'), root, tokenizer, splits=('val',))
+    assert not caplog.records
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation

@@ -27,7 +27,6 @@ def test_the_cpu(name):
     assert choose_devices(name) == [torch.device('cpu')]
 
 
-
 @pytest.mark.parametrize('name, index', [('0', 0), (1, 1), ('cuda:1', 1)])
 def test_one_of_the_gpus(gpus, name, index):
     gpus(2)

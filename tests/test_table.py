@@ -273,7 +273,7 @@ def test_folders_without_tested_runs(runs, tmp_path, capsys):
     assert 'is not as train.py writes it' in refused(capsys, tmp_path)
 
 
-@pytest.mark.parametrize('options', [['--metric', 'R@1'], ['--curve', 'x.png', '--base', 'full'],
+@pytest.mark.parametrize('options', [['--metric', 'R@1'], ['--base', 'full', '--metric', 't2v/R@1'], ['--curve', 'x.png', '--base', 'full'],
                                      ['--curve', 'x.png', '--metric', 'SumR,t2v/R@1'], ['--confidence', '95']])
 def test_options_that_do_not_go_together(tmp_path, options):
     with pytest.raises(SystemExit, match='2'):

@@ -97,7 +97,9 @@ def ablation_files(names=None):
         if path is None or not path.is_file():
             raise ConfigError(f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}), or the "
                               'path of a .yaml file')
-        files[path.stem] = path
+        if files.setdefault(path.stem, path) != path:
+            raise ConfigError(f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would share "
+                              'their run folders: rename one')
     return files
 
 

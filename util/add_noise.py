@@ -10,10 +10,10 @@ A corrupted caption is corrupted in one way, each of --kinds as likely:
     replace   some words are replaced by words of another visual item's caption
     caption   the whole caption is that of another visual item
 
-'some' is --share of the caption's words, one at least; a word is what stands between spaces and punctuation or, in scripts that put no
-spaces between words (Chinese, Japanese, Thai and others), one character. What is between the words stays where it is.
-The result is a function of the file and the options, and captions corrupted at a rate are corrupted alike at a higher
-one. Ids and order stay, and so do all other captions, byte by byte.
+'some' is --share of the caption's words, one at least; a word is what stands between spaces and punctuation or, in
+scripts that put no spaces between words (Chinese, Japanese, Thai and others), one character. What is between the words
+stays where it is. The result is a function of the file and the options, and captions corrupted at a rate are corrupted
+alike at a higher one. Ids and order stay, and so do all other captions, byte by byte.
 """
 import argparse
 import random
@@ -179,7 +179,8 @@ def main(argv=None):
                                      epilog=__doc__.partition('\n\n')[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collection's folder")
-    parser.add_argument('--config', required=True, metavar='FILE', help='for example configs/vatex.yaml')
+    parser.add_argument('--config', required=True, action='append', metavar='FILE', help='for example '
+                        'configs/vatex.yaml; given again, what a further file says wins')
     parser.add_argument('--rate', required=True, type=float, metavar='R', help='of the captions, 0 to 1')
     parser.add_argument('--kinds', default=','.join(KINDS), metavar='KIND,...', help='default: %(default)s')
     parser.add_argument('--seed', type=int, default=1, metavar='N', help='default: 1')

@@ -249,6 +249,8 @@ def parse_arguments(argv=None):
     args = parser.parse_args(argv)
     if args.curve and (args.base or args.output):
         parser.error('--curve draws no table: leave --base and --output away')
+    if args.base and args.metric and 'SumR' not in args.metric.split(','):
+        parser.error('--base shows differences in SumR: name it in --metric, or leave --base away')
     if not 0 < args.confidence < 1 or args.resamples < 1:
         parser.error('expected --confidence between 0 and 1, and --resamples of at least 1')
     args.metric = args.metric.split(',') if args.metric else ['SumR'] if args.curve else list(QUALITIES)
