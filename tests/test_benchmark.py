@@ -19,11 +19,12 @@ from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
 from model import build_model
-from util import (benchmark, benchmark_baselines, benchmark_data, benchmark_measure, benchmark_scoring,
-                  benchmark_stages)
+from util import (benchmark, benchmark_baselines, benchmark_data, benchmark_images, benchmark_measure,
+                  benchmark_scoring, benchmark_stages)
+from util.benchmark import STAGES
 from util.benchmark_data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
 from util.benchmark_measure import Clock, Operations, Phases
-from util.benchmark_stages import STAGES, Window
+from util.benchmark_stages import Window
 
 CPU = torch.device('cpu')
 TINY = Sizes(train=6, val=2, test=3, captions=2, dim=12, vocabulary=14000, queries=12, gallery=3, batch_size=4,
@@ -31,6 +32,8 @@ TINY = Sizes(train=6, val=2, test=3, captions=2, dim=12, vocabulary=14000, queri
                    'intermediate_size': 48},
              options=('text.trained_layers=[1]', 'text.hidden=24', 'text.heads=2', 'text.qk_width=8',
                       'visual.hidden=16', 'visual.heads=2', 'visual.qk_width=8', 'space.dim=14'))
+SMALL_TOWER = dict(hidden_size=32, intermediate_size=48, projection_dim=24, num_hidden_layers=1, num_attention_heads=2,
+                   image_size=64, patch_size=32)
 NO_DROPOUT = ['text.bert_dropout=0', 'text.dropout=0', 'visual.dropout=0', 'space.dropout=0']
 
 
@@ -283,6 +286,7 @@ def tiny(monkeypatch):
     """A function that runs the command on tiny sizes; returns the figures by (stage, figure)."""
     monkeypatch.setattr(benchmark, 'sizes_of', lambda *_: TINY)
     monkeypatch.setattr(benchmark, 'ceiling', lambda *_: 1e12)       # a large product takes long on a small machine
+    monkeypatch.setattr(benchmark_images, 'TOWER', SMALL_TOWER)
 
     def call(path, *words):
         assert benchmark.main(['--seconds', '0.01', '--workers', '1', '--json', str(path), *words]) == 0
@@ -303,6 +307,13 @@ def test_every_stage(tiny, tmp_path, capsys):
     assert parts == {'forward', 'discriminator', 'loss', 'backward', 'optimizer', 'not marked'}
     assert all(figures['step', f'of it {part}']['floor'] > 0 for part in parts - {'not marked'})
     assert 0 <= figures['training', 'share that waits for data']['value'] <= 100
+    images = {name for stage, name in figures if stage == 'images'}
+    assert images == {'decoded and resized, one core', 'decoded and resized, 1 workers', "CLIP's tower, random weights",
+                      'made once: pixels', 'kept as pixels, one core', 'kept as pixels / decoding',
+                      'made once: embeddings', 'kept as embeddings, one core', 'kept as embeddings / decoding and tower'}
+    assert '12 KiB' in figures['images', 'kept as pixels, one core']['note']         # 3 x 64 x 64 bytes
+    assert '0.0938 KiB' in figures['images', 'kept as embeddings, one core']['note']      # 24 float32 numbers
+    assert figures['images', 'kept as embeddings / decoding and tower']['value'] > 1
     assert json.loads((tmp_path / 'trace.json').read_text())['traceEvents']
     out, err = capsys.readouterr()
     assert 'Self CPU' in err and 'released style / ours' in out and 'ratio' in out

@@ -21,9 +21,13 @@ from basic.caption import load_tokenizer
 from basic.config import PRECISIONS, load_config
 from basic.runtime import choose_devices, matrix_precision, seed_everything
 from util.benchmark_data import COLLECTIONS, CONFIGS, make_data, sizes_of
+from util.benchmark_images import images
 from util.benchmark_measure import Clock, ceiling, describe
-from util.benchmark_stages import STAGES, count_operations
+from util.benchmark_scoring import score
+from util.benchmark_stages import count_operations, encode_split, end_to_end, loader, step, tokenise
 
+STAGES = {'tokenise': tokenise, 'loader': loader, 'images': images, 'step': step, 'training': end_to_end,
+          'encode': encode_split, 'score': score}
 DEFAULT_STAGES = {'small': list(STAGES), 'paper': list(STAGES), 'million': ['tokenise', 'loader', 'score']}
 SECONDS = {'small': 2.0, 'paper': 15.0, 'million': 15.0}
 WIDTHS = (9, 37, 17, 17, 8)
@@ -207,7 +211,8 @@ class Report:
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(prog='python -m util.benchmark', description=__doc__.splitlines()[0],
                                      epilog='Options are keys of basic/config.py, such as text.pooling=mean.')
-    parser.add_argument('--collection', default='vatex', choices=list(COLLECTIONS), help='default: vatex')
+    parser.add_argument('--collection', default='vatex', choices=list(COLLECTIONS), help='default: vatex; the stage '
+                        'images, of raw images through CLIP, is the same for both')
     parser.add_argument('--sizes', default='small', choices=list(DEFAULT_STAGES), help="small (default): a minute or "
                         "two on two CPU cores; paper: the collection's own; million: 1,000,000 captions and 100,000 "
                         'visual items')

@@ -1,7 +1,7 @@
 """The stages of util.benchmark: each takes a `util.benchmark.Bench` and adds its figures to it.
 
 They call what training and evaluation call, and time it from outside: the batches' coming and going (`Window`), the
-parts of a step that `basic.runtime.phase` marks. The stage `score` is in util/benchmark_scoring.py.
+parts of a step that `basic.runtime.phase` marks. `images` and `score` have files of their own.
 """
 import io
 import sys
@@ -23,7 +23,6 @@ from model import build_model
 from train import build_optimizers, train_one_epoch
 from util.benchmark_baselines import SampleBySample, collate, train_as_released
 from util.benchmark_measure import Operations, Phases, copy_seconds, copy_seconds_one_core, forget_peak, peak
-from util.benchmark_scoring import score
 
 BATCHES = 2                              # different batches that a step is timed on
 TOKENISED = 100_000                      # captions
@@ -327,7 +326,3 @@ def within(context, items):
     """The items, the time between the first one and the end spent in a context."""
     with context:
         yield from items
-
-
-STAGES = {'tokenise': tokenise, 'loader': loader, 'step': step, 'training': end_to_end, 'encode': encode_split,
-          'score': score}
