@@ -98,13 +98,13 @@ def score_from_disk(bench):
         highest = peak(bench.device)
     floor = 4 * queries * gallery * width / float32_rate(bench)
     bench.add('score', what, took, 's', floor=floor, floor_is=PRODUCTS,
-              note=f'extrapolated from one of {share:,} blocks of captions')
+              note=f'extrapolated from one of {share:,} blocks of captions; reading the disk not included')
     bench.add('score', 'peak memory', highest, 'GiB', note=f'of {queries * gallery * 4 / GIB:,.0f} GiB of scores a '
               f'branch, and {sum(array.nbytes for array in arrays) / GIB:.1f} GiB of embeddings on disk')
 
 
 def made_file(path, rows, width):
-    """A memory-mapped .npy (rows, E): random numbers, then zeros, which take no room on disk and the same time."""
+    """A memory-mapped .npy (rows, E): random numbers, then a hole: zeros that take no room, nor time to be read."""
     array = np.lib.format.open_memmap(path, mode='w+', dtype=np.float32, shape=(rows, width))
     some = array[:RANDOM_ROWS]
     some[:] = np.random.default_rng(0).standard_normal(some.shape, dtype=np.float32)
