@@ -348,6 +348,10 @@ def main(argv=None):
     """The command line; returns the exit status: 0, or 2 for what the user can put right."""
     args = parse_arguments(argv)
     folder = args.save_embeddings
+    if args.output and (args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()):
+        print(f'evaluation.py: error: --output {args.output}: expected the name of a JSON file in a folder that is '
+              'there; the ranks go beside it with the ending .npz', file=sys.stderr)
+        return 2
     if folder == '':
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
@@ -368,6 +372,10 @@ def main(argv=None):
         distributed.after_process_0()
         print(f'evaluation.py: error: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if distributed.is_main():
+            print('evaluation.py: interrupted', file=sys.stderr)
+        return 130
     return 0
 
 

@@ -406,6 +406,9 @@ def build_model(config, feature_dim=0, architecture=None):
     """
     text, visual, loss, weights, compute = config.text, config.visual, config.loss, config.loss.weights, config.compute
     stored = architecture or {'bert': None, 'clip': None, 'feature_dim': feature_dim}
+    if (visual.kind == 'clip') != bool(stored['clip']) and architecture:
+        raise ValueError(f"key 'visual.kind' is '{visual.kind}', but the model reads "
+                         + ('images' if stored['clip'] else f"features {stored['feature_dim']} wide"))
     assert visual.kind == 'clip' or stored['feature_dim'] > 0, 'the caller gives the width of the features'
     bert = build_bert(name=text.bert, pretrained=text.pretrained, dropout=text.bert_dropout,
                       architecture=stored['bert'], attention=compute.attention)

@@ -59,6 +59,7 @@ class Run:
     discriminator_optimizer: torch.optim.Optimizer
     schedule: Schedule
     teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
+    kept: int = 0                        # epochs that last.pt holds
 
     @property
     def unfinished(self):
@@ -92,6 +93,7 @@ def train(run):
                                    'samples_per_s': run.loaders['train'].dataset_size / (trained - started),
                                    'peak_memory_gib': peak_memory(run.device)}})
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # last: it makes the epoch count
+            run.kept = epoch
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
 
@@ -192,7 +194,8 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
                             **{f'discriminator/{name}': value for name, value in report.items()}})
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss('the loss or its gradient is not finite: '
-                                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items()))
+                                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
+                                + '; a smaller train.lr, or compute.precision=fp32, may help')
         optimizer.step()
         model.keep_in_bounds()
         if teacher:
@@ -237,6 +240,7 @@ def prepare(args, device):
     if checkpoint:
         remove_leftovers(folder)
         restore_training_state(run, checkpoint.training)
+        run.kept = run.schedule.epoch
     else:
         seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout
     distributed.wait_for_all()           # before anything changes that another process still looks at
@@ -390,7 +394,7 @@ def main(argv=None):
         return fail(error, 1)
     except KeyboardInterrupt:
         words = [word for word in words if word not in ('--resume', '--overwrite')]
-        return fail(f'interrupted; epochs finished and kept: {run.schedule.epoch}. To go on: '
+        return fail(f'interrupted; epochs finished and kept: {run.kept}. To go on: '
                     f'python {shlex.join([sys.argv[0], *words, "--resume"])}', 130)
     distributed.stop()
     return 0

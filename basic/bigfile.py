@@ -133,7 +133,7 @@ def read_ids(path):
             ids.append(visual_id(line.decode('utf-8').strip()))
         except UnicodeDecodeError:
             raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for example with '
-                            'iconv -t utf-8') from None
+                            'iconv -f THEIRS -t utf-8') from None
         if not ids[-1]:
             raise DataError(f'{path}:{number}: an empty line; expected one id a line')
     if len(set(ids)) != len(ids):

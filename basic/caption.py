@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 from basic.bigfile import visual_id
 from basic.errors import DataError, UnreachableError, first_five
-from basic.hub import load_pretrained, reason
+from basic.hub import load_pretrained, reason, refuse_empty
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -101,10 +101,11 @@ def _parse_line(line):
         line = line.decode('utf-8')
     except UnicodeDecodeError as error:
         raise ValueError(f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert the '
-                         'file, for example with iconv -t utf-8') from None
+                         'file, for example with iconv -f THEIRS -t utf-8') from None
     name, space, text = line.partition(' ')
     if not space:
-        raise ValueError(f"no space after the caption's id in {line[:60]!r}; "
+        found = ' but a tab' if '\t' in line else ''
+        raise ValueError(f"no space{found} after the caption's id in {line[:60]!r}; "
                          "expected '<visual id>#<tag>#<n> <caption>'")
     visual, mark, rest = name.partition('#')
     if not mark:
@@ -159,6 +160,10 @@ def load_tokenizer(name_or_folder, lowercase):
         tokenizer = _load_folder(path)
     else:
         tokenizer = _load_hub(str(name_or_folder))
+    try:
+        refuse_empty(tokenizer)
+    except DataError as error:
+        raise DataError(f'{name_or_folder}: {error}') from None
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -185,7 +190,10 @@ def _wordpiece(path):
     if missing:
         raise DataError(f"{path}: not a BERT vocabulary, one token a line: it has no {', '.join(missing)}")
     own = path.with_name('tokenizer_config.json')
-    lowercase = bool(own.is_file() and json.loads(own.read_text(encoding='utf-8')).get('do_lower_case'))
+    try:
+        lowercase = bool(own.is_file() and json.loads(own.read_text(encoding='utf-8')).get('do_lower_case'))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f'{own}: not a JSON object ({error}); mend it, or remove it') from None
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL['unk_token']))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

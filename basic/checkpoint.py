@@ -9,6 +9,8 @@ text encoder, visual projection, text projection, discriminator), the encoders' 
 import argparse
 import os
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,13 +94,15 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         basic.config.ConfigError: an override that does not fit.
     """
     path = find_checkpoint(path)
+    _refuse_flipped(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, zip, end of file, a class not allowed
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))   # torch's own advice, to load it regardless, is left out
         reason = (f'it asks for {asked[1]}' if asked else
-                  next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300])
+                  next((line for line in str(error).splitlines() if line.strip() and 'weights_only' not in line),
+                       type(error).__name__)[:300])
         raise CheckpointError(f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold '
                               'code; only tensors, plain data and argparse.Namespace are read') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
@@ -113,6 +117,19 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         return _released(path, content, overrides, bert_heads)
     keys = ', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(f'{path} is neither a checkpoint of this project nor a released one; it holds: {keys[:300]}')
+
+
+def _refuse_flipped(path):
+    """CheckpointError if a part of a zip file, as torch writes, is not as it was written: torch does not look."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return                       # of an old torch, or no checkpoint at all
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        damaged = str(error)
+    if damaged:
+        raise CheckpointError(f'{path} is damaged ({damaged}): copy or fetch it again')
 
 
 # ---------------------------------------------------------------------------------------------- the released layout

@@ -274,8 +274,12 @@ def _options(overrides):
     for text in overrides:
         if '=' not in text or text.startswith(('=', '-')):
             raise ConfigError(f"option '{text}' is not of the form key=value, for example train.lr=3e-4")
+        key, _, raw = text.partition('=')
         try:
-            yield f"option '{text}'", OmegaConf.from_dotlist([text])
+            tree = OmegaConf.from_dotlist([text])
+            if _field_type(key) is str and isinstance(OmegaConf.select(tree, key), bool | int | float):
+                OmegaConf.update(tree, key, raw)             # YAML reads 007 as a number, and no, Norwegian, as False
+            yield f"option '{text}'", tree
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"option '{text}': what stands after = is not valid YAML "
                               f"({' '.join(str(error).split())}); put text with braces, brackets or a colon into "
@@ -327,6 +331,14 @@ def _leaves(tree, prefix=''):
             yield from _leaves(value, f'{name}.')
 
 
+def _field_type(key):
+    """The type of a dotted key in the schema; None for one that is not there, or lies inside a free dict."""
+    where = Config
+    for part in key.split('.'):
+        where = {f.name: f.type for f in fields(where)}.get(part) if is_dataclass(where) else None
+    return where
+
+
 def _check_known(key, value, source):
     """Raise ConfigError unless every part of the dotted key is a field of the schema."""
     where = Config
@@ -339,6 +351,11 @@ def _check_known(key, value, source):
             parent = '.'.join(parts[:depth]) or 'the top level'
             raise ConfigError(f"{source}: unknown key '{key}'; {parent} has: {', '.join(known)}")
         where = known[part]
+    if where is str and isinstance(value, bool | int | float):
+        raise ConfigError(f"{source}: key '{key}' is text, but YAML reads what is there as {value!r}; put it in quotes")
+    if str(where).startswith('list') and not isinstance(value, list):
+        raise ConfigError(f"{source}: key '{key}' is {value!r}; expected a list, such as [{value}]"
+                          f" (expected {where})")
     if is_dataclass(where) and not isinstance(value, dict):
         raise ConfigError(f"{source}: key '{key}' is a group, found {value!r}; "
                           f"set one of its keys: {', '.join(f.name for f in fields(where))}")

@@ -108,7 +108,9 @@ class PooledSource(FeatureSource):
             array = np.load(self.where, mmap_mode='r', allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
-        if array.ndim != 2 or array.dtype.kind != 'f':
+        if not isinstance(array, np.ndarray):
+            raise DataError(f'{self.where} is an .npz archive under another name: save its one array with np.save')
+        if array.ndim != 2 or array.dtype.kind != 'f' or not array.shape[1]:
             raise DataError(f'{self.where}: expected floats of shape (images, width), found {array.dtype} of shape '
                             f'{array.shape}')
         return np.asarray(array)

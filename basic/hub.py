@@ -40,6 +40,13 @@ def load_pretrained(cls, name, **options):
                                f'downloaded now ({reason(error)})') from None
 
 
+def refuse_empty(tokenizer):
+    """DataError if a tokenizer knows no words: transformers makes such a one where a folder has no vocabulary."""
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise DataError(f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the folder lacks '
+                        'tokenizer.json, vocab.txt or the like')
+
+
 def reason(error):
     """Kind and first line of an error, for messages."""
     return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:200]}'

@@ -61,14 +61,37 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
         raise ConfigError(f'nothing to resume: {folder} holds no run; '
                           + ('--overwrite clears it and starts one' if present else 'leave --resume away to start one'))
     if resume:
-        stored = config_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')))
-        _check_same_config(config_to_dict(stored), config, folder)
+        _check_same_config(config_to_dict(read_config(folder)), config, folder)
+        if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
+            raise ConfigError(f'{folder} cannot go on: {LAST}, which holds the state of its training, is not there. '
+                              f'evaluation.py --checkpoint {folder} tests its {BEST}; --overwrite deletes the run and '
+                              'starts again')
         return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
     if present and not overwrite:
-        done = f'finished, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
+        done = f'tested, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
         raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it '
                           'and starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
     return None
+
+
+def read_config(folder):
+    """The Config that a run folder was started with; ConfigError if its file is damaged."""
+    path = Path(folder) / CONFIG
+    try:
+        tree = yaml.safe_load(path.read_text(encoding='utf-8'))
+        if not isinstance(tree, dict):
+            raise ValueError('expected keys and values')
+        return config_from_dict(tree)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f'{path} is not a config as train.py writes it: {" ".join(str(error).split())[:300]}'
+                          ) from None
+
+
+def is_trained(folder, config):
+    """Whether a run's log has all the epochs that its config asks for, or those that made it stop early."""
+    records = read_log(folder)
+    return bool(records) and (records[-1]['epoch'] >= config.train.epochs
+                              or records[-1]['epoch'] - records[-1]['best_epoch'] > config.train.patience)
 
 
 def clear_run_folder(folder):
@@ -131,7 +154,10 @@ def record_start(folder, start, config, *, resumed_after=0):
     """Write config.yaml (the resolved tree) and run.json; a continuation is added to the first start's `resumed`."""
     path = Path(folder) / RUN
     if resumed_after and path.exists():
-        first = json.loads(path.read_text(encoding='utf-8'))
+        try:
+            first = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ConfigError(f'{path} is damaged ({error}): move it away, and the run goes on without it') from None
         first.setdefault('resumed', []).append({'after_epoch': resumed_after, **start})
         start = first
     write_atomically(path, json.dumps(start, indent=2, ensure_ascii=False) + '\n')

@@ -1,19 +1,23 @@
 """The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or rebuilt empty."""
 import json
 import math
+import pickle
 from functools import partial
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
-from basic.errors import DataError
-from basic.hub import load_pretrained
+from basic.errors import DataError, first_five
+from basic.hub import load_pretrained, refuse_empty
 
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPVisionConfig,
                           CLIPVisionModelWithProjection)
 
+# what from_pretrained raises for files that are missing, damaged, or of another model
+UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError)
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
 
@@ -62,8 +66,8 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
         if architecture or not pretrained:
             bert = AutoModel.from_config(config, attn_implementation=kernels)
         else:
-            bert = load_pretrained(AutoModel, name, config=config, dtype=torch.float32, attn_implementation=kernels)
-    except (OSError, ValueError) as error:
+            bert = load_whole(AutoModel, name, config=config, attn_implementation=kernels)
+    except UNUSABLE as error:
         raise ValueError(f"key 'text.bert': cannot load '{name}': {_first_line(error)}\n  Without network and cache, "
                          'give a local folder as transformers saves it (config.json, weights, vocabulary): '
                          'text.bert=FOLDER; with text.pretrained=false it needs no weights') from None
@@ -78,9 +82,9 @@ def build_clip(*, name, pretrained, architecture=None):
         if architecture:
             return CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
         if pretrained:
-            return load_pretrained(CLIPVisionModelWithProjection, name, dtype=torch.float32)
+            return load_whole(CLIPVisionModelWithProjection, name)
         return CLIPVisionModelWithProjection(load_pretrained(CLIPVisionConfig, name))
-    except (OSError, ValueError) as error:
+    except UNUSABLE as error:
         raise ValueError(f"key 'visual.clip': cannot load '{name}': {_first_line(error)}\n  Without network and "
                          'cache, give a local folder as transformers saves it: visual.clip=FOLDER') from None
 
@@ -96,15 +100,32 @@ def build_dual_encoder(name):
         DataError: it cannot be loaded, or encodes no images or no texts by themselves.
     """
     try:
-        model = load_pretrained(AutoModel, name, dtype=torch.float32)
+        model = load_whole(AutoModel, name)
         if not (hasattr(model, 'get_text_features') and hasattr(model, 'get_image_features')):
             raise DataError(f'it is a {type(model).__name__}, which has no text and image features of one space')
         tokenizer, processor = load_pretrained(AutoTokenizer, name), load_pretrained(AutoImageProcessor, name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        refuse_empty(tokenizer)
+    except UNUSABLE as error:
         raise DataError(f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as transformers "
                         'saves it, with tokenizer and image processor; without network and cache, a local folder of '
                         'it') from None
     return model.requires_grad_(False).eval(), tokenizer, processor
+
+
+def load_whole(cls, name, **options):
+    """A pretrained model in float32, all of whose weights are in its files, but for a pooler: BERT's is not used.
+
+    Raises:
+        ValueError: some are not, which transformers would start at random.
+        UNUSABLE: as `basic.hub.load_pretrained`.
+    """
+    model, found = load_pretrained(cls, name, dtype=torch.float32, output_loading_info=True, **options)
+    missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
+    if missing:
+        raise ValueError(f"its files hold the weights of another model, or of a part: {len(missing):,} of the "
+                         f'{len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not there: '
+                         f'{first_five(missing)}')
+    return model
 
 
 def checkpoint_layers(layers):

@@ -1,6 +1,9 @@
 """basic/caption.py: files, joins, cleaning, tokenising."""
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -218,3 +221,17 @@ def test_long_captions_keep_their_final_separator(vocabulary):
                       ['[CLS]', 'a', 'man', '[SEP]']]
     assert (packed.cut, packed.longest) == (1, 5)
     assert packed.padded([2]).ids.tolist() == [[2, 3]]
+
+
+def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path):
+    tiny.make_bert(tmp_path)
+    (tmp_path / 'vocab.txt').unlink()
+    with pytest.raises(DataError, match=f'{tmp_path}: its tokenizer has . tokens, none of them a word'):
+        load_tokenizer(tmp_path, False)
+
+
+def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):
+    (tmp_path / 'vocab.txt').write_text(Path(vocabulary).read_text('utf-8'), encoding='utf-8')
+    (tmp_path / 'tokenizer_config.json').write_text('{')
+    with pytest.raises(DataError, match='tokenizer_config.json: not a JSON object'):
+        load_tokenizer(tmp_path, True)

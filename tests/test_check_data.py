@@ -168,3 +168,34 @@ def test_as_a_program(root, vocab):
     done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
                            str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '') and 'no problems found' in done.stdout
+
+
+def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
+    (tmp_path / 'other.txt').write_text('[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nxylophone\n')
+    text = str(check_data(vatex(f'text.bert={tmp_path / "other.txt"}'), root))
+    assert 'are unknown to the tokenizer: is it the one that belongs to text.bert' in text
+    assert 'no problems found' not in text and 'vatextrain.caption.txt' in text
+
+
+def test_captions_of_which_cleaning_leaves_nothing_are_empty(root, vocab):
+    path = root / 'vatex/TextData/vatexval_google_zh2enc.caption.txt'
+    lines = path.read_text('utf-8').splitlines()
+    lines[0] = lines[0].partition(' ')[0] + ' \u4e00\u53ea\u72d7'
+    path.write_text('\n'.join(lines), encoding='utf-8')
+    report = check_data(vatex(vocab), root)
+    assert report.table['val']['empty captions'] == '1 / 0'
+    assert any(str(path) in text and 'nothing that cleaning leaves' in text for text in report.warnings)
+
+
+def test_numbers_too_large_for_float32_are_found():
+    features = np.ones((3, 4))
+    features[1, 2] = 1e300
+    assert bad_rows(features).tolist() == [1]
+
+
+def test_interrupted(root, vocab, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr('util.check_data.check_data', interrupt)
+    assert main(['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root), vocab]) == 130
+    assert capsys.readouterr().err == 'check_data: interrupted\n'

@@ -448,3 +448,24 @@ def test_other_things_wrong_with_a_released_file(released, load):
     content['model'].pop()
     with pytest.raises(CheckpointError, match='4 parts, expected the state dicts of 5: visual_encoder'):
         load(content)
+
+
+def test_a_flipped_bit_is_found(tmp_path, make_config):
+    path = tmp_path / 'model_best.pt'
+    save_checkpoint(path, {'config': config_to_dict(make_config()), 'architecture': {}, 'epoch': 1, 'val': None,
+                           'model': {'weight': torch.arange(4096.0)}})
+    assert load_checkpoint(path).epoch == 1
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.tensor(1234.0).numpy().tobytes())
+    content[place + 3] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='is damaged .*: copy or fetch it again'):
+        load_checkpoint(path)
+
+
+def test_the_advice_to_load_unsafely_is_left_out(tmp_path):
+    path = tmp_path / 'model_best.pt'
+    path.write_text('text: {bert: x}')
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert 'weights_only' not in str(error.value)

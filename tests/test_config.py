@@ -227,6 +227,16 @@ IMPOSSIBLE = [
 ]
 
 
+@pytest.mark.parametrize('value', ['007', 'no', 'on', '1e5', '2024_01_02', '3.10'])
+def test_text_stays_as_it_was_typed(value, tmp_path):
+    assert load_config(VATEX, [f'name={value}', f'data.lang={value}']).name == value
+    path = tmp_path / 'own.yaml'
+    path.write_text(f'data: {{collection: vatex, lang: {value}}}')
+    assert f"{path}: key 'data.lang' is text, but YAML reads" in message(path)
+    path.write_text(f'data: {{collection: vatex, lang: "{value}", frames: f}}')
+    assert load_config(path).data.lang == value
+
+
 @pytest.mark.parametrize('option, valid', IMPOSSIBLE, ids=[option for option, _ in IMPOSSIBLE])
 def test_an_impossible_value_is_named_with_what_is_valid(option, valid):
     text = message(VATEX, option)

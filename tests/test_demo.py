@@ -118,3 +118,14 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(new_root, capsys):
     (root / 'vatex').mkdir()
     assert main(['--root', str(root), '--collection', 'vatex', '--lang', 'zh']) == 2
     assert 'is in the way' in capsys.readouterr().err and list((root / 'vatex').iterdir()) == []
+
+
+def test_what_is_not_said_again_stays(new_root, capsys):
+    root, words = new_root(), ['--collection', 'vatex', '--lang', 'zh']
+    folder = make(root, noise=0.6)
+    before = contents(folder)
+    assert main(['--root', str(root), *words]) == 0                    # as the drivers call it
+    assert 'is there already, in zh, noise 0.6' in capsys.readouterr().out and contents(folder) == before
+    assert main(['--root', str(root), *words, '--noise', '0']) == 0
+    assert 'made captions in English and zh, noise 0,' in capsys.readouterr().out
+    assert len(contents(folder)) == len(before)                        # of the same sizes

@@ -164,6 +164,18 @@ def test_demo(driver, name, arguments, config, lang, overrides):
                             [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
 
 
+def test_a_demo_that_records_a_rate_of_noise_has_it(driver):
+    done, commands = driver('do_all_vatex.sh', 'demo', 'cpu', 'data.noise=0.4')
+    assert done.returncode == 0 and commands[0][-2:] == ['--noise', '0.4'] and 'data.noise=0.4' in commands[2]
+
+
+def test_an_ablation_after_an_equals_sign(driver):
+    same = [driver('do_all_vatex.sh', 'ROOT', 'cpu', *words, '--seed', '4')[1]
+            for words in (['--ablation', 'infonce'], ['--ablation=infonce'])]
+    assert same[0] == same[1] and 'infonce.yaml' in ' '.join(same[0][0])
+    assert driver('do_all_vatex.sh', 'ROOT', 'cpu', '--ablation=absent')[0].returncode == 2
+
+
 @pytest.mark.parametrize('name', ['do_test_vatex.sh', 'do_test_msrvttcn.sh'])
 def test_do_test(driver, name):
     _, commands = driver(name, 'ROOT', 'ROOT/', '0', 'eval.ties=mean', '--split', 'val')

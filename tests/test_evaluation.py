@@ -304,3 +304,23 @@ def test_an_option_is_not_taken_for_the_embeddings_folder(capsys):
     with pytest.raises(SystemExit, match='2'):
         main(['--checkpoint', 'x', '--save-embeddings', 'eval.ties=mean'])
     assert "took 'eval.ties=mean' for its folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('output', ['result.npz', 'absent/result.json'])
+def test_an_output_that_cannot_be_is_refused_at_once(run_folder, tmp_path, monkeypatch, capsys, output):
+    monkeypatch.setattr(evaluation, 'evaluate_checkpoint', lambda *_, **__: pytest.fail('at once'))
+    assert main(['--checkpoint', str(run_folder), '--output', str(tmp_path / output)]) == 2
+    assert 'expected the name of a JSON file in a folder that is there' in capsys.readouterr().err
+
+
+def test_interrupted(run_folder, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(evaluation, 'evaluate_checkpoint', interrupt)
+    assert main(['--checkpoint', str(run_folder)]) == 130
+    assert capsys.readouterr().err == 'evaluation.py: interrupted\n'
+
+
+def test_another_kind_of_visual_item_is_refused(run_folder, capsys):
+    assert main(['--checkpoint', str(run_folder), 'visual.kind=clip']) == 2
+    assert "key 'visual.kind' is 'clip', but the model reads features 10 wide" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def direction(ranks):
 def make_run(folder, name='full', seed=1, ranks=None, options=(), collection='multi30k', chosen=0.5):
     """A run folder as train.py leaves it, less what tables do not read; ranks: of `make_ranks`."""
     ranks = ranks or make_ranks(seed, 20)
-    config = load_config(f'{CONFIGS}/{collection}.yaml', [f'name={name}', f'train.seed={seed}', *options])
+    config = load_config(f'{CONFIGS}/{collection}.yaml', [f'name={name}', f'train.seed={seed}', 'train.epochs=2', *options])
     rows = []
     for i, weight in enumerate(ranks['weights'].tolist()):
         t2v, v2t = direction(ranks['t2v'][i]), direction(ranks['v2t'][i])
@@ -51,7 +51,7 @@ def make_run(folder, name='full', seed=1, ranks=None, options=(), collection='mu
         'config': name, 'epoch': 3 + seed, 'split': 'test', 'ties': 'pessimistic', 'captions': CAPTIONS,
         'visuals': VISUALS, 'val_weight': 0.2, 'chosen_weight': chosen, 'rows': rows}))
     (folder / 'log.jsonl').write_text(''.join(json.dumps({
-        'epoch': epoch, 'speed': {'train_seconds': 50 * seed, 'val_seconds': 10}}) + '\n' for epoch in (1, 2)))
+        'epoch': epoch, 'best_epoch': epoch, 'speed': {'train_seconds': 50 * seed, 'val_seconds': 10}}) + '\n' for epoch in (1, 2)))
     return rows
 
 
@@ -209,6 +209,30 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, capsy
     message = refused(capsys, tmp_path)
     assert "runs named 'full' differ in more than the seed" in message
     assert 'loss.weights.kd_sim: 0.4 and 0.0; train.lr: 0.0001 and 0.0003' in message and 'train.seed' not in message
+
+
+def test_languages_and_rates_of_noise_are_rows_of_their_own(tmp_path, capsys):
+    for number, options in enumerate([[], ['data.lang=fr'], ['data.noise=0.4']]):
+        for name in ('full', 'none'):
+            make_run(tmp_path / f'{name}{number}', name=name, options=options, ranks=make_ranks(number, 20))
+    table = numbers_of(capsys, tmp_path, '--base', 'full', '--metric', 'SumR')
+    rows = [name for name in table if not name.startswith('released')]
+    assert rows == ['full (de, noise 0)', 'none (de, noise 0)', 'full (de, noise 0.4)', 'none (de, noise 0.4)',
+                    'full (fr, noise 0)', 'none (fr, noise 0)']
+    assert float(table['none (fr, noise 0)']['chosen SumR difference']) == 0       # its base has the same ranks
+    assert table['full (fr, noise 0)']['chosen SumR difference'] == ''
+
+
+def test_a_run_tested_before_its_end_is_pointed_out(tmp_path, capsys):
+    make_run(tmp_path / '1', options=['train.epochs=9'])
+    lines = []
+    assert len(read_runs([tmp_path], lines.append)) == 1
+    assert lines == [f'tested before its training was finished: {tmp_path / "1"}']
+
+
+def test_damaged_ranks_are_named(runs, capsys):
+    (runs[0] / 'full/seed_1/ranks.npz').write_bytes(b'PK')
+    assert 'ranks.npz is damaged' in refused(capsys, runs[0], '--base', 'full')
 
 
 def test_options_that_change_no_result_are_no_difference(tmp_path, capsys):
@@ -384,4 +408,7 @@ def test_no_curve_of_one_rate_and_no_other_picture(runs, noisy, tmp_path, capsys
 
 
 def test_the_table_does_not_mix_rates_either(noisy, capsys):
-    assert 'data.noise: 0.0 and 0.2' in refused(capsys, noisy)
+    names = {run.config.name for run in read_runs([noisy])}
+    rates = {run.config.data.noise for run in read_runs([noisy])}
+    rows = [name for name in numbers_of(capsys, noisy) if not name.startswith('released')]
+    assert sorted(rows) == sorted(f'{name} (noise {rate:g})' for name in names for rate in rates) and len(rates) > 1

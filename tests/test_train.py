@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -398,7 +399,7 @@ def refused(argv, capsys):
 def test_a_run_is_not_overwritten(world, finished, capsys):
     before = (finished / LAST).read_bytes()
     message = refused(arguments(world, finished, 'train.epochs=4'), capsys)
-    assert 'already holds a run (finished' in message and '--resume' in message and '--overwrite' in message
+    assert 'already holds a run (tested' in message and '--resume' in message and '--overwrite' in message
     assert (finished / LAST).read_bytes() == before
 
 
@@ -504,3 +505,56 @@ def test_run_folder_states(tmp_path):
     asked = config_to_dict(load_config(REPOSITORY / 'configs/vatex.yaml', ['train.epochs=9', 'compute.micro_batch=8']))
     assert check_run_folder(tmp_path / 'old', asked, resume=True) == tmp_path / 'old' / LAST
     assert check_run_folder(tmp_path / 'old', {}, overwrite=True) is None
+
+
+def test_a_finished_run_without_its_state_is_not_started_again(world, finished, tmp_path, capsys):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished, folder)
+    (folder / LAST).unlink()
+    before = (folder / BEST).read_bytes()
+    assert main(arguments(world, folder, 'train.epochs=4', '--resume')) == 2
+    assert 'last.pt, which holds the state of its training, is not there' in capsys.readouterr().err
+    assert (folder / BEST).read_bytes() == before and (folder / 'metrics.json').exists()
+
+
+@pytest.mark.parametrize('name, content, message', [
+    ('config.yaml', 'train: [', 'config.yaml is not a config as train.py writes it'),
+    ('config.yaml', '', 'config.yaml is not a config as train.py writes it'),
+    ('run.json', '{', 'run.json is damaged')])
+def test_damaged_files_of_a_run_are_named(world, finished, tmp_path, capsys, name, content, message):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished, folder)
+    (folder / name).write_text(content)
+    assert main(arguments(world, folder, 'train.epochs=4', '--resume')) == 2
+    assert message in capsys.readouterr().err
+
+
+def damage_nothing(folder):
+    return ''
+
+
+def other_depth(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, 'num_hidden_layers': 4}))
+    return 'hold the weights of another model, or of a part'
+
+
+def other_width(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, 'intermediate_size': 64}))
+    return "key 'text.bert': cannot load"
+
+
+def cut_short(folder):
+    path = folder / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:1000])
+    return "key 'text.bert': cannot load"
+
+
+@pytest.mark.parametrize('damage', [damage_nothing, other_depth, other_width, cut_short])
+def test_weights_that_do_not_fit_are_refused(world, tmp_path, capsys, damage):
+    bert = tiny.make_bert(tmp_path / 'bert')
+    message = damage(bert)
+    status = main(arguments((world[0], bert), tmp_path / 'run', 'train.epochs=1', '--no-test'))
+    error = capsys.readouterr().err
+    assert (status == 2 and message in error and 'text.bert' in error) if message else status == 0

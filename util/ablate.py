@@ -28,7 +28,7 @@ import yaml
 
 from basic.checkpoint import BEST, LAST
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
-from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes
+from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained
 from train import default_run_folder
 from util.make_demo import make_demo, read_manifest
 from util.table_runs import NO_DIFFERENCE, read_runs
@@ -77,7 +77,8 @@ class Job:
         changes = config_changes(stored, config_to_dict(self.config), NO_EFFECT)
         if changes:
             return OTHER, '; '.join(changes)
-        return (DONE if METRICS['test'] in present else UNFINISHED), ''
+        done = METRICS['test'] in present and is_trained(self.folder, self.config)
+        return (DONE if done else UNFINISHED), ''
 
 
 # ------------------------------------------------------------------------------------------------------------- the grid
@@ -312,7 +313,7 @@ def numbers(kind):
         if len(set(values)) < len(values):
             raise ValueError
         return values
-    parse.__name__ = f'list of different {kind.__name__}'
+    parse.__name__ = f'list of different {"whole " * (kind is int)}numbers (such as 1,2)'
     return parse
 
 

@@ -26,6 +26,7 @@ from data_provider import Collection, check_known, pack_branch, visual_order
 SHOWN = 5                                # problems of one kind that are printed in full
 IMAGE_SIZE = 224                         # to which images are brought; for finding those that cannot be, any will do
 CHUNK = 64 << 20                         # bytes of features looked at in one go
+UNKNOWN = 0.5                            # share of unknown tokens above which nothing could be learnt
 
 
 @dataclass
@@ -134,18 +135,35 @@ def _check_captions(report, collection, split, tokenizer, column):
                                        'captions of these ids')
     column['branches'] = ' / '.join(files)
     column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
-    column['empty captions'] = ' / '.join(f'{file.empty:,}' for file in files.values())
-    for file in files.values():
-        if file.empty:
-            report.warnings.append(f'{file.empty:,} captions of {file.path} are empty')
+    empty = {role: file.empty for role, file in files.items()}
     if tokenizer is not None:
         packed = [pack_branch(collection.config, role, file, tokenizer) for role, file in files.items()]
+        special = tokenizer.num_special_tokens_to_add()      # cleaning leaves nothing of an English caption in Chinese
+        empty = {role: int((tokens.lengths <= special).sum()) for role, tokens in zip(files, packed)}
+        unknown = [np.count_nonzero(tokens.ids == tokenizer.unk_token_id) / max(1, len(tokens.ids))
+                   for tokens in packed]
+        for file, share in zip(files.values(), unknown):
+            _check_unknown(report, file, share)
+    column['empty captions'] = ' / '.join(f'{number:,}' for number in empty.values())
+    for role, file in files.items():
+        if empty[role]:
+            report.warnings.append(f'{empty[role]:,} captions of {file.path} are empty'
+                                   + ', or have nothing that cleaning leaves' * (role == 'en'))
+    if tokenizer is not None:
         column['longest caption, tokens'] = ' / '.join(f'{tokens.longest:,}' for tokens in packed)
         column[f'cut to {collection.config.text.positions} tokens'] = ' / '.join(f'{tokens.cut:,}' for tokens in packed)
-        column['unknown tokens, %'] = ' / '.join(
-            f'{100 * np.count_nonzero(tokens.ids == tokenizer.unk_token_id) / max(1, len(tokens.ids)):.1f}'
-            for tokens in packed)
+        column['unknown tokens, %'] = ' / '.join(f'{100 * share:.1f}' for share in unknown)
     return files
+
+
+def _check_unknown(report, file, share):
+    """Note a file of which the tokenizer knows little."""
+    text = (f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer: is it the one that belongs '
+            'to text.bert, and is its vocabulary whole?')
+    if share > UNKNOWN:
+        report.add([text])
+    elif share > UNKNOWN / 5:
+        report.warnings.append(text)
 
 
 def _check_visuals(report, collection, split, captions, column, scanned):
@@ -188,7 +206,9 @@ def bad_rows(features):
     """The rows of `features` (rows, D) that hold NaN or infinity, as an int64 array; reads it in chunks."""
     step = max(1, CHUNK // (features.shape[1] * features.itemsize))
     starts = tqdm(range(0, len(features), step), desc='features', disable=None, leave=False)
-    bad = [start + np.flatnonzero(~np.isfinite(features[start:start + step]).all(axis=1)) for start in starts]
+    with np.errstate(over='ignore'):     # as training reads them: in float32, in which 1e300 is infinite
+        bad = [start + np.flatnonzero(~np.isfinite(features[start:start + step].astype(np.float32, copy=False)
+                                                   ).all(axis=1)) for start in starts]
     return np.concatenate([np.zeros(0, dtype=np.int64), *bad])
 
 
@@ -237,7 +257,11 @@ def main(argv=None):
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    report = check_data(config, args.rootpath, splits=args.split or SPLITS, quick=args.quick)
+    try:
+        report = check_data(config, args.rootpath, splits=args.split or SPLITS, quick=args.quick)
+    except KeyboardInterrupt:
+        print('check_data: interrupted', file=sys.stderr)
+        return 130
     print(report)
     return 1 if report.problems else 0
 

@@ -66,6 +66,9 @@ sort_rest() {
                 [ $# -ge 2 ] || wrong "$1 needs a value"
                 options+=("$1" "$2")
                 shift ;;
+            --ablation=*)
+                set -- --ablation "${1#*=}" "${@:2}"
+                continue ;;
             --ablation)
                 [ -f "$repo/configs/ablation/${2-}.yaml" ] ||
                     wrong "--ablation: no '${2-}'; there are: $(cd "$repo/configs/ablation" && printf '%s ' *.yaml |
@@ -81,15 +84,16 @@ sort_rest() {
 }
 
 do_all() {
-    local config=$repo/configs/$1.yaml collection=$1 lang=$2 task=$3 word configs
+    local config=$repo/configs/$1.yaml collection=$1 lang=$2 task=$3 word configs noise=()
     shift 3
     sort_rest "$@"
     for word in ${overrides[@]+"${overrides[@]}"}; do
-        case $word in data.lang=*) lang=${word#*=} ;; data.task=*) task=${word#*=} ;; esac
+        case $word in data.lang=*) lang=${word#*=} ;; data.task=*) task=${word#*=} ;; data.noise=*) noise=(--noise "${word#*=}") ;; esac
     done
     if [ -n "$demo" ]; then
         config=$repo/configs/demo/$collection.yaml
-        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" || exit
+        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" \
+            ${noise[@]+"${noise[@]}"} || exit
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
     configs=(--config "$config")

@@ -307,22 +307,30 @@ def build_vocabulary():
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
+def options_there(root, collection, lang):
+    """The options of `make_demo` that the corpus at hand was made with; {} if there is none."""
+    manifest = read_manifest(Path(root) / collection) or {'options': {}, 'noise': {}}
+    found = {key: value for key, value in manifest['options'].items() if key != 'version'}
+    return {**found, **({'noise': manifest['noise'][lang]} if lang in manifest['noise'] else {})}
+
+
 def main(argv=None):
     """The command line; returns 0, or 2 for what the user can put right."""
     parser = argparse.ArgumentParser(prog='python -m util.make_demo', description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     epilog='An option that is left away is that of the corpus which is there.')
     parser.add_argument('--root', required=True, metavar='DIR', help='ROOTPATH to make it in, such as demo')
     parser.add_argument('--collection', required=True, choices=list(COLLECTIONS))
     parser.add_argument('--lang', required=True, help='target language: '
                         + ', '.join(name for name in demo_language.LANGUAGES if name != 'en'))
-    parser.add_argument('--seed', type=int, default=1, metavar='N', help='of scenes, pictures and captions')
-    parser.add_argument('--noise', type=float, default=0.3, metavar='RATE',
-                        help='share of content words that each machine translation corrupts')
+    parser.add_argument('--seed', type=int, metavar='N', help='of scenes, pictures and captions (1)')
+    parser.add_argument('--noise', type=float, metavar='RATE',
+                        help='share of content words that each machine translation corrupts (0.3)')
     for split, size, what in (('train', 1500, 'training'), ('val', 200, 'validation'), ('test', 300, 'test')):
-        parser.add_argument(f'--{split}', type=int, default=size, metavar='N', help=f'visual items of {what}')
+        parser.add_argument(f'--{split}', type=int, metavar='N', help=f'visual items of {what} ({size})')
     args = parser.parse_args(argv)
     try:
-        make_demo(**vars(args))
+        given = {name: value for name, value in vars(args).items() if value is not None}
+        make_demo(**{**options_there(args.root, args.collection, args.lang), **given})
     except (ValueError, OSError) as error:
         print(f'make_demo: error: {error}', file=sys.stderr)
         return 2

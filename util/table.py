@@ -45,19 +45,24 @@ def build_rows(groups, metrics, base=None, bootstrap=difference):
     """The table's rows: one for each group of runs, then the released system's where there are such figures.
 
     Args:
-        groups: dict name -> runs, see `util.table_runs.group_by_name`.
+        groups: dict label -> runs, see `util.table_runs.group_by_name`.
         metrics: names, of `QUALITIES` and `COSTS`.
-        base: the name of the row to compare with, which becomes the first one; None: no differences.
+        base: config name of the row to compare with, which becomes the first one, and, where there are several
+            collections, languages or rates of noise, the first one of each; None: no differences.
         bootstrap: function of two lists of hits, see `util.table_statistics.difference`.
     Raises:
         ValueError: there is no such base, or a row that cannot be compared with it.
     """
-    if base is not None and base not in groups:
+    names = {label: runs[0].config.name for label, runs in groups.items()}
+    settings = {label: label.removeprefix(name) for label, name in names.items()}
+    if base is not None and base not in names.values():
         raise ValueError(f"no runs named '{base}' to compare with; there are: {', '.join(groups)}")
-    rows = [_row(name, groups[name], metrics) for name in sorted(groups, key=lambda name: name != base)]
+    rows = [_row(label, groups[label], metrics)
+            for label in sorted(groups, key=lambda label: (settings[label], names[label] != base))]
     for row in rows:
-        if base is not None and row.name != base:
-            row.differences = _differences(row.name, groups[row.name], base, groups[base], bootstrap)
+        other = f'{base}{settings[row.name]}'
+        if row.name != other and other in groups:
+            row.differences = _differences(row.name, groups[row.name], other, groups[other], bootstrap)
     return rows + _released_rows(groups, metrics)
 
 

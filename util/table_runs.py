@@ -4,14 +4,15 @@ Q captions, S visual items that have captions, W weights.
 """
 import json
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from basic.config import Config, config_from_dict, config_to_dict
-from basic.logger import CONFIG, METRICS, RANKS, flatten, read_log
+from basic.config import Config, config_to_dict
+from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
 NO_DIFFERENCE = ('train.seed', 'train.workers', 'compute.image_cache', 'compute.score_memory')
@@ -69,20 +70,25 @@ class TestedRun:
         again = f'test it again: python evaluation.py --checkpoint {self.folder}'
         if not path.is_file():
             raise ValueError(f'{self.folder} has no {path.name}, the ranks of each query; {again}')
-        with np.load(path) as ranks:
-            at = np.flatnonzero(ranks['weights'] == weight)
-            found = {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS)
-                     for way in ('t2v', 'v2t')} if len(at) else {}
-            if not found or abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) > 1e-6:
-                raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
-            return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                ranks = dict(file)
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f'{path} is damaged ({str(error).splitlines()[0]}); {again}') from None
+        at = np.flatnonzero(ranks['weights'] == weight)
+        found = {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS)
+                 for way in ('t2v', 'v2t')} if len(at) else {}
+        if not found or abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) > 1e-6:
+            raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
+        return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
 
 
 def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
     """The tested runs that paths name: run folders, or folders with run folders at any depth.
 
     Args:
-        report: called with a line for each run inside such a folder that has not been tested, and is left out.
+        report: called with a line for each run inside such a folder that has not been tested, and is left out, and for
+            each that was tested before its training was finished.
     Raises:
         ValueError: a path without a run, a run folder given by itself that has not been tested, a damaged file.
     """
@@ -100,12 +106,16 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
             if folder not in tested:
                 report(f'left out, not tested: {folder}')
         folders.update((folder.resolve(), folder) for folder in tested)
-    return [_read_run(folder) for folder in folders.values()]
+    runs = [_read_run(folder) for folder in folders.values()]
+    for run in runs:
+        if (run.folder / LOG).is_file() and not is_trained(run.folder, run.config):
+            report(f'tested before its training was finished: {run.folder}')
+    return runs
 
 
 def _read_run(folder):
     try:
-        config = config_from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8')))
+        config = read_config(folder)
         report = json.loads((folder / METRICS['test']).read_text(encoding='utf-8'))
         choice = report.get('chosen_weight')
         run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
@@ -121,12 +131,15 @@ def _read_run(folder):
 
 
 def group_by_name(runs):
-    """dict config name -> its runs, which differ in nothing but the seed, by seed.
+    """dict label -> the runs of one config name, which differ in nothing but the seed, by seed.
+
+    The label is the name, followed, where the runs are of several, by collection, language and rate of noise: runs of
+    different ones have different queries, and make rows of their own.
 
     Raises:
-        ValueError: they do, or a seed occurs twice; names the folders and what differs.
+        ValueError: they do differ, or a seed occurs twice; names the folders and what differs.
     """
-    groups = _grouped(runs, lambda run: run.config.name)
+    groups = _grouped(runs, _label(runs, ('collection', 'lang', 'noise')))
     for name, group in groups.items():
         refuse_differences(name, group, NO_DIFFERENCE)
         _refuse_doubles(name, group)
@@ -134,13 +147,13 @@ def group_by_name(runs):
 
 
 def group_by_noise(runs):
-    """dict config name -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed.
+    """dict label -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed; labels as above.
 
     Raises:
         ValueError: runs of one name differ in more than seed and noise, or a seed occurs twice at a rate.
     """
     lines = {}
-    for name, group in _grouped(runs, lambda run: run.config.name).items():
+    for name, group in _grouped(runs, _label(runs, ('collection', 'lang'))).items():
         refuse_differences(name, group, (*NO_DIFFERENCE, *NOISE_OPTIONS))
         points = _grouped(group, lambda run: float(run.config.data.noise))
         for noise, point in points.items():
@@ -148,6 +161,16 @@ def group_by_noise(runs):
             _refuse_doubles(f'{name}, noise {noise:g}', point)
         lines[name] = dict(sorted(points.items()))
     return lines
+
+
+def _label(runs, keys):
+    """A function run -> its config's name, and those of these keys of `data` in which the runs differ."""
+    different = [key for key in keys if len({run.config.data[key] for run in runs}) > 1]
+
+    def label(run):
+        parts = [f'noise {run.config.data.noise:g}' if key == 'noise' else run.config.data[key] for key in different]
+        return run.config.name + (f' ({", ".join(parts)})' if parts else '')
+    return label
 
 
 def _grouped(runs, key):

@@ -24,11 +24,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from basic.config import config_from_dict, config_to_dict, load_config
+from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
 from basic.images import check_images
 from basic.loader import Loader
-from basic.logger import CONFIG, check_run_folder, describe_start, record_start
+from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, config_changes, describe_start, read_config,
+                          record_start)
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices, keep_logs_tidy
 from data_provider import Collection, EvalSet, VisualBatches, check_known, visual_order
@@ -153,7 +154,7 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     """
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
     tree = config_to_dict(config)
-    check_run_folder(folder, tree, resume=(folder / CONFIG).exists())    # another split of this model, or nothing
+    refuse_another(folder, tree)
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
@@ -169,6 +170,17 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     folder.mkdir(parents=True, exist_ok=True)
     record_start(folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree)
     return report, folder
+
+
+def refuse_another(folder, tree):
+    """ConfigError if the folder holds anything but another test of this model with this config tree."""
+    if not (folder / CONFIG).exists():
+        check_run_folder(folder, tree)
+        return
+    changes = config_changes(config_to_dict(read_config(folder)), tree, MAY_DIFFER)
+    if changes:
+        raise ConfigError(f'{folder} holds the result of another model, or of other options ({"; ".join(changes)}): '
+                          'name=NAME keeps this one apart')
 
 
 def zero_shot_config(configs, overrides, model):
