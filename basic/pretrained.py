@@ -1,23 +1,20 @@
 """The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or rebuilt empty."""
 import json
 import math
-import pickle
 from functools import partial
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 from basic.errors import DataError, first_five
-from basic.hub import load_pretrained, refuse_empty
+from basic.hub import load_pretrained, reason, refuse_empty
 
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPVisionConfig,
                           CLIPVisionModelWithProjection)
 
-# what from_pretrained raises for files that are missing, damaged, or of another model
-UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError)
+UNUSABLE = (OSError, ValueError, KeyError, ImportError)      # what from_pretrained raises for files that it cannot use
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
 
@@ -119,7 +116,12 @@ def load_whole(cls, name, **options):
         ValueError: some are not, which transformers would start at random.
         UNUSABLE: as `basic.hub.load_pretrained`.
     """
-    model, found = load_pretrained(cls, name, dtype=torch.float32, output_loading_info=True, **options)
+    try:
+        model, found = load_pretrained(cls, name, dtype=torch.float32, output_loading_info=True, **options)
+    except UNUSABLE:
+        raise
+    except Exception as error:           # damaged weights, or of another shape: each reader has errors of its own
+        raise ValueError(f'its weights cannot be read: {reason(error)}') from None
     missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
     if missing:
         raise ValueError(f"its files hold the weights of another model, or of a part: {len(missing):,} of the "

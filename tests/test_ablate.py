@@ -183,6 +183,7 @@ def test_noise_has_corpora_of_its_own(tmp_path, capsys):
     make_demo(root=tmp_path, collection='multi30k', lang='de', report=lambda line: None, **sizes)
     assert main(arguments) == 0
     printed = capsys.readouterr().out
+    assert not (tmp_path / 'noise_0/clip').exists()        # all of them use the first corpus's encoders
     for rate, name in ((0, 'multi30k_full_de'), (0.4, 'multi30k_full_de_noise_0.4')):
         assert f'{tmp_path}/noise_{rate}/multi30k/runs/{name}/seed_1' in printed
         manifest = json.loads((tmp_path / f'noise_{rate}/multi30k/demo.json').read_text())

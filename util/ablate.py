@@ -167,7 +167,7 @@ def make_noisy_demos(rootpath, config, rates, report):
     options = {key: value for key, value in manifest['options'].items() if key != 'version'}
     for rate in rates:
         make_demo(root=noise_root(rootpath, rate), collection=config.data.collection, lang=config.data.lang, noise=rate,
-                  report=report, **options)
+                  report=report, encoders=False, **options)      # the config names those of the first corpus
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs

@@ -33,7 +33,8 @@ BERT = {'model_type': 'bert', 'hidden_size': 128, 'num_hidden_layers': 2, 'num_a
         'initializer_range': 0.02, 'pad_token_id': 0}
 
 
-def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200, test=300, report=print):
+def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200, test=300, report=print,
+              encoders=True):
     """Make one collection in one language, or do nothing where it is already made with the same options.
 
     Args:
@@ -45,6 +46,7 @@ def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200,
         noise: share of content words corrupted in each machine translation, 0 to 1.
         train, val, test: visual items of each split.
         report: called with a line of text for each thing made.
+        encoders: also make bert/ and clip/ in ROOTPATH.
     Returns:
         the collection's folder.
     Raises:
@@ -55,8 +57,9 @@ def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200,
     check_options(collection, lang, noise, sizes)
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    make_once(root / 'bert', write_bert, report)
-    make_once(root / 'clip', demo_vision.clip_tower, report)
+    if encoders:
+        make_once(root / 'bert', write_bert, report)
+        make_once(root / 'clip', demo_vision.clip_tower, report)
     folder = root / collection
     options = {'version': VERSION, 'seed': seed, **sizes}
     manifest = read_manifest(folder)
