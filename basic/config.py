@@ -362,13 +362,9 @@ def _check_known(key, value, source):
 
 
 def _type_hint(key):
-    where = Config
-    for part in key.split('.') if key else []:
-        if not is_dataclass(where):
-            return ''
-        where = {f.name: f.type for f in fields(where)}.get(part.split('[')[0])
-    expected = where.__name__ if isinstance(where, type) else where      # list[int] is no type: its name is just list
-    return f' (expected {expected})' if where and where is not Config else ''
+    found = _field_type('.'.join(part.split('[')[0] for part in key.split('.')))
+    expected = found.__name__ if isinstance(found, type) else found      # list[int] is no type: its name is just list
+    return f' (expected {expected})' if found else ''
 
 
 def _merged(layers, name):

@@ -30,7 +30,7 @@ from basic.checkpoint import BEST, LAST
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
 from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained
 from train import default_run_folder
-from util.make_demo import make_demo, read_manifest
+from util.make_demo import make_demo, options_there
 from util.table_runs import NO_DIFFERENCE, read_runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -159,15 +159,14 @@ def make_noisy_demos(rootpath, config, rates, report):
         ValueError: there is no demo.
     """
     folder = Path(rootpath) / config.data.collection
-    manifest = read_manifest(folder)
-    if manifest is None:
+    options = options_there(rootpath, config.data.collection, config.data.lang)
+    if not options:
         raise ValueError(f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo '
                          f'--root {rootpath} --collection {config.data.collection} --lang {config.data.lang}. For '
                          'other data python -m util.add_noise makes files, and prints the options to run with')
-    options = {key: value for key, value in manifest['options'].items() if key != 'version'}
     for rate in rates:
-        make_demo(root=noise_root(rootpath, rate), collection=config.data.collection, lang=config.data.lang, noise=rate,
-                  report=report, encoders=False, **options)      # the config names those of the first corpus
+        make_demo(root=noise_root(rootpath, rate), collection=config.data.collection, lang=config.data.lang,
+                  report=report, encoders=False, **{**options, 'noise': rate})   # encoders: those of the first corpus
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs

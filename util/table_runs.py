@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from basic.config import Config, config_to_dict
 from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
@@ -120,14 +119,14 @@ def _read_run(folder):
         choice = report.get('chosen_weight')
         run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
                         weight=report['val_weight'] if choice is None else choice)
-        if report.get('altered'):
-            raise ValueError(f'the test is not of the run as it was trained ({"; ".join(report["altered"])}): test it '
-                             f'again, python evaluation.py --checkpoint {folder}')
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
-        return run
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}') from None
+    if report.get('altered'):
+        raise ValueError(f'{folder / METRICS["test"]} is not of the run as it was trained '
+                         f'({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint {folder}')
+    return run
 
 
 def group_by_name(runs):
