@@ -20,8 +20,8 @@ from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
-from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes,
-                          write_atomically)
+from basic.files import write_atomically
+from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes)
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import scored
 from data_provider import build_loaders

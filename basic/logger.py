@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from basic.checkpoint import BEST, LAST
 from basic.config import ConfigError, config_from_dict, config_to_dict
+from basic.files import write_atomically
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
@@ -25,20 +26,6 @@ RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *REPORTS)
 MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
-
-
-def write_atomically(path, content):
-    """Write text or bytes to a file that is always whole: the old one or the new one."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content.encode('utf-8') if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_run_folder(folder, config, *, resume=False, overwrite=False):

@@ -26,7 +26,7 @@ from pathlib import Path
 from basic.caption import caption_lines, read_captions
 from basic.collection import CollectionFiles
 from basic.config import ConfigError, load_config
-from basic.logger import write_atomically
+from basic.files import write_atomically
 
 # Kana, Han, Bopomofo, Thai, Lao, Tibetan, Burmese, Khmer: scripts without spaces.
 UNSPACED = ('\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'

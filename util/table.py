@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 
-from basic.logger import write_atomically
+from basic.files import write_atomically
 from util.released import released_figures
 from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
 from util.table_statistics import Summary, difference, summary

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basic.logger import write_atomically
+from basic.files import write_atomically
 from util.table_statistics import summary
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and dashes help.
