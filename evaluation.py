@@ -246,8 +246,8 @@ def check_text(model, tokenizer, loaders):
 def root_of(path, config):
     """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else ValueError."""
     folders = Path(os.path.abspath(path)).parents
-    spellings = [config.data.collection, *config.data.aliases]
-    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name in spellings:
+    spellings = [name.casefold() for name in (config.data.collection, *config.data.aliases)]
+    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name.casefold() in spellings:
         return folders[4]
     raise ValueError(f'--rootpath is needed: {folders[0]} does not lie at ROOTPATH/{config.data.collection}/runs/NAME/'
                      'SEED, which would tell where the data are')

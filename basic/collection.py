@@ -22,12 +22,12 @@ class CollectionFiles:
         root, spellings = Path(rootpath), [config.data.collection, *config.data.aliases]
         if not root.is_dir():
             raise DataError(f'ROOTPATH {root} is not a folder; {root.parent} has: {listing(root.parent)}')
-        found = [name for name in spellings if (root / name).is_dir()]
+        found = [name for name in spellings if (root / name).is_dir()] or _in_any_case(root, spellings)
         if not found:
             raise DataError(f"ROOTPATH {root} has no folder {' or '.join(spellings)}; it has: {listing(root)}. "
                             'ROOTPATH is the folder that holds the collections; data.collection names one of them')
         self.folder = root / found[0]
-        self.spellings = [found[0], *(name for name in spellings if name != found[0])]
+        self.spellings = list(dict.fromkeys([found[0], *spellings]))
 
     def paths(self, template, split):
         """Candidate paths of a file-name template, as `config.Data` explains it; {id} stays."""
@@ -67,3 +67,10 @@ class CollectionFiles:
         first = files['en']
         return {role: CaptionFile(file.path, first.ids, [file.texts[row] for row in join_captions(first, file)])
                 for role, file in files.items()}
+
+
+def _in_any_case(root, spellings):
+    """The folders of `root` whose names are one of the spellings but for upper and lower case, in order."""
+    wanted = [name.casefold() for name in spellings]
+    found = [path.name for path in root.iterdir() if path.name.casefold() in wanted and path.is_dir()]
+    return sorted(found, key=lambda name: (wanted.index(name.casefold()), name))
