@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from basic.bigfile import BigFile, read_ids, read_video2frames, repeated
+from basic.bigfile import BigFile, read_video2frames
+from basic.ids import read_ids, repeated
 from basic.errors import DataError
 
 IDS = ['a_0', 'a_1', 'b_0', 'b_1']

@@ -63,7 +63,7 @@ def test_one_suffix_is_taken_off_the_visual_id(tmp_path):
 
 
 BAD_LINES = [
-    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', "no '#'"),
+    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', 'white space before'),
     ('v#enc#0 again', 'first in line 1'), (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8')]
 
 

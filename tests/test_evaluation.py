@@ -43,7 +43,7 @@ def fake_set():
         return Tokens(torch.tensor(rows), (torch.tensor(rows) > 0).float())
 
     return SimpleNamespace(
-        split='test', order={}, owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
+        split='test', order={}, branches=('en', 'tgt'), left_out=None, owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
         visuals=[(torch.tensor([[1., 0]]), None), (torch.tensor([[0., 1]]), torch.ones(1, 2))],
         captions=[(tokens([2, 4], [6, 0]), tokens([1], [3])), (tokens([8]), tokens([5]))])
 
