@@ -93,14 +93,14 @@ def hidden(name):
 # --------------------------------------------------------------------------------------------------- the nearest there
 
 def did_you_mean(missing, known, *, sample=2000):
-    """A message's end that names an id that is there for one that is not; '' where none is near.
+    """For a message after the ids that are not there: which is there instead; '' where none is near.
 
     Args:
         missing: list of ids.
         known: the ids that are there.
         sample: how many of each are looked at, at most; of `known`, where it is compared letter by letter.
     Returns:
-        str, such as "; did you mean 'v0' for 'v0.avi' (another ending)?"
+        str, such as " (did you mean 'v0' for 'v0.avi'? They differ in ending)"
     """
     alike = {}
     for name in known:
@@ -109,35 +109,41 @@ def did_you_mean(missing, known, *, sample=2000):
         found = alike.get(_letters(name))
         if found:
             return _question(found, name)
-    some = [letters for letters, _ in zip(alike, range(sample))]
+    some = list(alike)[:sample]
+    numbers = [_number(alike[letters]) for letters in some]
     for name in missing[:5]:
-        # Of ids that are numbered, those beside a missing one are no guess: the last number must be the same.
-        letters = _letters(name)
-        near = difflib.get_close_matches(letters, [each for each in some if _number(each) == _number(letters)], n=1)
+        # Of ids that are numbered, the neighbours are no guess: the last number must be the same.
+        of_this = [letters for letters, number in zip(some, numbers) if number == _number(name)]
+        near = difflib.get_close_matches(_letters(name), of_this, n=1)
         if near:
             return _question(alike[near[0]], name)
     return ''
 
 
 def _question(found, name):
+    endings = {Path(each).suffix.lower() for each in (found, name)}
     if unicodedata.normalize('NFC', found) == unicodedata.normalize('NFC', name):
-        return f'; did you mean {ascii(found)} for {ascii(name)} (another Unicode form of the same letters)?'
-    endings = [Path(each).suffix.lower() * (Path(each).suffix.lower() in ENDINGS) for each in (found, name)]
-    if found.casefold() == name.casefold():
-        how = 'upper and lower case'
+        found, name, how = ascii(found), ascii(name), 'Unicode form: the letters look the same'
     else:
-        how = 'another ending' if endings[0] != endings[1] else 'another spelling'
-    return f'; did you mean {found!r} for {name!r} ({how})?'
+        how = 'case' if found.casefold() == name.casefold() else 'spelling'
+        if len(endings) > 1 and endings & {*ENDINGS}:
+            how = 'ending'
+        found, name = repr(found), repr(name)
+    return f' (did you mean {found} for {name}? They differ in {how})'
 
 
 def _letters(name):
-    """What is left of an id without its folder, ending, case, Unicode form and punctuation."""
-    name = re.split(r'[/\\]', unicodedata.normalize('NFKC', name).casefold())[-1]
-    while name.endswith(ENDINGS):
-        name = name.rpartition('.')[0]
-    return ''.join(filter(str.isalnum, name)) or name
+    """An id's letters and digits, without folder, ending, case and Unicode form."""
+    return ''.join(filter(str.isalnum, _stem(name))) or name
 
 
 def _number(name):
-    numbers = re.findall(r'\d+', name)
+    numbers = re.findall(r'\d+', _stem(name))
     return numbers[-1].lstrip('0') if numbers else ''
+
+
+def _stem(name):
+    name = re.split(r'[/\\]', unicodedata.normalize('NFKC', name).casefold())[-1]
+    while name.endswith(ENDINGS):
+        name = name.rpartition('.')[0]
+    return name
