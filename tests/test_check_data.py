@@ -1,4 +1,5 @@
 """util/check_data.py: everything that is wrong, in one run."""
+import json
 import subprocess
 import sys
 
@@ -7,14 +8,30 @@ import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
 from basic import hub
-from util.check_data import CHUNK, bad_rows, check_data, main
+
+from transformers import BertConfig, BertModel, CLIPVisionConfig
+from util.check_data import check_data, main
+from util.check_visuals import CHUNK, bad_rows
+
+
+VOCABULARY = '\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n'
 
 
 @pytest.fixture
 def vocab(tmp_path):
     path = tmp_path / 'vocab.txt'
-    path.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n', encoding='utf-8')
+    path.write_text(VOCABULARY, encoding='utf-8')
     return f'text.bert={path}'
+
+
+@pytest.fixture(scope='session')
+def bert(tmp_path_factory):
+    """Options for a whole BERT, two layers, 40 positions."""
+    folder = tmp_path_factory.mktemp('bert')
+    BertModel(BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8,
+                         max_position_embeddings=40)).save_pretrained(folder)
+    (folder / 'vocab.txt').write_text(VOCABULARY, encoding='utf-8')
+    return [f'text.bert={folder}', 'text.trained_layers=[1]']
 
 
 @pytest.fixture
@@ -22,14 +39,14 @@ def root(tmp_path):
     return make_video_root(tmp_path / 'root')
 
 
-def test_sound_data_have_no_problems(root, vocab):
-    report = check_data(vatex(vocab), root)
+def test_sound_data_have_no_problems(root, bert, capsys):
+    report = check_data(vatex(*bert), root)
     assert report.problems == [] and report.warnings == []
     train = report.table['train']
     assert train['branches'] == 'en / tgt / back' and train['captions'] == '15 / 15 / 15'
     assert train['visual items'] == '5' and train['feature width'] == '4' and train['status'] == 'ok'
-    assert train['captions a visual item (min / mean / max)'] == '3 / 3.0 / 3'
-    assert train['frames a video (min / mean / max)'] == '1 / 3.0 / 5'
+    assert train['captions per item (min/mean/max)'] == '3 / 3.0 / 3'
+    assert train['frames per video (min/mean/max)'] == '1 / 3.0 / 5'
     assert train['empty captions'] == '0 / 0 / 0' and train['cut to 250 tokens'] == '0 / 0 / 0'
     assert train['unknown tokens, %'] == '0.0 / 0.0 / 0.0'
     assert report.table['val']['captions'] == '4 / 4'
@@ -38,6 +55,10 @@ def test_sound_data_have_no_problems(root, vocab):
     assert text.endswith('no problems found')
     lines = text.splitlines()[:len(train) + 1]
     assert len({len(line) for line in lines}) == 1 and lines[0].split() == ['train', 'val', 'test']
+    assert max(map(len, text.splitlines()[:len(train) + 1])) <= 80
+    assert 'BertModel, 2 layers, 40 positions, 16 tokens' in report.bert and report.clip == ''
+    told = capsys.readouterr().err.split(' ...\n')
+    assert told[0] == 'checking tokenizer' and told.index('checking BERT') < told.index('checking captions of train')
 
 
 def test_images_count_those_without_captions(tmp_path, vocab):
@@ -45,9 +66,9 @@ def test_images_count_those_without_captions(tmp_path, vocab):
     for kind, width in (('clip', 'images'), ('pooled', '6')):
         report = check_data(multi30k(vocab, f'visual.kind={kind}'), root)
         assert report.problems == []
-        assert report.table['val']['captions a visual item (min / mean / max)'] == '0 / 0.7 / 1'
+        assert report.table['val']['captions per item (min/mean/max)'] == '0 / 0.7 / 1'
         assert report.table['val']['feature width'] == width
-        assert 'frames a video (min / mean / max)' not in report.table['val']
+        assert 'frames per video (min/mean/max)' not in report.table['val']
 
 
 def test_every_problem_is_reported_not_the_first_alone(root, vocab):
@@ -70,7 +91,7 @@ def test_every_problem_is_reported_not_the_first_alone(root, vocab):
         assert sum(words in problem for problem in report.problems) == 1, words
     assert len(report.problems) == len(expected)
     assert [column['status'] for column in report.table.values()] == ['PROBLEMS'] * 3
-    assert f'{len(expected)} problem(s)' in str(report)
+    assert str(report).endswith(f'\n{len(expected)} problems')
 
 
 def test_a_folder_in_place_of_a_caption_file_is_one_problem(root, vocab):
@@ -153,12 +174,13 @@ def test_exit_codes(root, vocab, capsys):
     command = ['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root)]
     assert main([*command, vocab]) == 0
     assert main([*command, '--split', 'val', vocab, '--split', 'test', '--quick']) == 0
-    assert capsys.readouterr().out.count('train') == 1    # the second run left it out
+    assert capsys.readouterr().out.count(' train ') == 1  # the second run left it out
     assert main([*command, vocab, 'data.lang=fr']) == 1
     assert 'vatexval_fr.caption.txt' in capsys.readouterr().out
+    capsys.readouterr()
     for wrong in (['data.langg=fr'], ['train.lr'], ['--config', 'none.yaml']):
         assert main([*command, vocab, *wrong]) == 2
-        assert capsys.readouterr().err.startswith('error: ')
+        assert capsys.readouterr().err.startswith('check_data: error: ')
     with pytest.raises(SystemExit) as stop:
         main([*command, '--split', 'dev'])
     assert stop.value.code == 2
@@ -167,7 +189,9 @@ def test_exit_codes(root, vocab, capsys):
 def test_as_a_program(root, vocab):
     done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
                            str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, '') and 'no problems found' in done.stdout
+    assert done.returncode == 0 and 'no problems in what could be checked; NOT checked: BERT' in done.stdout
+    assert done.stderr.splitlines() == [f'checking {what} ...' for what in (
+        'tokenizer', 'BERT', 'captions of val', 'features of val')]
 
 
 def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
