@@ -147,9 +147,9 @@ def scan_features(features):
     sound = np.isfinite(size)
     same = sound & (low == high) & (features.shape[1] > 1)
     alike = columns is not None and len(features) > 1 and bool(
-        (columns[1] - columns[0] <= 1e-6 * np.maximum(np.abs(columns[0]), np.abs(columns[1]))).all())
+        (columns[1] - columns[0] <= 1e-5 * np.maximum(np.abs(columns[0]), np.abs(columns[1]))).all())
     return Scan(bad=np.flatnonzero(~sound), huge=np.flatnonzero(sound & (size > TOO_LARGE)),
-                zero=np.flatnonzero(sound & (size == 0)), flat=np.flatnonzero(same & (size > 0)),
+                zero=np.flatnonzero(sound & (size == 0)), flat=np.flatnonzero(same & (size > 0) & (size <= TOO_LARGE)),
                 largest=float(size[sound].max(initial=0)), repeated=repeated, example=example or 0, alike=alike)
 
 
