@@ -22,6 +22,7 @@ from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import write_atomically
 from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes)
+from basic.print_config import describe_config
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import scored
 from data_provider import build_loaders
@@ -336,6 +337,8 @@ def parse_arguments(argv=None):
                         'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
     parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
                         help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint)')
+    parser.add_argument('--print-config', action='store_true',
+                        help='show every option with its meaning, its value and its default, and test nothing')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
     args = parser.parse_intermixed_args(argv)
     if '=' in (args.save_embeddings or ''):
@@ -356,6 +359,9 @@ def main(argv=None):
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
     try:
+        if args.print_config:
+            print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
+            return 0
         devices = choose_devices(args.device)
         if len(devices) > 1 and not distributed.launched():
             return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))

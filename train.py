@@ -28,6 +28,7 @@ from basic.config import Config, config_from_dict, config_to_dict, load_config
 from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start, flatten,
                           peak_memory, progress, record_start, remove_leftovers, remove_reports)
 from basic.metric import recall_sum
+from basic.print_config import describe_config
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
 from basic.schedule import Schedule, build_schedule
@@ -220,9 +221,7 @@ def prepare(args, device):
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
-    overrides = list(args.overrides)
-    overrides += [f'train.{key}={value}' for key in ('seed', 'workers') if (value := getattr(args, key)) is not None]
-    config = load_config(args.config, overrides)
+    config = load_config(args.config, options(args))
     set_precision(config.compute.precision)
     rootpath = Path(os.path.abspath(args.rootpath))
     folder = Path(os.path.abspath(args.run_dir)) if args.run_dir else default_run_folder(config, rootpath)
@@ -247,6 +246,12 @@ def prepare(args, device):
     if distributed.is_main():
         open_run_folder(run, tokenizer, fresh=checkpoint is None)
     return run
+
+
+def options(args):
+    """The key=value strings of a command line, the short forms among them."""
+    short = [f'train.{key}={value}' for key in ('seed', 'workers') if (value := getattr(args, key)) is not None]
+    return [*args.overrides, *short]
 
 
 def default_run_folder(config, rootpath):
@@ -346,7 +351,8 @@ def parse_arguments(argv=None):
     parser.add_argument('--config', required=True, action='append', metavar='FILE', help='for example '
                         'configs/vatex.yaml; given again, what a further file says wins, for example '
                         'configs/ablation/no_adversary.yaml')
-    parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collections' folders")
+    asks = '--print-config' in (sys.argv[1:] if argv is None else argv)
+    parser.add_argument('--rootpath', required=not asks, metavar='ROOT', help="folder that holds the collections' folders")
     parser.add_argument('--device', default='cpu', help='cpu (default), the index of a GPU, such as 0, or of several, '
                         'a process each: 0,1,2 (cpu:2: two processes on the CPU)')
     parser.add_argument('--run-dir', metavar='DIR',
@@ -354,6 +360,8 @@ def parse_arguments(argv=None):
     parser.add_argument('--resume', action='store_true', help="go on after the run folder's last finished epoch")
     parser.add_argument('--overwrite', action='store_true', help='delete the run that the run folder holds')
     parser.add_argument('--no-test', action='store_true', help='do not test the best model at the end')
+    parser.add_argument('--print-config', action='store_true',
+                        help='show every option with its meaning, its value and its default, and train nothing')
     parser.add_argument('--seed', type=int, metavar='N', help='short for train.seed=N')
     parser.add_argument('--workers', type=int, metavar='N', help='short for train.workers=N')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config file')
@@ -369,6 +377,9 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     keep_logs_tidy()
     try:
+        if args.print_config:
+            print(describe_config(load_config(args.config, options(args))), end='')
+            return 0
         devices = choose_devices(args.device)
         if len(devices) > 1 and not distributed.launched():
             return distributed.launch(__file__, words, processes=len(devices))
