@@ -8,7 +8,6 @@ neither found nor downloaded, the captions' lengths are not checked, and that is
 """
 import argparse
 import itertools
-import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from basic.caption import join_captions, load_tokenizer, read_captions
 from basic.config import SPLITS, ConfigError, load_config
 from basic.errors import DataError, UnreachableError, first_five
 from basic.images import ImageSource, check_images
+from basic.runtime import cpu_count
 from data_provider import Collection, check_known, pack_branch, visual_order
 
 SHOWN = 5                                # problems of one kind that are printed in full
@@ -223,7 +223,7 @@ def unreadable_images(source, visual_ids):
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         complaints = tqdm(pool.map(complaint, there), total=len(there), desc='images', disable=None, leave=False)
         return [text for text in complaints if text]
 
