@@ -1,4 +1,5 @@
-"""What the tests share: the path to the code, one torch thread, and small random models, configs and batches."""
+"""What the tests share: the path to the code, one torch thread (unless OMP_NUM_THREADS says otherwise), and small random models, configs and batches."""
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data_provider import Batch  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))
 
 WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'.split()
 VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]
