@@ -12,7 +12,6 @@ batches, so that the batches are those of one process.
 """
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from basic.features import FrameSource, PooledSource
 from basic.ids import did_you_mean, read_ids
 from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
 from basic.loader import Loader
+from basic.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
         made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
         key += [made_from['weights'], made_from['tf32']]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
-    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    workers = min(16, cpu_count())
 
     def parts():
         loader = Loader(VisualBatches(source, ids, batch_size=128), workers=workers, processes=True)

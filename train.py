@@ -151,7 +151,7 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm (before clipping),
         train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: before the encoders' weights are touched.
+        NonFiniteLoss: the encoders' weights are those of before the step.
     """
     discriminator, device = model.discriminator, batch.index.device
     with phase('forward'), autocast(device, precision):
@@ -190,25 +190,39 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         distributed.sum_gradients(parameters)
     with phase('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = as_floats({'train/total': total, 'train/grad_norm': norm,
-                            **{f'train/{name}': value for name, value in terms.items()},
-                            **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
-                            **{f'discriminator/{name}': value for name, value in report.items()}})
+        figures = {'train/total': total, 'train/grad_norm': norm,
+                   **{f'train/{name}': value for name, value in terms.items()},
+                   **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
+                   **{f'discriminator/{name}': value for name, value in report.items()}}
+        figures = {name: value.detach().float() for name, value in figures.items()}
+        step_if_finite(optimizer, figures.values())
+        model.keep_in_bounds()
+        if teacher:
+            teacher.follow()
+        values = as_floats(figures)      # the one wait for a GPU, when it has been given all its work
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss('the loss or its gradient is not finite: '
                                 + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
                                 + '; a smaller train.lr, or compute.precision=fp32, may help')
-        optimizer.step()
-        model.keep_in_bounds()
-        if teacher:
-            teacher.follow()
     return values
+
+
+def step_if_finite(optimizer, figures):
+    """A step of a fused optimizer, which leaves weights and state as they are unless all scalars are finite.
+
+    The device itself decides, so that nobody waits for it: by the attribute through which torch.amp.GradScaler tells
+    a fused optimizer to skip a step.
+    """
+    optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 def as_floats(scalars):
     """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for each."""
-    stacked = torch.stack([value.detach().float() for value in scalars.values()])
-    return dict(zip(scalars, stacked.tolist()))
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
 # ------------------------------------------------------------------------------------------------ preparing and saving

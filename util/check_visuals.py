@@ -1,5 +1,4 @@
 """What `util.check_data` finds in features and images: those that cannot be read, and those that say nothing."""
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from basic.errors import DataError, first_five
 from basic.images import ImageSource, check_images
+from basic.runtime import cpu_count
 from data_provider import check_known, present_items, visual_order
 
 CHUNK = 64 << 20                         # bytes of features looked at in one go
@@ -203,7 +203,7 @@ def look_at_images(source, visual_ids):
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         found = list(tqdm(pool.map(look, there), total=len(there), desc='images', disable=None, leave=False))
     return ([text for text in found if isinstance(text, str)],
             [name for name, blank in zip(there, found) if blank is True])
