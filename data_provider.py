@@ -297,6 +297,7 @@ class EvalSet:
         visual_ids: videos in order of first appearance in the `en` file; images in the order of the id list, those
             without captions included.
         feature_dim: D, 0 for images.
+        texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where there are none.
     """
     split: str
     captions: Loader
@@ -306,6 +307,8 @@ class EvalSet:
     caption_ids: list[str]
     visual_ids: list[str]
     feature_dim: int
+    texts: dict[str, list[str]] | None = None
+    pictures: ImageSource | None = None
 
     @property
     def longest(self):
@@ -365,6 +368,7 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         visual_ids = visual_order(config, split, source, first)
         check_known(source, first)
         check_images(source, visual_ids)
+        pictures = source if isinstance(source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
                                   device=device, encoder=image_encoder)
@@ -398,5 +402,5 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
                 visuals=Loader(visuals, sampler=range(number, len(visuals), of), processes=source.in_processes,
                                **options),
                 caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids,
-                feature_dim=source.dim)
+                feature_dim=source.dim, texts={role: file.texts for role, file in files.items()}, pictures=pictures)
     return loaders

@@ -67,9 +67,9 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
         assert (config['name'], config['train']['seed']) == (f'multi30k_{ablation}', 2)
         assert config['loss']['weights']['kd_sim'] == (0.4 if ablation == 'full' else 0)
         report = json.loads((run / 'metrics.json').read_text())
-        row = next(row for row in report['rows'] if row['weight'] == report['chosen_weight'])
+        row = next(row for row in report['rows'] if row['weight'] == report['val_weight'])
         line, = [line for line in lines if line.startswith(f'{ablation}, seed 2: ')]
-        assert f'SumR {row["SumR"]:.1f} (w = {report["chosen_weight"]:g}, epoch 1)' in line
+        assert f'SumR {row["SumR"]:.1f} (w = 0.2, epoch 1)' in line
         assert 'epoch   1' in run.with_name('seed_2.out').read_text()
     assert lines[-1] == 'all runs are finished: 2 of 2 finished'
     assert any('1 of 2 finished, 1 to go, about ' in line for line in lines)

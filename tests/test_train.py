@@ -19,7 +19,7 @@ import train
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
-from basic.logger import RunLog, check_run_folder, progress, read_log
+from basic.logger import RunLog, check_run_folder, epoch_progress, read_log
 from data_provider import build_loaders
 from evaluation import evaluate_checkpoint
 from loss import build_loss
@@ -466,20 +466,20 @@ def test_captions_beyond_berts_positions_are_refused_unless_they_are_cut(world, 
 def test_a_log_file_gets_a_line_an_epoch_and_no_pieces_of_bars(world, tmp_path, capfd):
     assert main(arguments(world, tmp_path / 'run', 'train.epochs=2', '--no-test')) == 0
     captured = capfd.readouterr()
-    assert [line.split()[:2] for line in captured.out.splitlines()[1:]] == [['epoch', '1'], ['epoch', '2']]
+    assert [line.split()[:2] for line in captured.out.splitlines()[3:]] == [['epoch', '1'], ['epoch', '2']]
     assert captured.err == ''
 
 
 def test_a_long_epoch_shows_plain_lines_in_a_log_file(capfd):
-    bar = progress(range(30), 'epoch 7', seconds=0.05)
+    bar = epoch_progress(range(30), epoch=7, epochs=9, seconds=0.05)
     for step in bar:
         time.sleep(0.01)
-        bar.set_postfix(total=f'{step}.5', refresh=False)
+        bar.loss = step + 0.5
     captured = capfd.readouterr().err
     assert '\r' not in captured and captured.endswith('\n')
     lines = captured.splitlines()
     assert 2 <= len(lines) <= 7
-    assert all(re.fullmatch(r'epoch 7: step \d+ of 30, .* to go, total=\d+.5', line) for line in lines)
+    assert all(re.fullmatch(r'epoch 7/9  step \d+/30  loss \d+\.\d+  at most 0:0\d left', line) for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- the log

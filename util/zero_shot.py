@@ -28,12 +28,13 @@ from basic.config import ConfigError, config_from_dict, config_to_dict, load_con
 from basic.errors import DataError
 from basic.images import check_images
 from basic.loader import Loader
-from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, config_changes, describe_start, read_config,
-                          record_start)
+from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, close_progress, config_changes, describe_start,
+                          read_config, record_start, tell)
 from basic.pretrained import build_dual_encoder
-from basic.runtime import choose_devices, keep_logs_tidy
+from basic.runtime import choose_devices
 from data_provider import Collection, EvalSet, VisualBatches, check_known, visual_order
-from evaluation import Embeddings, choose_weight, evaluate, reported_weights, table, write_report
+from evaluation import (Embeddings, choose_weight, evaluate, reported_weights, result_line, shown, table,
+                        write_report)
 from train import default_run_folder
 
 NAME = 'zero_shot'
@@ -133,8 +134,11 @@ def longest_text(model):
 
 def encode(encoder, eval_set):
     """Embeddings of a split of `open_split`."""
-    visual = torch.cat([encoder.images(inputs) for inputs, _ in eval_set.visuals])
-    pairs = [[encoder.texts(texts[role]) for role in ('en', 'tgt')] for texts in eval_set.captions]
+    split = eval_set.split
+    visual = torch.cat([encoder.images(inputs)
+                        for inputs, _ in shown(eval_set.visuals, f'encoding {split}: images, batch')])
+    pairs = [[encoder.texts(texts[role]) for role in ('en', 'tgt')]
+             for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')]
     return Embeddings(visual, *(torch.cat(branch) for branch in zip(*pairs)))
 
 
@@ -155,9 +159,11 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
     tree = config_to_dict(config)
     refuse_another(folder, tree)
+    tell(f'reading {config.visual.clip}')
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
+    tell(f'opening and encoding {" and ".join(splits)} in {rootpath}')
     sets = {name: open_split(config, rootpath, name, processor, batch_size) for name in splits}
     embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
     choice, more = {'chosen_weight': None, 'chosen_from': None}, []
@@ -210,7 +216,6 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error('--batch-size: expected at least 1')
-    keep_logs_tidy()
     try:
         devices = choose_devices(args.device)
         if len(devices) > 1:
@@ -220,7 +225,9 @@ def main(argv=None):
                                    validate=not args.no_val)
         print(table(report))
         print(f'written: {write_report(report, folder=folder)}')
+        print(result_line(report))
     except (ValueError, OSError) as error:
+        close_progress()
         print(f'zero_shot: error: {error}', file=sys.stderr)
         return 2
     return 0
