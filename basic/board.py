@@ -95,9 +95,11 @@ def as_markdown(example):
 
 def draw(example, pictures):
     """A search as a picture: (height, width, 3) uint8."""
-    font, cell = ImageFont.load_default(size=14), SIDE + 2 * EDGE
-    # Pillow's own font has Latin letters only; the text page has every script.
-    lines = [text for text in example.texts if text.isascii() or max(text) < '\u0250'] or [example.caption_id]
+    import matplotlib                    # for its font: Pillow's own has no letters with accents
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'), size=13)
+    cell = SIDE + 2 * EDGE
+    # That has Latin, Greek and Cyrillic letters; the text page has every script.
+    lines = [text for text in example.texts if not text or max(text) < '\u0530'] or [example.caption_id]
     top = TEXT * len(lines) + EDGE
     sheet = Image.new('RGB', (cell * len(example.found), top + cell + TEXT + EDGE), PAPER)
     pen = ImageDraw.Draw(sheet)

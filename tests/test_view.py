@@ -309,7 +309,7 @@ class Pictures:
 def test_pictures_of_a_search(tmp_path):
     found = [Found(rank, 1 / rank, name, name == 'blue', 'a | caption') for rank, name in
              enumerate(('red', 'broken', 'blue'), 1)]
-    example = Example('x#0', ['ein rotes Haus', 'a red house'], 3, found)
+    example = Example('x#0', ['ein grünes Häuschen', 'a green house'], 3, found)
     with RunLog(tmp_path) as log:
         log.show(add_queries, [example], 1, Pictures())
         assert log.board
