@@ -136,10 +136,12 @@ def autocast(device, precision):
 
 
 def keep_logs_tidy():
-    """Where stderr is no terminal, silence transformers' progress bars: a log file would keep every state of them."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-        logging.disable_progress_bar()
+    """Hide transformers' progress bars; those of downloads stay where stderr is a terminal."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+    logging.disable_progress_bar()
+    if sys.stderr.isatty() and 'HF_HUB_DISABLE_PROGRESS_BARS' not in os.environ:
+        enable_progress_bars()
 
 
 def phase(name):
