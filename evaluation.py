@@ -18,6 +18,7 @@ import torch
 from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
+from basic.collection import CollectionFiles, scored_branches, validation_weights
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import write_atomically
@@ -34,10 +35,10 @@ COLUMNS = ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')
 
 
 class Embeddings(NamedTuple):
-    """A split in the common space, float32, L2-normalised."""
-    visual: torch.Tensor   # (V, E)
-    en: torch.Tensor       # (Q, E)
-    tgt: torch.Tensor      # (Q, E)
+    """A split in the common space, float32, L2-normalised; a branch that no weight needs is None."""
+    visual: torch.Tensor                 # (V, E)
+    en: torch.Tensor | None = None       # (Q, E)
+    tgt: torch.Tensor | None = None      # (Q, E)
 
 
 @torch.no_grad()
@@ -53,13 +54,15 @@ def encode(model, eval_set, device, precision='fp32'):
     """
     was_training = model.training
     model.eval()
-    parts = {'visual': [], 'en': [], 'tgt': []}
+    parts = {'visual': [], **{role: [] for role in eval_set.branches}}
     for batch, mask in eval_set.visuals:
         mask = None if mask is None else mask.to(device, non_blocking=True)
         with autocast(device, precision):
             parts['visual'].append(model.encode_visual(batch.to(device, non_blocking=True), mask))
     for pair in eval_set.captions:
         for role, tokens in zip(('en', 'tgt'), pair):
+            if role not in eval_set.branches:
+                continue
             tokens = tokens.to(device, non_blocking=True)
             with autocast(device, precision):
                 parts[role].append(model.encode_text(tokens.ids, tokens.mask))
@@ -82,7 +85,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
+            needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, val_weight; rows: for each w a dict of weight, t2v, v2t and SumR
@@ -90,16 +94,38 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
     """
     used = float(config.train.val_weight)
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
-    scoring = scored(*embeddings, eval_set.owner, weights, ties=config.eval.ties, memory=config.compute.score_memory)
+    en, tgt = branches_for(weights, embeddings)
+    scoring = scored(embeddings.visual, en, tgt, eval_set.owner, weights, ties=config.eval.ties,
+                     memory=config.compute.score_memory)
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
-    report = {'split': eval_set.split, 'captions': len(embeddings.en), 'visuals': len(embeddings.visual),
+    report = {'split': eval_set.split, 'captions': len(en), 'visuals': len(embeddings.visual),
               'ties': config.eval.ties, 'val_weight': used, 'rows': rows}
     return {**report, 'ranks': collect_ranks(scoring, weights, eval_set)} if with_ranks else report
 
 
-def reported_weights(config, *more):
-    """The weights that a report has: `eval.weights`, the one that validation uses, and more; falling."""
-    return sorted({*map(float, config.eval.weights), float(config.train.val_weight), *more}, reverse=True)
+def branches_for(weights, embeddings):
+    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+
+    Raises:
+        ValueError: a weight needs a branch that was not encoded.
+    """
+    absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
+    if absent:
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
+                         'cannot be scored; put such a w into eval.weights')
+    en, tgt = embeddings.en, embeddings.tgt
+    return (tgt if en is None else en), (en if tgt is None else tgt)
+
+
+def reported_weights(config, *more, branches=('en', 'tgt')):
+    """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
+
+    Args:
+        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+    """
+    others = [weight for weight in (float(config.train.val_weight), *more)
+              if set(scored_branches([weight])) <= {*branches}]
+    return sorted({*map(float, config.eval.weights), *others}, reverse=True)
 
 
 def collect_ranks(scoring, weights, eval_set):
@@ -125,8 +151,7 @@ def choose_weight(embeddings, eval_set, config):
         dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
     """
     used = float(config.train.val_weight)
-    weights = sorted({*map(float, config.eval.weight_grid or config.eval.weights), used}, reverse=True)
-    rows = evaluate(embeddings, eval_set, config, weights)['rows']
+    rows = evaluate(embeddings, eval_set, config, validation_weights(config))['rows']
     best = max(rows, key=lambda row: (round(row['SumR'], 6), -round(abs(row['weight'] - used), 6), -row['weight']))
     return {'chosen_weight': best['weight'],
             'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows]}
@@ -149,6 +174,10 @@ def table(report):
         marks = [mark for mark, weight in marked if entry['weight'] == weight]
         lines.append(row(f'{entry["weight"]:<4g}', cells, f'{entry["SumR"]:.1f}')
                      + (f'  <- {", ".join(marks)}' if marks else ''))
+    if report.get('left_out'):
+        gone = report['left_out']
+        lines.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are missing '
+                     '(data.missing=skip): not to be compared with published results')
     lines.append('w: share of the English branch in the score; "val": the share that validation uses in training, '
                  '"chosen on val": the best one there. R@k in per cent, mAP from 0 to 1.')
     return '\n'.join(lines)
@@ -169,8 +198,8 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
         overrides: `key=value` strings over the stored config.
     Returns:
         dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see `alterations`),
-        chosen_weight and chosen_from (None where the checkpoint has no choice), and what `evaluate` returns, of which
-        `ranks` has its own file.
+        left_out (counts, where `data.missing=skip` left captions out), chosen_weight and chosen_from (None where the
+        checkpoint has no choice), and what `evaluate` returns, of which `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
@@ -186,18 +215,24 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
     model.to(device)
+    choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
+    weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []),
+                               branches=CollectionFiles(config, rootpath).branches_there(split))
     eval_set = build_loaders(config, rootpath, tokenizer, splits=(split,), image_size=model.image_size,
-                             device=device, image_encoder=model.visual_encoder)[split]
+                             device=device, image_encoder=model.visual_encoder, weights=weights)[split]
     check_text(model, tokenizer, [eval_set])
     embeddings = encode(model, eval_set, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
-    choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
-    weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []))
     return {'checkpoint': str(checkpoint.path), 'epoch': checkpoint.epoch, 'config': config.name,
             'collection': config.data.collection, 'lang': config.data.lang,
-            'altered': alterations(checkpoint, config, tokenizer_given), **choice,
+            'altered': alterations(checkpoint, config, tokenizer_given), **choice, **left_out(eval_set),
             **evaluate(embeddings, eval_set, config, weights, with_ranks=True)}
+
+
+def left_out(eval_set):
+    """For a report: what `data.missing=skip` left out of the split, if anything."""
+    return {'left_out': eval_set.left_out.counts()} if eval_set.left_out else {}
 
 
 def alterations(checkpoint, config, tokenizer=None):
@@ -248,8 +283,8 @@ def check_text(model, tokenizer, loaders):
 def root_of(path, config):
     """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else ValueError."""
     folders = Path(os.path.abspath(path)).parents
-    spellings = [config.data.collection, *config.data.aliases]
-    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name in spellings:
+    spellings = [name.casefold() for name in (config.data.collection, *config.data.aliases)]
+    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name.casefold() in spellings:
         return folders[4]
     raise ValueError(f'--rootpath is needed: {folders[0]} does not lie at ROOTPATH/{config.data.collection}/runs/NAME/'
                      'SEED, which would tell where the data are')
@@ -275,10 +310,16 @@ def with_images(config, folder):
 
 
 def save_embeddings(folder, embeddings, eval_set):
-    """Write visual.npy, en.npy, tgt.npy (float32), owner.npy (int64), visual_ids.txt and caption_ids.txt."""
+    """Write visual.npy, en.npy, tgt.npy (float32), owner.npy (int64), visual_ids.txt and caption_ids.txt.
+
+    There is no file of a branch that was not encoded.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensor in embeddings._asdict().items():
+        if tensor is None:
+            (folder / f'{name}.npy').unlink(missing_ok=True)           # of an earlier evaluation
+            continue
         np.save(folder / f'{name}.npy', tensor.cpu().numpy())
     np.save(folder / 'owner.npy', np.asarray(eval_set.owner))
     for name in ('visual_ids', 'caption_ids'):

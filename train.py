@@ -180,7 +180,8 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
             discriminator.requires_grad_(True)
 
     with phase('loss'):
-        terms = criterion(encoded, fake_logits)
+        owner = distributed.gather(batch.owner, batch.total) if criterion.mask_same_visual else None
+        terms = criterion(encoded, fake_logits, owner)
         total = criterion.total(terms)
     with phase('backward'):
         optimizer.zero_grad()
@@ -269,6 +270,7 @@ def open_run_folder(run, tokenizer, *, fresh):
     elif run.unfinished:
         remove_reports(run.folder)       # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
+    start |= {'left_out': {split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out}}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
           f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained '

@@ -325,6 +325,27 @@ def test_english_alone_needs_no_translations(world, tmp_path):
     assert read_log(tmp_path / 'run')[0]['train'].keys() == {'triplet_en', 'total', 'grad_norm'}
 
 
+def test_missing_items_left_out_from_the_first_epoch_to_the_table(world, tmp_path, capsys):
+    """And validation and test by the target-language queries alone, without their translations."""
+    root, bert = shutil.copytree(world[0], tmp_path / 'root'), world[1]
+    for path in (root / 'multi30k/TextData').iterdir():
+        path.write_text(path.read_text().replace('1.jpg#', '1_gone.jpg#'))
+    for split in ('val', 'test'):
+        next((root / 'multi30k/TextData').glob(f'multi30k{split}_google*')).unlink()
+    words = ['--config', CONFIG, '--rootpath', str(root), '--run-dir', str(tmp_path / 'run'), *tiny.options(bert),
+             'train.epochs=1', 'eval.weights=[0]', 'train.val_weight=0']
+    assert main(words) == 2 and 'data.missing=skip' in capsys.readouterr().err
+    assert main([*words, 'data.missing=skip', 'loss.mask_same_visual=true']) == 0
+    started = json.loads((tmp_path / 'run/run.json').read_text())['left_out']
+    assert started['train'] == {'captions': 2, 'of_captions': 12, 'visuals': 2, 'of_visuals': 12}
+    assert started['val'] == {'captions': 1, 'of_captions': 6, 'visuals': 1, 'of_visuals': 7}
+    report = json.loads((tmp_path / 'run/metrics.json').read_text())
+    assert report['left_out']['captions'] == 2 and [row['weight'] for row in report['rows']] == [0]
+    assert len(read_runs([tmp_path / 'run'])) == 1
+    assert main([*words, '--resume', 'train.epochs=2']) == 2
+    assert "data.missing: 'skip' -> 'error'" in capsys.readouterr().err
+
+
 def test_more_epochs_for_a_finished_run(world, tmp_path, capsys):
     folder = tmp_path / 'run'
     assert main(arguments(world, folder, 'train.epochs=1')) == 0

@@ -21,7 +21,7 @@ from basic.caption import join_captions, load_tokenizer, read_captions
 from basic.config import SPLITS, ConfigError, load_config
 from basic.errors import DataError, UnreachableError, first_five
 from basic.images import ImageSource, check_images
-from data_provider import Collection, check_known, pack_branch, visual_order
+from data_provider import Collection, check_known, pack_branch, present_items, visual_order
 
 SHOWN = 5                                # problems of one kind that are printed in full
 IMAGE_SIZE = 224                         # to which images are brought; for finding those that cannot be, any will do
@@ -89,9 +89,10 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         before = report.met
         column = report.table[split] = {}
         files = _check_captions(report, collection, split, tokenizer, column)
-        if 'en' in files:
-            seen[split] = set(files['en'].visual_ids)
-            _check_visuals(report, collection, split, files['en'], column, scanned=None if quick else scanned)
+        lead = collection.roles(split)[0]
+        if lead in files:
+            seen[split] = set(files[lead].visual_ids)
+            _check_visuals(report, collection, split, files[lead], column, scanned=None if quick else scanned)
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
     for one, other in itertools.combinations(seen, 2):
         both = seen[one] & seen[other]
@@ -127,11 +128,12 @@ def _check_captions(report, collection, split, tokenizer, column):
             report.add(bad, kind=f'problems in {path}')
             if file is not None:
                 files[role] = file
-    for role, file in files.items():
-        if role != 'en' and 'en' in files and report.attempt(join_captions, files['en'], file) is not None:
-            extra = len(file) - len(files['en'])
+    first = files.get(collection.roles(split)[0])
+    for file in files.values():
+        if first is not None and file is not first and report.attempt(join_captions, first, file) is not None:
+            extra = len(file) - len(first)
             if extra:
-                report.warnings.append(f"{extra:,} captions of {file.path} are not used: {files['en'].path} has no "
+                report.warnings.append(f"{extra:,} captions of {file.path} are not used: {first.path} has no "
                                        'captions of these ids')
     column['branches'] = ' / '.join(files)
     column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
@@ -175,9 +177,18 @@ def _check_visuals(report, collection, split, captions, column, scanned):
     source = report.attempt(collection.source, split, captions, IMAGE_SIZE)
     if source is None:
         return
-    report.attempt(check_known, source, captions)
-    visual_ids = visual_order(collection.config, split, source, captions)
-    report.attempt(check_images, source, visual_ids)
+    if collection.config.data.missing == 'skip':
+        found = report.attempt(present_items, collection.config, split, source, {'': captions})
+        if found is None:
+            return
+        files, visual_ids, left_out = found
+        captions = files['']
+        if left_out:
+            report.warnings.append(str(left_out))
+    else:
+        report.attempt(check_known, source, captions)
+        visual_ids = visual_order(collection.config, split, source, captions)
+        report.attempt(check_images, source, visual_ids)
     number = Counter(visual for visual, _ in captions.ids)
     column['visual items'] = f'{len(visual_ids):,}'
     column['captions a visual item (min / mean / max)'] = _spread([number[name] for name in visual_ids])
@@ -188,7 +199,8 @@ def _check_visuals(report, collection, split, captions, column, scanned):
     if scanned is None:
         return
     if isinstance(source, ImageSource):
-        report.add(unreadable_images(source, visual_ids), kind=f"images of split '{split}' that cannot be read")
+        complaints = report.attempt(unreadable_images, source, visual_ids)
+        report.add(complaints or [], kind=f"images of split '{split}' that cannot be read")
     else:
         if source.where not in scanned:
             scanned[source.where] = unsound_features(source)
