@@ -29,7 +29,7 @@ from basic.print_config import describe_config
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
-from model import build_model
+from model import build_model, refuse_misfit
 
 # what an option may change, and the test is still the run's own: where things lie, and how fast they are
 SAME_TEST = (*MAY_DIFFER, 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained', 'data.images')
@@ -300,6 +300,7 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
                                config.text.lowercase)
+    refuse_misfit(config, checkpoint)
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
     model.to(device)
