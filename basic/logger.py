@@ -103,12 +103,11 @@ def hold_run_folder(folder):
                 yield
             finally:
                 settle_retired_run(folder)
+                (folder / LOCK).unlink(missing_ok=True)      # whoever has opened it sees that it is gone
     finally:
-        if made and not [path for path in folder.iterdir() if path.name != LOCK]:
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-                for path in made:
-                    path.rmdir()
+        with suppress(OSError):          # not empty
+            for path in made:
+                path.rmdir()
 
 
 def retire_run(folder):

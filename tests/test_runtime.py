@@ -43,10 +43,10 @@ def test_a_process_a_device(gpus):
 @pytest.mark.parametrize('count, name, parts', [
     (0, '0', ["device '0'", 'no GPU', 'give cpu']), (2, '2', ["device '2'", '2 GPU(s)', 'numbered from 0']),
     (4, '0,0', ["device '0,0'", 'named twice']), (4, '0,4', ["device '0,4'", '4 GPU(s)']),
-    (4, '0,', ['expected cpu']), (0, 'cpu:0', ['expected cpu', 'cpu:N']),
-    (2, 'gpu', ["device 'gpu'", 'expected cpu, cpu:N']),
-    (2, '-1', ["device '-1'", 'expected cpu, cpu:N']), (2, '', ['expected cpu, cpu:N']),
-    (2, '²', ['expected cpu, cpu:N']), (2, 'cuda', ['expected cpu, cpu:N'])])
+    (4, '0,', ['expected auto, cpu']), (0, 'cpu:0', ['expected auto, cpu', 'cpu:N']),
+    (2, 'gpu', ["device 'gpu'", 'expected auto, cpu, cpu:N']),
+    (2, '-1', ["device '-1'", 'expected auto, cpu, cpu:N']), (2, '', ['expected auto, cpu, cpu:N']),
+    (2, '²', ['expected auto, cpu, cpu:N']), (2, 'cuda', ['expected auto, cpu, cpu:N'])])
 def test_what_is_no_device_is_refused(gpus, count, name, parts):
     gpus(count)
     with pytest.raises(ValueError) as error:
