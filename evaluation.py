@@ -84,8 +84,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
-            needs may be missing.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
+            branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, val_weight; rows: for each w a dict of weight, t2v, v2t and SumR
@@ -103,15 +103,16 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
 
 
 def branches_for(weights, embeddings):
-    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+    """(en, tgt) embeddings to score with; for one that no weight needs the other stands in.
 
     Raises:
         ValueError: a weight needs a branch that was not encoded.
     """
     absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
     if absent:
-        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
-                         'cannot be scored; put such a w into eval.weights')
+        shown = ', '.join(f'{w:g}' for w in weights)
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {shown} cannot be scored; "
+                         'put such a w into eval.weights')
     en, tgt = embeddings.en, embeddings.tgt
     return (tgt if en is None else en), (en if tgt is None else tgt)
 
@@ -120,7 +121,8 @@ def reported_weights(config, *more, branches=('en', 'tgt')):
     """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
 
     Args:
-        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+        branches: of the queries that are there; one of the other weights that needs more is left
+            out.
     """
     others = [weight for weight in (float(config.train.val_weight), *more)
               if set(scored_branches([weight])) <= {*branches}]
@@ -175,8 +177,8 @@ def table(report):
                      + (f'  <- {", ".join(marks)}' if marks else ''))
     if report.get('left_out'):
         gone = report['left_out']
-        lines.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are missing '
-                     '(data.missing=skip): not to be compared with published results')
+        lines.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual '
+                     'items are missing: not comparable with published results')
     lines.append('w: share of the English branch in the score; "val": the share that validation uses in training, '
                  '"chosen on val": the best one there. R@k in per cent, mAP from 0 to 1.')
     return '\n'.join(lines)
