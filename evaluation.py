@@ -2,6 +2,9 @@
 
     python evaluation.py --checkpoint RUN_DIR_OR_FILE [--rootpath ROOT] [--split val|test] [key=value ...]
 
+With eval.weights=[0] the target-language queries are read and encoded alone: they need no translated
+ones. With [1] likewise the translated ones.
+
 Q captions, V visual items, E common space.
 """
 import argparse

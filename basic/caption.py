@@ -123,6 +123,8 @@ def _parse_line(line):
     name, text = split_line(line)
     visual, mark, rest = name.partition('#')
     n = rest.rpartition('#')[2]
+    if not visual_id(visual):
+        raise ValueError(f"no visual id before the '#' in {name[:60]!r}; expected '{FORM}'")
     if not mark:
         raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '{FORM}'")
     if not name.isprintable() and hidden(name):
@@ -131,6 +133,8 @@ def _parse_line(line):
     if not re.fullmatch(r'[\w.+-]*', n):  # 'v0#enc#0,Two dogs': the first word would be lost
         raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number "
                          f"and then a space: '{FORM}'")
+    if not n.isdecimal() and text.lstrip().startswith('#'):
+        raise ValueError(f"white space in the caption's id {name + ' ' + text[:40]!r}; remove it")
     if '\r' in text and _SECOND_ID.search(text):
         raise ValueError('a second caption in the line, after a carriage return; end every line '
                          "with a newline: tr '\\r' '\\n' < FILE")
