@@ -2,6 +2,9 @@
 
     python evaluation.py --checkpoint RUN_DIR_OR_FILE [--rootpath ROOT] [--split val|test] [key=value ...]
 
+With eval.weights=[0] the target-language queries are read and encoded alone: they need no translated
+ones. With [1] likewise the translated ones.
+
 Q captions, V visual items, E common space.
 """
 from basic.arguments import check_first, evaluation_arguments
@@ -100,8 +103,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
-            needs may be missing.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
+            branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`; rows: for each w a
@@ -131,15 +134,16 @@ def result_of(rows, val_weight):
 
 
 def branches_for(weights, embeddings):
-    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+    """(en, tgt) embeddings to score with; for one that no weight needs the other stands in.
 
     Raises:
         ValueError: a weight needs a branch that was not encoded.
     """
     absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
     if absent:
-        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
-                         'cannot be scored; put such a w into eval.weights')
+        shown = ', '.join(f'{w:g}' for w in weights)
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {shown} cannot be scored; "
+                         'put such a w into eval.weights')
     en, tgt = embeddings.en, embeddings.tgt
     return (tgt if en is None else en), (en if tgt is None else tgt)
 
@@ -148,7 +152,8 @@ def reported_weights(config, *more, branches=('en', 'tgt')):
     """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
 
     Args:
-        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+        branches: of the queries that are there; one of the other weights that needs more is left
+            out.
     """
     others = [weight for weight in (float(config.train.val_weight), *more)
               if set(scored_branches([weight])) <= {*branches}]

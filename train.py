@@ -337,7 +337,8 @@ def open_run_folder(run, tokenizer, *, fresh):
         if run.unfinished:
             remove_reports(run.folder)   # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
-    start |= {'left_out': {split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out}}
+    start['left_out'] = {split: loader.left_out.counts() for split, loader in run.loaders.items()
+                         if loader.left_out}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
           f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'

@@ -60,7 +60,7 @@ class CaptionFile:
 def read_captions(path, problems=None):
     """Read a caption file: one `<visual id>#<tag>#<n> <caption>` a line, UTF-8; blank lines are skipped.
 
-    Ids hold no white space: the first, of whatever kind, ends the id, and the caption is all that follows it.
+    Ids hold no white space: the first, of whatever kind, ends the id; the caption is all after it.
 
     Args:
         path: the file.
@@ -69,9 +69,9 @@ def read_captions(path, problems=None):
     Returns:
         CaptionFile.
     Raises:
-        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that are not UTF-8, a line
-            without an id or white space after it, an id without '#' or with invisible characters, an id (visual id,
-            n) that stands twice.
+        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that
+            are not UTF-8, a line without an id or without white space after it, an id without '#'
+            or with invisible characters, an id (visual id, n) that stands twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,17 +98,17 @@ def read_captions(path, problems=None):
 
 
 def caption_lines(path):
-    """Yield (number, bytes) of each line of a caption file that is not blank, without its end; see `ids.lines_of`."""
+    """Yield (number, bytes) of each line of a caption file that is not blank, without its end."""
     for number, line in lines_of(read_bytes(path)):
         if line.strip():
             yield number, line
 
 
 def split_line(line):
-    """A caption file's line (bytes) as (id, caption): the id ends at the first white space, of whatever kind.
+    """A caption file's line (bytes) as (id, caption): any white space ends the id.
 
     Raises:
-        ValueError: not UTF-8, no id at the head of the line, no white space after it; says what is there.
+        ValueError: not UTF-8, no id at the head of the line, no white space after it.
     """
     try:
         line = line.decode('utf-8')
@@ -128,17 +128,21 @@ def _parse_line(line):
     name, text = split_line(line)
     visual, mark, rest = name.partition('#')
     n = rest.rpartition('#')[2]
+    if not visual_id(visual):
+        raise ValueError(f"no visual id before the '#' in {name[:60]!r}; expected '{FORM}'")
     if not mark:
         raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '{FORM}'")
     if not name.isprintable() and hidden(name):
-        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, {ascii(hidden(name))}; "
-                         'remove it, or put a space in its place')
+        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, "
+                         f'{ascii(hidden(name))}; remove it, or put a space in its place')
     if not re.fullmatch(r'[\w.+-]*', n):  # 'v0#enc#0,Two dogs': the first word would be lost
-        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number and then a space: "
-                         f"'{FORM}'")
+        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number "
+                         f"and then a space: '{FORM}'")
+    if not n.isdecimal() and text.lstrip().startswith('#'):
+        raise ValueError(f"white space in the caption's id {name + ' ' + text[:40]!r}; remove it")
     if '\r' in text and _SECOND_ID.search(text):
-        raise ValueError('a second caption in the line, after a carriage return; end every line with a newline: '
-                         "tr '\\r' '\\n' < FILE")
+        raise ValueError('a second caption in the line, after a carriage return; end every line '
+                         "with a newline: tr '\\r' '\\n' < FILE")
     return (visual_id(visual), n), text
 
 
@@ -159,8 +163,9 @@ def join_captions(first, other):
         unknown = [visual for visual in first.visual_ids if visual not in there]
         raise DataError(f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
                         f'{other.path}, which has {len(other):,}: {first_five(missing)}'
-                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by <visual id> and <n>: '
-                        'complete the second file, or remove these lines from the first')
+                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by '
+                        '<visual id> and <n>: complete the second file, or remove these lines from '
+                        'the first')
     return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
 
 

@@ -63,6 +63,8 @@ def test_any_white_space_ends_the_id(tmp_path, space):
 @pytest.mark.parametrize('line, message', [
     ('v#enc#1\u200bTwo dogs', r'invisible character, '), ('\ufeffv#enc#1 Two', 'invisible character'),
     ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
+    ('v#enc #1 Two', "white space in the caption's id"), ('v #enc#1 Two', "no '#'"),
+    ('#enc#1 Two', "no visual id before the '#'"), ('.jpg#enc#1 Two', 'no visual id before'),
     ('\tv#enc#1 Two', 'white space before'), ('\u3000v#enc#1 Two', 'white space before'),
     ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return')])
 def test_ids_that_could_be_read_in_two_ways(tmp_path, line, message):
