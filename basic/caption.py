@@ -10,16 +10,18 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
-from basic.bigfile import visual_id
 from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
 from basic.hub import NeedsCodeError, load_pretrained, reason, refuse_empty
+from basic.ids import did_you_mean, hidden, lines_of, read_bytes, visual_id
 
 # Only this process tokenises. Unless told so, tokenizers warns each time a loader's worker is forked.
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'true')
 
 SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pad_token': '[PAD]',
            'mask_token': '[MASK]'}
+FORM = '<visual id>#<tag>#<n> <caption>'
+_SECOND_ID = re.compile(r'\r[^\s#]+#\S*\s')
 
 # Tokenizers that are BERT's own WordPiece, by the names that configurations give them; "Fast" is left off.
 PLAIN = {'BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MobileBertTokenizer', 'ConvBertTokenizer',
@@ -58,6 +60,8 @@ class CaptionFile:
 def read_captions(path, problems=None):
     """Read a caption file: one `<visual id>#<tag>#<n> <caption>` a line, UTF-8; blank lines are skipped.
 
+    Ids hold no white space: the first, of whatever kind, ends the id, and the caption is all that follows it.
+
     Args:
         path: the file.
         problems: a list to which a message is appended for each bad line, which is then left out; None: the first
@@ -65,8 +69,9 @@ def read_captions(path, problems=None):
     Returns:
         CaptionFile.
     Raises:
-        DataError: no such file; without `problems` also an empty file, bytes that are not UTF-8, a line without a
-            space, an id without '#', an id (visual id, n) that stands twice.
+        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that are not UTF-8, a line
+            without an id or white space after it, an id without '#' or with invisible characters, an id (visual id,
+            n) that stands twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,7 +89,7 @@ def read_captions(path, problems=None):
         except ValueError as error:
             bad.append(f'{path}:{number}: {error}')
     if not file.ids and not bad:
-        bad.append(f"{path}:1: the file is empty; expected lines of '<visual id>#<tag>#<n> <caption>'")
+        bad.append(f"{path}:1: the file is empty; expected lines of '{FORM}'")
     if bad and problems is None:
         raise DataError(bad[0])
     if bad:
@@ -93,29 +98,48 @@ def read_captions(path, problems=None):
 
 
 def caption_lines(path):
-    """Yield (number, bytes) of each line of a caption file that is not empty, without its end."""
-    # Split the bytes at \n alone: text methods would also split at \r, U+2028 and others inside a caption.
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n'), start=1):
-        line = line.removesuffix(b'\r')
-        if line:
+    """Yield (number, bytes) of each line of a caption file that is not blank, without its end; see `ids.lines_of`."""
+    for number, line in lines_of(read_bytes(path)):
+        if line.strip():
             yield number, line
 
 
-def _parse_line(line):
+def split_line(line):
+    """A caption file's line (bytes) as (id, caption): the id ends at the first white space, of whatever kind.
+
+    Raises:
+        ValueError: not UTF-8, no id at the head of the line, no white space after it; says what is there.
+    """
     try:
         line = line.decode('utf-8')
     except UnicodeDecodeError as error:
         raise ValueError(f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert the '
                          'file, for example with iconv -f THEIRS -t utf-8') from None
-    name, space, text = line.partition(' ')
-    if not space:
-        found = ' but a tab' if '\t' in line else ''
-        raise ValueError(f"no space{found} after the caption's id in {line[:60]!r}; "
-                         "expected '<visual id>#<tag>#<n> <caption>'")
+    parts = re.match(r'(\S+)\s(.*)', line, re.DOTALL)
+    if line[:1].isspace():
+        raise ValueError(f"white space before the caption's id in {line[:60]!r}; remove it")
+    if not parts:
+        raise ValueError(f"no space after the caption's id in {line[:60]!r}; expected '{FORM}'")
+    return parts[1], parts[2]
+
+
+def _parse_line(line):
+    """((visual id, n), caption) of a line; ValueError for what could be read in two ways."""
+    name, text = split_line(line)
     visual, mark, rest = name.partition('#')
+    n = rest.rpartition('#')[2]
     if not mark:
-        raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '<visual id>#<tag>#<n> <caption>'")
-    return (visual_id(visual), rest.rpartition('#')[2]), text
+        raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '{FORM}'")
+    if not name.isprintable() and hidden(name):
+        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, {ascii(hidden(name))}; "
+                         'remove it, or put a space in its place')
+    if not re.fullmatch(r'[\w.+-]*', n):  # 'v0#enc#0,Two dogs': the first word would be lost
+        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number and then a space: "
+                         f"'{FORM}'")
+    if '\r' in text and _SECOND_ID.search(text):
+        raise ValueError('a second caption in the line, after a carriage return; end every line with a newline: '
+                         "tr '\\r' '\\n' < FILE")
+    return (visual_id(visual), n), text
 
 
 def join_captions(first, other):
@@ -131,9 +155,12 @@ def join_captions(first, other):
     row = {key: i for i, key in enumerate(other.ids)}
     missing = [f'{visual}#{n}' for visual, n in first.ids if (visual, n) not in row]
     if missing:
+        there = set(other.visual_ids)
+        unknown = [visual for visual in first.visual_ids if visual not in there]
         raise DataError(f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
-                        f'{other.path}, which has {len(other):,}: {first_five(missing)}; captions are matched by '
-                        '<visual id> and <n>: complete the second file, or remove these lines from the first')
+                        f'{other.path}, which has {len(other):,}: {first_five(missing)}'
+                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by <visual id> and <n>: '
+                        'complete the second file, or remove these lines from the first')
     return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
 
 

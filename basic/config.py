@@ -29,6 +29,7 @@ IMAGE_CACHES = ('none', 'pixels', 'embeddings')
 CONTRASTIVE = ('triplet', 'infonce')
 TEACHERS = ('self', 'momentum')
 MOST_FILES = 100                         # that `base:` may lead to
+MISSING_ITEMS = ('error', 'skip')
 
 
 class ConfigError(ValueError):
@@ -91,7 +92,9 @@ class Data:
     frames: str = 'FeatureData/{feature}'  # BigFile folder of frame features, for visual.kind=frames
     pooled: SplitFiles = field(default_factory=SplitFiles)      # .npy of one row an image, for visual.kind=pooled
     ids: SplitFiles = field(default_factory=SplitFiles)         # the image lists: row i of the .npy is line i here
-    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder
+    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder; one
+                                         # with another ending of an image's (.JPG, .png) is found too
+    missing: str = 'error'               # captions whose visual item is not there: error | skip (leave them out, and say so)
     noise: float = 0.0                   # a record: the rate of corrupted training translations; names the run's folder
 
 
@@ -167,6 +170,7 @@ class Loss:
     weights: Weights = field(default_factory=Weights)
     margin: float = 0.2                  # triplet margin, in cosine
     hardest: bool = True                 # hardest negative in the batch; False: the sum over all negatives
+    mask_same_visual: bool = False       # captions of one visual item are not each other's negatives; as released they are
     temperature: float = 0.07            # of the similarity distillation
     smooth_l1_beta: float = 4.0          # of the feature distillation
     detach_teacher_visual: bool = False  # as released the teacher's distribution also moves the visual side
@@ -446,7 +450,7 @@ def _check(config):
                          ('discriminator.pooling', ('padded_mean', 'mean')),
                          ('compute.precision', PRECISIONS), ('compute.attention', ATTENTIONS),
                          ('compute.image_cache', IMAGE_CACHES), ('loss.contrastive', CONTRASTIVE),
-                         ('loss.teacher', TEACHERS),
+                         ('loss.teacher', TEACHERS), ('data.missing', MISSING_ITEMS),
                          ('eval.ties', ('pessimistic', 'mean'))):
         require(OmegaConf.select(config, key) in choices, key, f'valid values: {", ".join(choices)}')
     for key in ('text.hidden', 'text.heads', 'text.qk_width', 'text.positions', 'visual.hidden', 'visual.heads',

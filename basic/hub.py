@@ -8,6 +8,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from basic.errors import DataError, UnreachableError
+from basic.runtime import keep_logs_tidy
 
 TIMEOUT = 5                  # seconds to wait for the hub before saying that it is out of reach
 WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
@@ -33,6 +34,7 @@ def load_pretrained(cls, name, **options):
         UnreachableError: no such folder, not in the cache, and not to be downloaded now.
         what `from_pretrained` raises for a folder that it cannot load.
     """
+    keep_logs_tidy()
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_pretrained(cls, str(folder), **options)

@@ -16,6 +16,10 @@ from basic.hub import check_weights, load_pretrained, reason, refuse_empty
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig  # what is slow is imported where used
 
 UNUSABLE = (OSError, ValueError, KeyError, ImportError)      # what from_pretrained raises for files that it cannot use
+# The types of model that give their mask to transformers' `create_bidirectional_mask` and nowhere else: it takes a
+# ready one of four dimensions as it is. ModernBERT's layers of local attention, for one, would lose their window.
+READY_MASKS = ('bert', 'camembert', 'distilbert', 'electra', 'eurobert', 'mpnet', 'nomic_bert', 'roberta', 'xlm-roberta',
+               'xlm-roberta-xl')
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
 
@@ -37,6 +41,26 @@ def bert_positions(bert):
         return math.inf
     reserved = 0 if table.padding_idx is None else table.padding_idx + 1     # RoBERTa counts from there
     return table.num_embeddings - reserved
+
+
+def bert_mask(bert, mask):
+    """The mask of a pass through a BERT-like model, in a form that the model need not look into.
+
+    From a mask (N, L) transformers first finds out whether anything is padding, for which a GPU must be waited for.
+
+    Args:
+        bert: the model; mask: (N, L), 1 on real positions.
+    Returns:
+        what transformers would make of it: for fused attention bool (N, 1, L, L), for eager attention what is added to
+        the scores, (N, 1, 1, L). The mask itself for a model that may make something else of it.
+    """
+    kernels = bert.config._attn_implementation
+    if bert.config.model_type not in READY_MASKS or kernels not in ('sdpa', 'eager'):
+        return mask
+    real = mask.bool()[:, None, None]                                        # (N, 1, 1, L)
+    if kernels == 'sdpa':
+        return real.expand(-1, -1, mask.shape[1], -1)
+    return torch.where(real, 0.0, torch.finfo(torch.float32).min)
 
 
 def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'):

@@ -53,6 +53,35 @@ def test_lines_end_at_newline_alone(tmp_path):
     assert read_captions(write(tmp_path, f'v#enc#0 {text}\n')).texts == [text]
 
 
+@pytest.mark.parametrize('space', ['\t', '\xa0', '\u3000', '\u2003', '\x0b', '\x1f', '\u2028', '\t ', '  '])
+def test_any_white_space_ends_the_id(tmp_path, space):
+    """No first word is lost: it is the caption's, whatever stands between."""
+    file = read_captions(write(tmp_path, f'v#enc#0{space}Two dogs\n'))
+    assert file.ids == [('v', '0')] and file.texts[0].split() == ['Two', 'dogs']
+
+
+@pytest.mark.parametrize('line, message', [
+    ('v#enc#1\u200bTwo dogs', r'invisible character, '), ('\ufeffv#enc#1 Two', 'invisible character'),
+    ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
+    ('\tv#enc#1 Two', 'white space before'), ('\u3000v#enc#1 Two', 'white space before'),
+    ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return')])
+def test_ids_that_could_be_read_in_two_ways(tmp_path, line, message):
+    with pytest.raises(DataError, match='c.caption.txt:2: ') as error:
+        read_captions(write(tmp_path, f'v#enc#0 fine\n{line}\n'))
+    assert message in str(error.value)
+
+
+def test_old_macs_lines(tmp_path):
+    file = read_captions(write(tmp_path, 'v#enc#0 a man\rv#enc#1 a dog\r\r'))
+    assert file.ids == [('v', '0'), ('v', '1')] and file.texts == ['a man', 'a dog']
+    assert len(read_captions(write(tmp_path, 'v#enc#0 a\r\nv#enc#1 b\n \t\r\nv#enc#2 c'))) == 3
+
+
+def test_utf_16_is_named(tmp_path):
+    with pytest.raises(DataError, match='the file is UTF-16; expected UTF-8'):
+        read_captions(write(tmp_path, 'v#enc#0 a man\n'.encode('utf-16')), problems=[])
+
+
 def test_empty_captions_are_kept_and_counted(tmp_path):
     file = read_captions(write(tmp_path, 'v#enc#0 \nv#enc#1   \nv#enc#2 a\n'))
     assert len(file) == 3 and file.empty == 2
@@ -64,7 +93,7 @@ def test_one_suffix_is_taken_off_the_visual_id(tmp_path):
 
 
 BAD_LINES = [
-    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', "no '#'"),
+    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', 'white space before'),
     ('v#enc#0 again', 'first in line 1'), (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8')]
 
 
@@ -113,6 +142,9 @@ def test_missing_counterparts_are_counted_and_named():
     message = str(error.value)
     assert '8 of the 9 captions of first.txt' in message and 'other.txt' in message
     assert 'v0#0, v2#0, v3#0, v4#0, v5#0 and 3 more' in message
+    other = CaptionFile('other.txt', [(f'v{i}.avi', '0') for i in range(9)], ['x'] * 9)
+    with pytest.raises(DataError, match=r"did you mean 'v0.avi' for 'v0'\? They differ in ending"):
+        join_captions(first, other)
 
 
 # ---------------------------------------------------------------------------------------------------------- cleaning

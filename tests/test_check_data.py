@@ -142,6 +142,25 @@ def test_warnings(root, vocab):
     assert report.table['val']['empty captions'] == '1 / 0'
 
 
+def test_missing_items_are_a_warning_where_they_are_left_out(root, vocab):
+    for path in (root / 'vatex/TextData').glob('vatextrain*'):
+        path.write_text(path.read_text('utf-8').replace('v1#', 'v9#'), encoding='utf-8')
+    problem, = check_data(vatex(vocab), root).problems
+    assert '1 of the 5 visual items' in problem and 'data.missing=skip' in problem
+    report = check_data(vatex(vocab, 'data.missing=skip'), root)
+    assert report.problems == [] and report.table['train']['visual items'] == '4'
+    warning, = report.warnings
+    assert "'train' is without 3 of its 15 captions: 1 of its 5 visual items are missing: v9" in warning
+
+
+def test_images_that_could_be_two_are_one_problem(tmp_path, vocab):
+    folder = make_image_root(tmp_path / 'root') / 'multi30k/flickr30k-images'
+    (folder / 'a.png').write_bytes((folder / 'a.jpg').read_bytes())
+    (folder / 'a.jpg').rename(folder / 'a.jpeg')
+    problem, = check_data(multi30k(vocab), tmp_path / 'root').problems
+    assert 'a.jpeg and a.png beside it' in problem
+
+
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route')

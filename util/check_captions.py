@@ -64,12 +64,13 @@ def check_captions(report, collection, split, *, encoders, column):
             report.add(bad, kind=f'problems in {path}')
             if file is not None:
                 files[role] = file
+    first = files.get(collection.roles(split)[0])
     for role, file in files.items():
         _check_alike(report, file)
         expected = BRANCHES[split][role].format(lang=collection.config.data.lang)
         _check_lines(report, file.path, role=role, expected=_spelled(expected))
-        if role != 'en' and 'en' in files:
-            _check_join(report, files['en'], file, role)
+        if first is not None and file is not first:
+            _check_join(report, first, file, role)
     if split == 'train' and len(files.get('en', ())) == 1:
         report.add([f"{files['en'].path} has one caption; training needs at least two: the other "
                     'pairs of a batch are the negatives'])
@@ -80,7 +81,7 @@ def check_captions(report, collection, split, *, encoders, column):
 
 
 def _check_join(report, first, file, role):
-    """Match a branch with the English one; were its captions translated at all?"""
+    """Match a branch with the first one, the English; were its captions translated at all?"""
     rows = report.attempt(join_captions, first, file)
     if rows is None:
         return

@@ -150,10 +150,11 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         column = report.table[split] = {}
         with telling(f'captions of {split}'):
             files = check_captions(report, collection, split, encoders=encoders, column=column)
-        if 'en' in files:
-            seen[split] = set(files['en'].visual_ids)
+        lead = collection.roles(split)[0]
+        if lead in files:
+            seen[split] = set(files[lead].visual_ids)
             with telling(f"{'images' if config.visual.kind == 'clip' else 'features'} of {split}"):
-                check_visuals(report, collection, split, files['en'], column=column,
+                check_visuals(report, collection, split, files[lead], column=column,
                               image_size=encoders.image_size, scanned=None if quick else scanned)
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
     for one, other in itertools.combinations(seen, 2):

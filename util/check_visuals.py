@@ -2,7 +2,6 @@
 
 D is the width of a feature, S the side of an image.
 """
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from tqdm import tqdm
 
 from basic.errors import DataError, first_five
 from basic.images import ImageSource, check_images
-from data_provider import check_known, visual_order
+from basic.runtime import cpu_count
+from data_provider import check_known, present_items, visual_order
 
 CHUNK = 64 << 20             # bytes of features looked at in one go
 MOST, SOME = 0.5, 0.1        # a share above the first is a problem, above the second a warning
@@ -34,9 +34,18 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
     source = report.attempt(collection.source, split, captions, image_size)
     if source is None:
         return
-    report.attempt(check_known, source, captions)
-    visual_ids = visual_order(collection.config, split, source, captions)
-    report.attempt(check_images, source, visual_ids)
+    if collection.config.data.missing == 'skip':
+        found = report.attempt(present_items, collection.config, split, source, {'': captions})
+        if found is None:
+            return
+        files, visual_ids, left_out = found
+        captions = files['']
+        if left_out:
+            report.warn(str(left_out))
+    else:
+        report.attempt(check_known, source, captions)
+        visual_ids = visual_order(collection.config, split, source, captions)
+        report.attempt(check_images, source, visual_ids)
     number = Counter(visual for visual, _ in captions.ids)
     column['visual items'] = f'{len(visual_ids):,}'
     column['captions per item (min/mean/max)'] = _spread([number[name] for name in visual_ids])
@@ -47,7 +56,10 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
     if scanned is None:
         return
     if isinstance(source, ImageSource):
-        unreadable, blank = look_at_images(source, visual_ids)
+        found = report.attempt(look_at_images, source, visual_ids)
+        if found is None:
+            return
+        unreadable, blank = found
         report.add(unreadable, kind=f"images of split '{split}' that cannot be read")
         if blank:
             report.note(f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
@@ -201,7 +213,7 @@ def look_at_images(source, visual_ids):
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         found = list(tqdm(pool.map(look, there), total=len(there), desc='images', disable=None,
                           leave=False))
     return ([text for text in found if isinstance(text, str)],
