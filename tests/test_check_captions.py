@@ -67,6 +67,12 @@ def test_back_translations_may_equal_the_english_up_to_a_point(root, vocabulary)
     assert problems == [] and 'were they translated?' in warnings[0]
 
 
+def test_back_translations_that_are_the_translations(root, vocabulary):
+    write(root, 'google_enc2de2enc', [f'ein hund {sentence}' for sentence in SENTENCES])
+    problems, warnings = check(root, vocabulary)
+    assert len(problems) == 1 and 'were they translated back?' in problems[0] and warnings == []
+
+
 @pytest.mark.parametrize('role', ['enc', 'google_enc2de', 'google_enc2de2enc'])
 def test_one_sentence_for_all(root, vocabulary, role):
     write(root, role, ['ein hund'] * COUNT)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, va
 from basic import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
-from util.check_data import Report, check_data, main, print_report
+from util.check_data import Report, check_data, main, print_report, telling
 from util.check_visuals import CHUNK, bad_rows
 
 
@@ -318,6 +319,17 @@ def test_a_table_too_wide_is_one_per_split():
     assert len(report.lines(120)) == 4
 
 
+def test_a_terminal_is_shown_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+    with telling('much'):
+        time.sleep(1.2)
+    assert capsys.readouterr().err.split('\r') == ['', 'checking much ...', 'checking much ... 1 s',
+                                                   'checking much ... 1 s\n']
+    with pytest.raises(KeyError), telling('nothing'):
+        raise KeyError
+    assert capsys.readouterr().err.endswith('\rchecking nothing ...\n')
+
+
 def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
     report = Report(warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b'])
     print_report(report)
@@ -327,4 +339,5 @@ def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
     print_report(report)
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('    ') for line in lines) > 3
+    assert lines[0].startswith('warning: xxx')
     assert all(len(line) <= 80 for line in lines if '/' not in line)

@@ -71,6 +71,8 @@ def check_captions(report, collection, split, *, encoders, column):
         _check_lines(report, file.path, role=role, expected=_spelled(expected))
         if first is not None and file is not first:
             _check_join(report, first, file, role)
+    if 'tgt' in files and 'back' in files:
+        _check_back(report, files['tgt'], files['back'])
     if split == 'train' and len(files.get('en', ())) == 1:
         report.add([f"{files['en'].path} has one caption; training needs at least two: the other "
                     'pairs of a batch are the negatives'])
@@ -96,6 +98,16 @@ def _check_join(report, first, file, role):
         report.note(f'{100 * share:.0f} % of the captions of {file.path} are the English of '
                     f'{first.path} itself, such as {same[0][:60]!r}: were they translated?',
                     problem=share > MOST and role != 'back')
+
+
+def _check_back(report, tgt, back):
+    """Are the back-translations the translations themselves?"""
+    texts = {key: _bare(text) for key, text in zip(tgt.ids, tgt.texts)}
+    same = sum(texts.get(key, '') == _bare(text) != '' for key, text in zip(back.ids, back.texts))
+    share = same / max(1, len(back))
+    if same >= FEW and share > SOME:
+        report.note(f'{100 * share:.0f} % of the captions of {back.path} are those of {tgt.path}: '
+                    'were they translated back?', problem=share > MOST)
 
 
 def _bare(text):

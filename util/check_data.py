@@ -11,6 +11,7 @@ and is no problem of the data.
 """
 import argparse
 import itertools
+import math
 import re
 import shutil
 import sys
@@ -174,11 +175,15 @@ def telling(what):
         yield
         return
 
+    def show(end=''):
+        seconds = round(time.monotonic() - start)
+        print(f'\r{line}' + f' {seconds} s' * (seconds > 0), end=end, file=sys.stderr, flush=True)
+
     def count():
         while not done.wait(1):
-            print(f'\r{line} {time.monotonic() - start:.0f} s', end='', file=sys.stderr, flush=True)
+            show()
 
-    print(line, end='', file=sys.stderr, flush=True)
+    show()
     thread = threading.Thread(target=count, daemon=True)
     thread.start()
     try:
@@ -186,7 +191,7 @@ def telling(what):
     finally:
         done.set()
         thread.join()
-        print(file=sys.stderr)
+        show(end='\n')                   # a progress bar may have wiped it out
 
 
 def check_encoders(report, config):
@@ -233,7 +238,8 @@ def _check_bert(report, config, encoders, text_limits):
     if bert is None:
         return
     encoders.bert, tokenizer = bert, encoders.tokenizer
-    report.bert = (f'{name}: {bert.kind}, {bert.layers} layers, {bert.positions} positions, '
+    positions = 'any number of' if bert.positions == math.inf else bert.positions
+    report.bert = (f'{name}: {bert.kind}, {bert.layers} layers, {positions} positions, '
                    f'{bert.tokens:,} tokens')
     if tokenizer is not None and len(tokenizer) > bert.tokens:
         report.add([f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only "
@@ -268,7 +274,9 @@ def _wrapped(text, width):
     """A message in lines of `width` columns, indented but the first; a long path stays whole."""
     wrap = textwrap.TextWrapper(max(width, 40), subsequent_indent='    ', break_long_words=False,
                                 break_on_hyphens=False)
-    return '\n'.join(line for part in text.split('\n') for line in wrap.wrap(part))
+    text = text.replace(': ', ':\0', 1)  # 'problem:' does not stand alone before a long path
+    lines = (line for part in text.split('\n') for line in wrap.wrap(part))
+    return '\n'.join(lines).replace('\0', ' ')
 
 
 def _fitted(table, width):
