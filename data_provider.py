@@ -99,19 +99,16 @@ class Collection(CollectionFiles):
             captions: CaptionFile, whose visual items are taken where a collection of images has no id list.
             image_size: S.
         """
-        data, visual = self.config.data, self.config.visual
+        data, visual, paths = self.config.data, self.config.visual, self.visual_files(split)
         if visual.kind == 'frames':
-            folder = self.find([data.frames], split, 'frame features', 'visual.feature, data.frames')
+            folder = paths['frames']
             if folder not in self._opened:
                 self._opened[folder] = FrameSource(folder, max_frames=visual.max_frames)
             source = self._opened[folder]
         else:
-            lists = list(data.ids[split])
-            list_path = self.find(lists, split, 'id list', f'data.ids.{split}') if lists else None
+            list_path = paths.get('ids')
             if visual.kind == 'pooled':
-                features = self.find(list(data.pooled[split]), split, 'image features',
-                                     f'visual.feature, data.pooled.{split}')
-                source = PooledSource(features, list_path)
+                source = PooledSource(paths['pooled'], list_path)
             else:
                 templates = [str(path) for path in self.paths(data.images, split)]
                 template = next((t for t in templates if Path(t.partition('{id}')[0] + 'x').parent.is_dir()),
@@ -411,6 +408,31 @@ def pack_branch(config, role, file, tokenizer):
     clean = role == 'en' and config.text.clean_en
     return PackedTokens([clean_english(text) for text in file.texts] if clean else file.texts, tokenizer,
                         max_tokens=config.text.positions)
+
+
+def fingerprint(loaders):
+    """What tells whether a run goes on with the data that it began with.
+
+    Args:
+        loaders: dict split -> TrainLoader or EvalSet.
+    Returns:
+        dict split -> dict: captions and visual_items (counts), text (a hash of which item each caption belongs to, and
+        of its tokens), features (dict file name -> bytes; empty for images).
+    """
+    found = {}
+    for split, loader in loaders.items():
+        dataset, source = ((loader.dataset, loader.dataset.source) if split == 'train' else
+                           (loader.captions.dataset, loader.visuals.dataset.source))
+        ids, owner = (dataset.visual_ids, dataset.owner) if split == 'train' else (loader.visual_ids, loader.owner)
+        text = hashlib.sha256('\n'.join(ids).encode())
+        text.update(np.ascontiguousarray(owner))
+        for role, packed in dataset.tokens.items():
+            text.update(role.encode())
+            text.update(packed.offsets)
+            text.update(packed.ids)
+        found[split] = {'captions': len(owner), 'visual_items': len(ids), 'text': text.hexdigest(),
+                        'features': getattr(source, 'files', {})}
+    return found
 
 
 def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device='cpu',

@@ -78,6 +78,26 @@ class CollectionFiles:
     def caption_path(self, split, role):
         return self.find([self._caption_template(split, role)], split, f"captions (branch '{role}')", f'data.captions.{split}.{role}, data.lang')
 
+    def check_files(self, splits):
+        """Raise DataError at the first caption file, id list or feature file that a split lacks; opens none of them."""
+        for split in splits:
+            for role in self.roles(split):
+                self.caption_path(split, role)
+            self.visual_files(split)
+
+    def visual_files(self, split):
+        """dict of the paths that hold a split's visual items: frames, or pooled and ids, or ids (if there is a list)."""
+        data, kind = self.config.data, self.config.visual.kind
+        if kind == 'frames':
+            return {'frames': self.find([data.frames], split, 'frame features', 'visual.feature, data.frames')}
+        found = {}
+        if data.ids[split]:
+            found['ids'] = self.find(list(data.ids[split]), split, 'id list', f'data.ids.{split}')
+        if kind == 'pooled':
+            found['pooled'] = self.find(list(data.pooled[split]), split, 'image features',
+                                        f'visual.feature, data.pooled.{split}')
+        return found
+
     def captions(self, split, weights=None):
         """dict role -> CaptionFile, each in the order of the first role's file and with its ids; see `roles`."""
         files = {role: read_captions(self.caption_path(split, role)) for role in self.roles(split, weights)}

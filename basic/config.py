@@ -194,6 +194,7 @@ class Train:
     grad_clip: float = 2.0               # global L2 norm over encoders and projections; 0: none
     workers: int = 2                     # batches made at once, by threads, images by processes; 0: none ahead
     val_weight: float = 0.2              # w of the English branch in validation
+    keep_last: bool = False              # keep last.pt, from which a longer training can go on, after the test
 
 
 @dataclass

@@ -9,7 +9,9 @@ N rows of the global batch, E features.
 """
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from itertools import chain, zip_longest
@@ -30,15 +32,16 @@ def launched():
 def launch(script, arguments, processes):
     """Run a script in several processes of this machine by torchrun, and wait for them.
 
-    Where one fails, the others are stopped; what it printed is its own message.
+    Where one fails, the others are stopped; what it printed is its own message. A signal to this process reaches all.
 
     Returns:
-        the exit status: 0, or that of the process that failed first.
+        the exit status: 0, or that of the process that failed first, or 128 + the signal's number.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
+    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
     for name in list(logging.root.manager.loggerDict):           # each has a level of its own
         if name.startswith('torch.distributed.elastic'):
             logging.getLogger(name).setLevel(logging.CRITICAL)   # the process has said it better
@@ -46,10 +49,38 @@ def launch(script, arguments, processes):
     try:
         run.run(options)
     except ChildFailedError as error:
-        return abs(error.get_first_failure()[1].exitcode) or 1
-    except (SignalException, KeyboardInterrupt):
-        return 130
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f'process {number} {killed_by(-failure.exitcode)}; the others were stopped', file=sys.stderr)
+            return 128 - failure.exitcode
+        return failure.exitcode or 1
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, 'number', signal.SIGINT)
     return 0
+
+
+def killed_by(number):
+    """What to say of a process that a signal ended, such as 'was killed (SIGKILL), most often because ...'."""
+    name = signal.Signals(number).name
+    return f'was killed ({name})' + {
+        'SIGKILL': ', most often because memory ran out: compute.micro_batch or compute.checkpointing need less',
+        'SIGBUS': ', most often because a file that it was reading was cut, or the disk of a temporary folder is full',
+        'SIGSEGV': ', a fault in a compiled library'}.get(name, '')
+
+
+def _watch_the_launcher():
+    """End this process soon after the one that started it is gone, which cannot stop it any more."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        if os.environ['RANK'] == '0':
+            print('the process that started this one is gone: stopped', file=sys.stderr, flush=True)
+        os._exit(1)                      # the main thread may be waiting for another process, deaf to exceptions
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def start(devices):
@@ -70,6 +101,7 @@ def start(devices):
     if not launched():
         return device
     sys.excepthook = _after_the_first
+    _watch_the_launcher()
     if not distributed.is_initialized():
         on_gpu = device.type == 'cuda'
         distributed.init_process_group('nccl' if on_gpu else 'gloo', timeout=PATIENCE,

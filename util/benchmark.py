@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import train
+from basic.arguments import training_arguments
 from basic.caption import load_tokenizer
 from basic.config import PRECISIONS, load_config
 from basic.runtime import choose_devices, matrix_precision, seed_everything
@@ -123,10 +124,10 @@ class Bench:
     @cached_property
     def run(self):
         """A train.Run as the command line would make it."""
-        words = ['--config', str(self.config_path), '--rootpath', str(self.root), '--overwrite',
+        words = ['--config', str(self.config_path), '--rootpath', str(self.root), '--overwrite', '--no-test',
                  '--run-dir', str(self.root / 'run'), *self.overrides]
         with redirect_stdout(sys.stderr):
-            return train.prepare(train.parse_arguments(words), self.device)
+            return train.prepare(train.check_start(training_arguments(words)), self.device)
 
     @cached_property
     def operations(self):
