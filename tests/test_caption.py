@@ -339,5 +339,5 @@ def test_a_full_disk_is_an_error_of_the_system(vocabulary, tmp_path, monkeypatch
 def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):
     (tmp_path / 'vocab.txt').write_text(Path(vocabulary).read_text('utf-8'), encoding='utf-8')
     (tmp_path / 'tokenizer_config.json').write_text('{')
-    with pytest.raises(DataError, match='tokenizer_config.json: not a JSON object'):
+    with pytest.raises(DataError, match='tokenizer_config.json: not JSON'):
         load_tokenizer(tmp_path, True)
