@@ -10,7 +10,7 @@ from basic.cache import cached_array
 from basic.config import ConfigError
 from basic.errors import DataError
 from basic.foreign import expect, read_json, read_npz, shown
-from basic.logger import is_trained, read_config, read_log, record_start
+from basic.logger import read_config, read_log, record_start
 from util.make_demo import options_there
 
 
