@@ -12,7 +12,6 @@ batches, so that the batches are those of one process.
 """
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from basic.features import FrameSource, PooledSource
 from basic.ids import did_you_mean, read_ids
 from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
 from basic.loader import Loader
+from basic.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
         made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
         key += [made_from['weights'], made_from['tf32']]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
-    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    workers = min(16, cpu_count())
 
     def parts():
         loader = Loader(VisualBatches(source, ids, batch_size=128), workers=workers, processes=True)
@@ -369,6 +369,7 @@ class EvalSet:
         feature_dim: D, 0 for images.
         branches: those of the captions, `en` before `tgt`: see `basic.config.scored_branches`.
         left_out: LeftOut, or None.
+        texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where there are none.
     """
     split: str
     captions: Loader
@@ -380,6 +381,8 @@ class EvalSet:
     feature_dim: int
     branches: tuple[str, ...] = ('en', 'tgt')
     left_out: LeftOut | None = None
+    texts: dict[str, list[str]] | None = None
+    pictures: ImageSource | None = None
 
     @property
     def longest(self):
@@ -440,6 +443,7 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         first = next(iter(files.values()))
         if left_out and distributed.is_main():
             log.warning('%s', left_out)
+        pictures = source if isinstance(source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
                                   device=device, encoder=image_encoder)
@@ -475,5 +479,6 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
                 visuals=Loader(visuals, sampler=range(number, len(visuals), of), processes=source.in_processes,
                                **options),
                 caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids,
-                feature_dim=source.dim, branches=tuple(files), left_out=left_out)
+                feature_dim=source.dim, branches=tuple(files), left_out=left_out,
+                texts={role: file.texts for role, file in files.items()}, pictures=pictures)
     return loaders

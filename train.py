@@ -22,19 +22,21 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from basic import distributed
+from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from basic.config import Config, config_from_dict, config_to_dict, load_config
-from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start, flatten,
-                          peak_memory, progress, record_start, remove_leftovers, remove_reports)
+from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start,
+                          epoch_progress, flatten, peak_memory, record_start, remove_leftovers, remove_reports,
+                          show_test)
 from basic.metric import recall_sum
 from basic.print_config import describe_config
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
 from basic.schedule import Schedule, build_schedule
 from data_provider import Collection, build_loaders
-from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, table,
-                        write_report)
+from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, result_line,
+                        search_examples, table, write_report)
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
 
@@ -61,6 +63,7 @@ class Run:
     schedule: Schedule
     teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
     kept: int = 0                        # epochs that last.pt holds
+    seconds: float | None = None         # that the last epoch took, with its validation
 
     @property
     def unfinished(self):
@@ -71,11 +74,11 @@ class Run:
 def train(run):
     """Train epoch by epoch, from where the run is until its schedule or `train.epochs` ends it."""
     schedule, config = run.schedule, run.config
-    with RunLog(run.folder, epoch=schedule.epoch) if distributed.is_main() else nullcontext() as log:
+    with run_log(run) if distributed.is_main() else nullcontext() as log:
         while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
             lr = run.optimizer.param_groups[0]['lr']
-            means = train_one_epoch(run, epoch)
+            means = train_one_epoch(run, epoch, log)
             trained = time.monotonic()
 
             val_set = run.loaders['val']
@@ -93,14 +96,22 @@ def train(run):
                          'speed': {'train_seconds': trained - started, 'val_seconds': time.monotonic() - trained,
                                    'samples_per_s': run.loaders['train'].dataset_size / (trained - started),
                                    'peak_memory_gib': peak_memory(run.device)}})
+                if decision.improved and log.board:
+                    log.show(add_queries, search_examples(embeddings, val_set, config), epoch, val_set.pictures)
+            run.seconds = time.monotonic() - started
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # last: it makes the epoch count
             run.kept = epoch
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
 
 
-def train_one_epoch(run, epoch):
-    """One pass over the training pairs.
+def run_log(run):
+    """The RunLog of a run that goes on after its last finished epoch."""
+    return RunLog(run.folder, epoch=run.schedule.epoch, steps=len(run.loaders['train']))
+
+
+def train_one_epoch(run, epoch, log=None):
+    """One pass over the training pairs; log: RunLog for its steps.
 
     Returns:
         dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and accuracies, empty if no
@@ -111,7 +122,8 @@ def train_one_epoch(run, epoch):
     run.model.train()
     run.loaders['train'].set_epoch(epoch)
     sums, options = {}, step_options(run)
-    bar = progress(run.loaders['train'], f'epoch {epoch}', shown=distributed.is_main())
+    bar = epoch_progress(run.loaders['train'], epoch=epoch, epochs=run.config.train.epochs, last=run.seconds,
+                         shown=distributed.is_main())
     for step, batch in enumerate(bar, 1):
         try:
             values = train_step(batch.to(run.device, non_blocking=True), **options)
@@ -119,8 +131,9 @@ def train_one_epoch(run, epoch):
             raise NonFiniteLoss(f'epoch {epoch}, step {step}: {error}') from None
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
-        bar.set_postfix({name.removeprefix('train/'): f'{total / step:.3g}' for name, total in sums.items()
-                         if name.startswith('train/')}, refresh=False)
+        bar.loss = sums['train/total'] / step
+        if log:
+            log.step(values, epoch=epoch, step=step, lr=run.optimizer.param_groups[0]['lr'])
     means = {'train': {}, 'discriminator': {}}
     for name, total in sums.items():
         group, key = name.split('/')
@@ -151,7 +164,7 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm (before clipping),
         train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: before the encoders' weights are touched.
+        NonFiniteLoss: the encoders' weights are those of before the step.
     """
     discriminator, device = model.discriminator, batch.index.device
     with phase('forward'), autocast(device, precision):
@@ -190,25 +203,39 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         distributed.sum_gradients(parameters)
     with phase('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = as_floats({'train/total': total, 'train/grad_norm': norm,
-                            **{f'train/{name}': value for name, value in terms.items()},
-                            **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
-                            **{f'discriminator/{name}': value for name, value in report.items()}})
+        figures = {'train/total': total, 'train/grad_norm': norm,
+                   **{f'train/{name}': value for name, value in terms.items()},
+                   **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
+                   **{f'discriminator/{name}': value for name, value in report.items()}}
+        figures = {name: value.detach().float() for name, value in figures.items()}
+        step_if_finite(optimizer, figures.values())
+        model.keep_in_bounds()
+        if teacher:
+            teacher.follow()
+        values = as_floats(figures)      # the one wait for a GPU, when it has been given all its work
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss('the loss or its gradient is not finite: '
                                 + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
                                 + '; a smaller train.lr, or compute.precision=fp32, may help')
-        optimizer.step()
-        model.keep_in_bounds()
-        if teacher:
-            teacher.follow()
     return values
+
+
+def step_if_finite(optimizer, figures):
+    """A step of a fused optimizer, which leaves weights and state as they are unless all scalars are finite.
+
+    The device itself decides, so that nobody waits for it: by the attribute through which torch.amp.GradScaler tells
+    a fused optimizer to skip a step.
+    """
+    optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 def as_floats(scalars):
     """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for each."""
-    stacked = torch.stack([value.detach().float() for value in scalars.values()])
-    return dict(zip(scalars, stacked.tolist()))
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
 # ------------------------------------------------------------------------------------------------ preparing and saving
@@ -273,8 +300,8 @@ def open_run_folder(run, tokenizer, *, fresh):
     start |= {'left_out': {split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out}}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
-          f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained '
-          f'parameters, {start["device"]}, run folder {run.folder}', flush=True)
+          f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'
+          f'at most {run.config.train.epochs} epochs on {start["device"]}\nrun folder {run.folder}', flush=True)
 
 
 def build_optimizers(model, config):
@@ -399,8 +426,10 @@ def main(argv=None):
             report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
                                          overrides=changeable(run.config))
             if distributed.is_main():
+                show_test(run.folder, report, table(report))
                 print(table(report))
                 print(f'written: {write_report(report)}')
+                print(result_line(report))
     except ValueError as error:          # DataError, or embeddings that are not finite
         return fail(error, 2)
     except OSError as error:                         # a full disk, say

@@ -10,11 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
+from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
-from basic.hub import load_pretrained, reason, refuse_empty
+from basic.hub import NeedsCodeError, load_pretrained, reason, refuse_empty
 from basic.ids import did_you_mean, hidden, lines_of, read_bytes, visual_id
-
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 # Only this process tokenises. Unless told so, tokenizers warns each time a loader's worker is forked.
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'true')
@@ -23,6 +22,12 @@ SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pa
            'mask_token': '[MASK]'}
 FORM = '<visual id>#<tag>#<n> <caption>'
 _SECOND_ID = re.compile(r'\r[^\s#]+#\S*\s')
+
+# Tokenizers that are BERT's own WordPiece, by the names that configurations give them; "Fast" is left off.
+PLAIN = {'BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MobileBertTokenizer', 'ConvBertTokenizer',
+         'LayoutLMTokenizer', 'LxmertTokenizer', 'SqueezeBertTokenizer', 'SplinterTokenizer', 'RetriBertTokenizer',
+         'DPRContextEncoderTokenizer', 'DPRQuestionEncoderTokenizer', 'DPRReaderTokenizer', 'RealmTokenizer'}
+UNTOLD = {'PreTrainedTokenizer', 'PreTrainedTokenizerBase', 'TokenizersBackend', 'AutoTokenizer'}  # names of any kind
 
 
 @dataclass
@@ -177,12 +182,12 @@ def load_tokenizer(name_or_folder, lowercase):
         transformers' PreTrainedTokenizerFast.
     Raises:
         UnreachableError: neither here nor to be downloaded.
-        DataError: not a tokenizer, or `lowercase` for one that is not WordPiece.
+        DataError: not a tokenizer, one without a fast form, or `lowercase` for one that is not WordPiece.
     """
     path = Path(name_or_folder).expanduser()
     vocabulary = path / 'vocab.txt' if path.is_dir() else path
     if vocabulary.is_file() and not (path / 'tokenizer.json').is_file():
-        tokenizer = _wordpiece(vocabulary)
+        tokenizer = _load_vocabulary(vocabulary, folder=path if path.is_dir() else None)
     elif path.is_dir():
         tokenizer = _load_folder(path)
     else:
@@ -191,7 +196,10 @@ def load_tokenizer(name_or_folder, lowercase):
         refuse_empty(tokenizer)
     except DataError as error:
         raise DataError(f'{name_or_folder}: {error}') from None
-    backend = tokenizer.backend_tokenizer
+    backend = getattr(tokenizer, 'backend_tokenizer', None)
+    if backend is None:
+        raise DataError(f'{name_or_folder}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json'
+                        '), which is what is read here; choose a model that has one')
     backend.no_truncation()
     backend.no_padding()
     if lowercase:
@@ -205,39 +213,97 @@ def load_tokenizer(name_or_folder, lowercase):
 
 
 def save_tokenizer(tokenizer, folder):
-    """Write the tokenizer into `folder`, so that load_tokenizer(folder, lowercase) gives the same ids again."""
-    tokenizer.save_pretrained(str(folder))
+    """Write the tokenizer into `folder`, so that load_tokenizer(folder, lowercase) gives the same ids again.
+
+    Raises:
+        OSError: it cannot be written, a full disk included.
+    """
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except Exception as error:           # the tokenizers library, which is no Python, raises Exception itself
+        number = re.search(r'\(os error (\d+)\)', str(error))
+        if not number or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
-def _wordpiece(path):
-    """BERT's tokenizer on a bare vocabulary, one token a line."""
+def _load_vocabulary(path, folder):
+    """A tokenizer of a vocabulary alone, of the kind that the configurations beside it name: BERT's if none does.
+
+    Args:
+        path: vocab.txt; folder: the one that it lies in, or None where the vocabulary itself was named.
+    """
+    own, kind = _read_object(path.with_name('tokenizer_config.json')), _kind_of_tokenizer(path)
+    if kind in PLAIN or kind is None:
+        return _wordpiece(path, own)
+    if folder is None:
+        raise DataError(f"{path} belongs to a {kind}, as the files beside it say, not to BERT's own WordPiece; give "
+                        'the folder, if transformers can load its tokenizer')
+    return _load_folder(folder, kind)
+
+
+def _kind_of_tokenizer(vocabulary):
+    """The class that the files beside a vocabulary name, without 'Fast'; None where none of them says."""
+    own, model = (_read_object(vocabulary.with_name(name)) for name in ('tokenizer_config.json', 'config.json'))
+    if own.get('mecab_kwargs') or own.get('word_tokenizer_type') or own.get('subword_tokenizer_type'):
+        return 'BertJapaneseTokenizer'
+    for tree in (own, model):
+        name = str(tree.get('tokenizer_class') or '').removesuffix('Fast')
+        if name and name not in UNTOLD:
+            return name
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+    name = TOKENIZER_MAPPING_NAMES.get(str(model.get('model_type')))
+    name = name.removesuffix('Fast') if isinstance(name, str) else None
+    return None if name in UNTOLD else name
+
+
+def _read_object(path):
+    """The dict in a JSON file; an empty one where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        if isinstance(found, dict):
+            return found
+        error = f'a {type(found).__name__}'
+    except (OSError, ValueError, RecursionError) as wrong:
+        error = wrong
+    raise DataError(f'{path}: not a JSON object ({error}); mend it, or remove it')
+
+
+def _wordpiece(path, own):
+    """BERT's tokenizer on a bare vocabulary, one token a line; `own`: what tokenizer_config.json says of it."""
+    from transformers import PreTrainedTokenizerFast
     lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
     vocabulary = {token: i for i, token in enumerate(lines)}      # the id is the line, counted from 0
     missing = [token for token in SPECIAL.values() if token not in vocabulary]
     if missing:
         raise DataError(f"{path}: not a BERT vocabulary, one token a line: it has no {', '.join(missing)}")
-    own = path.with_name('tokenizer_config.json')
-    try:
-        lowercase = bool(own.is_file() and json.loads(own.read_text(encoding='utf-8')).get('do_lower_case'))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f'{own}: not a JSON object ({error}); mend it, or remove it') from None
+    strip = own.get('strip_accents')
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL['unk_token']))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(own.get('do_lower_case')), strip_accents=strip if isinstance(strip, bool) else None,
+        handle_chinese_chars=own.get('tokenize_chinese_chars') is not False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.TemplateProcessing(
         single='[CLS] $A [SEP]', special_tokens=[(token, vocabulary[token]) for token in ('[CLS]', '[SEP]')])
     return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
 
 
-def _load_folder(path):
+def _load_folder(path, kind=None):
+    from transformers import AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f'{path} holds no tokenizer that transformers can load ({reason(error)}); text.bert=FOLDER '
-                        'needs tokenizer.json, or vocab.txt, beside the weights') from None
+        return load_pretrained(AutoTokenizer, str(path))
+    except NeedsCodeError as error:
+        raise DataError(f'{path}: {error}') from None
+    except Exception as error:           # damaged files: each kind of tokenizer has errors of its own
+        if is_out_of_memory(error):
+            raise
+        named = f', a {kind} as its files say,' if kind else ''
+        raise DataError(f'{path} holds no tokenizer{named} that transformers can load ({reason(error)}); text.bert='
+                        'FOLDER needs tokenizer.json, or the vocab.txt of a BERT, beside the weights') from None
 
 
 def _load_hub(name):
+    from transformers import AutoTokenizer
     try:
         return load_pretrained(AutoTokenizer, name)
     except UnreachableError as error:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from basic import distributed
+from basic.board import STEP, add_code, add_scalars, attempt, open_board
 from basic.checkpoint import BEST, LAST
 from basic.config import ConfigError, config_from_dict, config_to_dict
 from basic.files import write_atomically
@@ -30,6 +33,11 @@ RECORD = {'epoch': int, 'best_epoch': (int, None),
 MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
+
+
+POINTS = 200                             # of an epoch's steps in TensorBoard
+NO_CURVE = ('epoch', 'best_epoch', 'val/weight')     # of a record: a line in TensorBoard would say nothing
+WIDTH = 80                               # of a terminal that does not tell
 
 
 def check_run_folder(folder, config, *, resume=False, overwrite=False):
@@ -180,14 +188,34 @@ class RunLog:
     Args:
         folder: the run folder.
         epoch: the last finished epoch; later lines of an interrupted run are dropped.
+        steps: per epoch; TensorBoard has `POINTS` of them.
     """
 
-    def __init__(self, folder, epoch=0):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation has no use for it
+    def __init__(self, folder, epoch=0, steps=0):
         self.path = Path(folder) / LOG
         kept = [record for record in read_log(folder) if record['epoch'] <= epoch]
         write_atomically(self.path, ''.join(json.dumps(record) + '\n' for record in kept))
-        self.board = SummaryWriter(str(Path(folder) / TENSORBOARD), purge_step=epoch + 1)
+        self.steps, self.every = steps, max(1, steps // POINTS)
+        self.board = attempt(open_board, Path(folder) / TENSORBOARD, epoch=epoch, step=epoch * steps)
+        config = Path(folder) / CONFIG
+        if config.is_file():
+            self.show(add_code, 'config', config.read_text(encoding='utf-8'), epoch)
+
+    def show(self, function, *args):
+        """function(SummaryWriter, *args), if there is a SummaryWriter; one that fails is left out from then on."""
+        def of_board():
+            function(self.board, *args)
+            return self.board
+        if self.board:
+            self.board = attempt(of_board)
+
+    def step(self, values, *, epoch, step, lr):
+        """Show what a training step gave, a dict as of `train.train_step`."""
+        if self.board and step % self.every == 0:
+            renamed = {'train/total': 'train/loss'}
+            named = {f'{STEP}{renamed.get(name, name).removeprefix("train/")}': value
+                     for name, value in {**values, 'lr': lr}.items()}
+            self.show(add_scalars, named, (epoch - 1) * self.steps + step)
 
     def add(self, record):
         """Append an epoch's record (nested dict with `epoch`) and show it."""
@@ -196,38 +224,137 @@ class RunLog:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flatten(record, separator='/').items():
-            if name != 'epoch' and isinstance(value, (int, float)) and not isinstance(value, bool):
-                self.board.add_scalar(name, value, record['epoch'])
-        self.board.flush()
+        values = {name: value for name, value in flatten(record, separator='/').items() if name not in NO_CURVE}
+        self.show(add_scalars, values, record['epoch'])
+        self.show(lambda board: board.flush())
         print(summary_line(record), flush=True)
+        if record.get('halved'):
+            print('           the learning rate is halved', flush=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.board.close()
+        close_progress()                 # a message may follow
+        self.show(lambda board: board.close())
 
 
-LINE = '{desc}: step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go{postfix}'
-
-
-def progress(iterable, label, *, shown=True, seconds=30):
-    """Iterate with a progress bar on a terminal, or else a plain line every so many seconds, for a log file.
+def show_test(folder, report, text):
+    """Add a test's result to a run's TensorBoard: the figures at the result's weight, and the whole table as text.
 
     Args:
-        iterable: with a length.
-        label: what the bar or the line begins with.
+        folder: the run folder.
+        report: of `evaluation.evaluate_checkpoint`; text: of `evaluation.table`.
+    """
+    row = next((row for row in report['rows'] if row['weight'] == report['result']['weight']), {})
+    board = attempt(open_board, Path(folder) / TENSORBOARD)
+
+    def add():
+        figures = {name: value for name, value in flatten(row, separator='/').items() if name != 'weight'}
+        add_scalars(board, {f'{report["split"]}/{name}': value for name, value in figures.items()}, report['epoch'])
+        add_code(board, report['split'], text, report['epoch'])
+        board.close()
+    if board:
+        attempt(add)
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+def tell(line):
+    """Say on stderr, in one process of several, what is being done; stdout is for results."""
+    if distributed.is_main():
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress(iterable, label='', *, parts=None, shown=True, seconds=30):
+    """Iterate with one line that is kept up to date on a terminal, or else a line every so many seconds.
+
+    Args:
+        iterable: what to iterate.
+        label: what the line begins with, before '3/7'.
+        parts: instead, a function of (done, how many or None, seconds so far) -> the line's parts, list of str. Where a
+            terminal is too narrow, the last but one is left out, and again.
         shown: False: nothing is shown, in all processes but one.
         seconds: between two lines; what takes less has none.
     Returns:
-        tqdm's iterator, for `set_postfix(..., refresh=False)`.
+        tqdm's iterator.
     """
+    def counted(done, total, elapsed):
+        left = [f'{clock(elapsed * (total - done) / done)} left'] if done and total else []
+        return [f'{label} {done}/{total or "?"}', *left]
+
+    options = {'parts': parts or counted, 'leave': False, 'miniters': 1, 'disable': not shown}
     if sys.stderr.isatty():
-        return tqdm(iterable, desc=label, mininterval=0.5, leave=False, dynamic_ncols=True,
-                    disable=not shown)
-    return tqdm(iterable, desc=label, mininterval=seconds, miniters=1, delay=seconds, leave=False, bar_format=LINE,
-                file=_Lines(sys.stderr), disable=not shown)
+        return _Line(iterable, mininterval=0.5, dynamic_ncols=True, **options)
+    return _Line(iterable, mininterval=seconds, delay=seconds, file=_Lines(sys.stderr), **options)
+
+
+def epoch_progress(loader, *, epoch, epochs, last=None, shown=True, seconds=30):
+    """The `progress` of a training epoch: 'epoch 3/12  step 40/94  loss 12.3  35 samples/s  at most 2:10 left'.
+
+    The time left is that of the run, with all its epochs: it may stop early.
+
+    Args:
+        loader: data_provider.TrainLoader.
+        epoch, epochs: this one, from 1, and how many at most.
+        last: seconds that the epoch before took with its validation; None: there was none.
+    Returns:
+        tqdm's iterator; set its `loss` to what is to be shown.
+    """
+    def parts(step, steps, elapsed):
+        found = [f'epoch {epoch}/{epochs}', f'step {step}/{steps or "?"}']
+        if not (step and steps and elapsed):
+            return found
+        this = elapsed * steps / step
+        if bar.loss is not None:
+            found.append(f'loss {loss_text(bar.loss)}')
+        if hasattr(loader, 'dataset_size'):
+            found.append(f'{loader.dataset_size * step / steps / elapsed:.3g} samples/s')
+        left = max(this, last or 0) - elapsed + (epochs - epoch) * (last or this)
+        return [*found, f'at most {clock(left)} left']
+
+    bar = progress(loader, parts=parts, shown=shown, seconds=seconds)
+    bar.loss = None
+    return bar
+
+
+def duration(seconds):
+    """'45 s', '12 min' or '3.4 h'."""
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
+
+
+def clock(seconds):
+    """'0:07', '2:10' or '3:02:10'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def close_progress():
+    """Take every progress line off the terminal, before something else is said; an exception leaves it there."""
+    for line in list(_Line.shown):
+        line.close()
+
+
+class _Line(tqdm):
+    """tqdm with a line of words that never fills the terminal's width; the arguments are those of `progress`."""
+
+    shown = weakref.WeakSet()
+
+    def __init__(self, *args, parts, **options):
+        self.parts, self.loss = parts, None
+        super().__init__(*args, **options)
+        self.shown.add(self)
+
+    def __str__(self):
+        state = self.format_dict
+        parts = self.parts(state['n'], state['total'], state['elapsed'])
+        width = (state['ncols'] or WIDTH) - 1
+        while len(parts) > 2 and len('  '.join(parts)) > width:
+            del parts[-2]
+        return '  '.join(parts)[:width]
 
 
 class _Lines:
@@ -258,13 +385,18 @@ def read_log(folder):
 
 
 def summary_line(record):
-    """One epoch in one line for the console."""
+    """One epoch in one line for the console, of at most 80 characters."""
     train, val = record['train'], record['val']
     recalls = ' '.join(f'{val["t2v"][key]:.1f}' for key in ('R@1', 'R@5', 'R@10'))
-    verdict = 'best so far' if record['improved'] else f'best: epoch {record["best_epoch"]}'
-    return (f'epoch {record["epoch"]:>3}  loss {train["total"]:.4g}  lr {record["lr"]:.3g}  '
-            f'val t2v R@1/5/10 {recalls}  SumR {val["SumR"]:.1f}  ({verdict})  '
-            f'{record["speed"]["train_seconds"]:.0f} s, {record["speed"]["samples_per_s"]:.0f} samples/s')
+    return (f'epoch {record["epoch"]:>3}  loss {loss_text(train["total"])}  '
+            f'val t2v R@1/5/10 {recalls}  SumR {val["SumR"]:.1f}  '
+            f'{duration(record["speed"]["train_seconds"] + record["speed"]["val_seconds"])}'
+            + '  best' * record['improved'])
+
+
+def loss_text(loss):
+    """A loss in five or six characters; it may be summed over a batch."""
+    return f'{loss:.0f}' if abs(loss) >= 1000 else f'{loss:#.4g}'
 
 
 def flatten(tree, prefix='', separator='.'):

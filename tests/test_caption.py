@@ -1,11 +1,12 @@
 """basic/caption.py: files, joins, cleaning, tokenising."""
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from basic import hub
 from basic.caption import (CaptionFile, PackedTokens, clean_english, join_captions, load_tokenizer, read_captions,
@@ -260,6 +261,77 @@ def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path):
     (tmp_path / 'vocab.txt').unlink()
     with pytest.raises(DataError, match=f'{tmp_path}: its tokenizer has . tokens, none of them a word'):
         load_tokenizer(tmp_path, False)
+
+
+@pytest.mark.parametrize('beside', [
+    {'tokenizer_config.json': {'tokenizer_class': 'BertTokenizerFast'}},
+    {'tokenizer_config.json': {'tokenizer_class': 'PreTrainedTokenizerFast'}},
+    {'config.json': {'model_type': 'distilbert'}}, {'config.json': {'model_type': 'somebodys'}},
+    {'config.json': {'model_type': 'bert'}, 'tokenizer_config.json': {'tokenizer_class': 'ElectraTokenizer'}}])
+def test_a_vocabulary_of_a_bert_is_read(vocabulary, beside):
+    for name, content in beside.items():
+        vocabulary.with_name(name).write_text(json.dumps(content))
+    for name in (vocabulary, vocabulary.parent):
+        assert words(load_tokenizer(name, False), 'A Café') == ['[CLS]', 'A', 'Café', '[SEP]']
+
+
+@pytest.mark.parametrize('beside', [
+    {'tokenizer_config.json': {'tokenizer_class': 'BertJapaneseTokenizer'}},
+    {'tokenizer_config.json': {'word_tokenizer_type': 'mecab', 'subword_tokenizer_type': 'wordpiece'}},
+    {'config.json': {'model_type': 'bert', 'tokenizer_class': 'BertJapaneseTokenizer'}}])
+def test_a_vocabulary_of_another_tokenizer_is_refused_by_name(vocabulary, beside):
+    for name, content in beside.items():
+        vocabulary.with_name(name).write_text(json.dumps(content))
+    for name in (vocabulary, vocabulary.parent):
+        for lowercase in (True, False):
+            with pytest.raises(DataError, match='BertJapaneseTokenizer') as error:
+                load_tokenizer(name, lowercase)
+            assert str(vocabulary.parent) in str(error.value)
+
+
+def test_a_vocabulary_whose_config_names_another_kind_is_read_as_that(tmp_path):
+    (tmp_path / 'vocab.txt').write_text('\n'.join(['<s>', '<pad>', '</s>', '[UNK]', '<mask>', 'a', 'dog']) + '\n')
+    (tmp_path / 'tokenizer_config.json').write_text('{"tokenizer_class": "MPNetTokenizer"}')
+    assert words(load_tokenizer(tmp_path, False), 'a dog') == ['<s>', 'a', 'dog', '</s>']
+    with pytest.raises(DataError, match='MPNetTokenizer'):
+        load_tokenizer(tmp_path / 'vocab.txt', False)
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch, vocabulary):
+    vocabulary.with_name('tokenizer_config.json').write_text(json.dumps({
+        'tokenizer_class': 'BertJapaneseTokenizer', 'word_tokenizer_type': 'basic'}))
+    with pytest.raises(DataError, match='BertJapaneseTokenizer, has no fast form'):
+        load_tokenizer(vocabulary.parent, False)
+    slow = AutoTokenizer.from_pretrained(vocabulary.parent)
+    monkeypatch.setattr(hub, '_from_pretrained', lambda *_, **__: slow)
+    with pytest.raises(DataError, match='somebody/japanese: its tokenizer, BertJapaneseTokenizer, has no fast form'):
+        load_tokenizer('somebody/japanese', False)
+
+
+def test_settings_beside_a_vocabulary_are_obeyed(vocabulary):
+    own = vocabulary.with_name('tokenizer_config.json')
+    own.write_text('{"do_lower_case": true, "strip_accents": false}')
+    assert words(load_tokenizer(vocabulary.parent, False), 'Café') == ['[CLS]', 'café', '[SEP]']
+    own.write_text('{"tokenize_chinese_chars": false}')
+    assert words(load_tokenizer(vocabulary.parent, False), '狗人') == ['[CLS]', '[UNK]', '[SEP]']
+
+
+@pytest.mark.parametrize('content', ['{', '[]', '{"model": 3}', '"text"', '{"version": "1.0", "model": {}}',
+                                     '[' * 1000 + ']' * 1000])
+def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
+    (tmp_path / 'tokenizer.json').write_text(content)
+    with pytest.raises(DataError, match=f'{tmp_path} holds no tokenizer'):
+        load_tokenizer(tmp_path, False)
+
+
+def test_a_full_disk_is_an_error_of_the_system(vocabulary, tmp_path, monkeypatch):
+    def full(folder):
+        raise Exception('No space left on device (os error 28)')   # as the tokenizers library says it
+    tokenizer = load_tokenizer(vocabulary, True)
+    monkeypatch.setattr(tokenizer, 'save_pretrained', full)
+    with pytest.raises(OSError, match='No space left') as error:
+        save_tokenizer(tokenizer, tmp_path)
+    assert error.value.errno == 28
 
 
 def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):

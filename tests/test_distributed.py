@@ -192,7 +192,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(world, tmp_path):
     assert train.main([str(word) for word in train_arguments(world, tmp_path / 'one', 'cpu', slow)]) == 0
     done = start('train.py', *train_arguments(world, tmp_path / 'two', 'cpu:2', slow))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('SumR') == 3 and '2 x cpu' in done.stdout
+    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('Result: ') == 1 and '2 x cpu' in done.stdout
     one, two = read_log(tmp_path / 'one'), read_log(tmp_path / 'two')
     assert len(one) == len(two) == 2
     for ours, theirs in zip(two, one):

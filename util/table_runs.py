@@ -30,13 +30,17 @@ class TestedRun:
     Attributes:
         folder: where it lies; config: its resolved config.
         report: the content of metrics.json.
-        weight: w chosen on validation, or, if none was (`chosen` is False), the one that validation uses.
+        weight: w whose figures are the run's: the one that validation uses, the paper's protocol; or, where it was
+            asked for, the one chosen on validation.
+        chosen: whether one was chosen on validation.
+        preset: it was asked for, and there is none.
     """
     folder: Path
     config: Config
     report: dict
     weight: float
     chosen: bool
+    preset: bool = False
 
     @property
     def seed(self):
@@ -89,10 +93,11 @@ class TestedRun:
         return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
 
 
-def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
+def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='val'):
     """The tested runs that paths name: run folders, or folders with run folders at any depth.
 
     Args:
+        weight: whose figures are taken: `val`, the w that validation uses; `chosen`, the one chosen on validation.
         report: called with a line for each run inside such a folder that has not been tested, and is left out, and for
             each that was tested before its training was finished.
     Raises:
@@ -112,20 +117,22 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
             if folder not in tested:
                 report(f'left out, not tested: {folder}')
         folders.update((folder.resolve(), folder) for folder in tested)
-    runs = [_read_run(folder) for folder in folders.values()]
+    runs = [_read_run(folder, weight) for folder in folders.values()]
     for run in runs:
         if (run.folder / LOG).is_file() and not is_trained(run.folder, run.config):
             report(f'tested before its training was finished: {run.folder}')
     return runs
 
 
-def _read_run(folder):
+def _read_run(folder, weight):
     try:
         config = read_config(folder)
         report = read_json(folder / METRICS['test'], REPORT)
-        choice = report.get('chosen_weight')
-        run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
-                        weight=report['val_weight'] if choice is None else choice)
+        chosen = report.get('chosen_weight')
+        asked = chosen if weight == 'chosen' else None
+        run = TestedRun(folder=folder, config=config, report=report, chosen=chosen is not None,
+                        weight=report['val_weight'] if asked is None else asked,
+                        preset=weight == 'chosen' and chosen is None)
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
     except ValueError as error:
