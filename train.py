@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 from basic import distributed
 from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
-from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, training_of
 from basic.config import Config, config_from_dict, config_to_dict, load_config
 from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start,
                           epoch_progress, flatten, peak_memory, record_start, remove_leftovers, remove_reports,
@@ -266,7 +266,7 @@ def prepare(args, device):
     run.teacher = build_teacher(config, model)
     if checkpoint:
         remove_leftovers(folder)
-        restore_training_state(run, checkpoint.training)
+        restore_training_state(run, training_of(checkpoint))
         run.kept = run.schedule.epoch
     else:
         seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout
