@@ -28,7 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 from basic import distributed
 from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
-from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, training_of
 from basic.command import command, full_disk, is_out_of_memory, typed
 from basic.config import Config, ConfigError, config_from_dict, config_to_dict
 from basic.logger import (MAY_DIFFER, NEXT_BEST, TOKENIZER, RunLog, check_run_folder, clear_run_folder, config_changes,
@@ -300,7 +300,7 @@ def prepare(start, device):
     distributed.broadcast_module(model)
     run.teacher = build_teacher(config, model)
     if checkpoint:
-        restore_training_state(run, checkpoint.training)
+        restore_training_state(run, training_of(checkpoint))
         run.kept = run.schedule.epoch
     else:
         seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout

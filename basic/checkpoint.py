@@ -30,6 +30,10 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / 'configs'
 OURS = {'config': dict, 'architecture': {'bert': (dict, None), 'clip': (dict, None), 'feature_dim': (int, None)},
         'model': dict, 'epoch': int, 'val': (dict, None), 'training': (dict, None),
         'choice': ({'chosen_weight': float, 'chosen_from': [{'weight': float, 'SumR': float}]}, None)}
+OPTIMIZER = {'state': dict, 'param_groups': [dict]}
+TRAINING = {'optimizer': OPTIMIZER, 'discriminator_optimizer': OPTIMIZER, 'teacher': (dict, None),
+            'schedule': {'lr': float, 'epoch': int, 'best': (float, None), 'best_epoch': int, 'since_halving': int},
+            'random': [{'python': {'version': int, 'words': list}, 'numpy': {'kind': str, 'position': int}}]}
 MOST_LAYERS, LARGEST_SIZE = 1000, 100_000    # of an architecture, whatever the weights are
 
 
@@ -108,6 +112,11 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
     keys = (', '.join(str(key)[:40] for key in list(content)[:20] if isinstance(key, str | int))
             if isinstance(content, dict) else type(content).__name__)
     raise CheckpointError(f'{path} is neither a checkpoint of this project nor a released one; it holds: {keys[:300]}')
+
+
+def training_of(checkpoint):
+    """What last.pt holds to go on with, as train.training_state made it; CheckpointError if it is anything else."""
+    return expect(checkpoint.training, TRAINING, f"{checkpoint.path}: key 'training'", CheckpointError)
 
 
 def _ours(path, content, overrides):

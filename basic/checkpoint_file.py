@@ -94,8 +94,10 @@ def _other_kind(head):
     if head.startswith(b'\x80'):
         return 'a pickle that torch.save did not write, and may hold code: it is not read'
     text = head.decode('utf-8', errors='ignore').strip()     # its last character may be cut
-    if len(head.strip()) - len(text.encode()) < 4 and ' '.join(text.split()).isprintable():
-        return f'text, not a checkpoint: {shown(text.splitlines()[0] if text else head.decode())}'
+    if not head.strip():
+        return f'blank: {AGAIN}'
+    if text and len(head.strip()) - len(text.encode()) < 4 and ' '.join(text.split()).isprintable():
+        return f'text, not a checkpoint: {shown(text.splitlines()[0])}'
     return f'neither a checkpoint nor any kind of file known here; it may be damaged: {AGAIN}'
 
 

@@ -10,6 +10,7 @@ import torch
 
 from basic.bigfile import BigFile
 from basic.errors import DataError, first_five
+from basic.foreign import DAMAGE
 from basic.ids import read_ids
 
 
@@ -131,7 +132,7 @@ class PooledSource(FeatureSource):
     def _map(self):
         try:
             array = np.load(self.where, mmap_mode='r', allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
         if not isinstance(array, np.ndarray):
             raise DataError(f'{self.where} is an .npz archive under another name: save its one array with np.save')

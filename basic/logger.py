@@ -237,8 +237,7 @@ def record_start(folder, start, config, *, resumed_after=0):
             first = read_json(path, {'resumed': ([dict], None)})
         except ValueError as error:
             raise ConfigError(f'{path} is damaged ({error}): move it away, and the run goes on without it') from None
-        first.setdefault('resumed', []).append({'after_epoch': resumed_after, **start})
-        start = first
+        start = {**first, 'resumed': [*(first.get('resumed') or []), {'after_epoch': resumed_after, **start}]}
     write_atomically(path, json.dumps(start, indent=2, ensure_ascii=False) + '\n')
     write_atomically(Path(folder) / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 

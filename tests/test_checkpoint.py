@@ -573,6 +573,15 @@ def test_a_value_of_a_wrong_kind_is_named(content, tmp_path, key):
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize('training, expected', [
+    (None, 'it is None'), ({}, "key 'optimizer' is None"), ({'optimizer': {'state': {}, 'param_groups': [3]}}, r'param_groups\[0\]')])
+def test_the_state_of_a_training_is_checked_before_it_is_used(content, tmp_path, training, expected):
+    save_checkpoint(tmp_path / 'last.pt', {**content, 'training': training})
+    checkpoint = load_checkpoint(tmp_path / 'last.pt')
+    with pytest.raises(CheckpointError, match=f"last.pt: key 'training': .*{expected}"):
+        module.training_of(checkpoint)
+
+
 @pytest.mark.parametrize('name, value, expected', [
     ('a', 'x', "the weight 'a' is 'x'; expected a tensor"), (3, torch.ones(1), 'expected keys that are text'),
     ('a', torch.ones(2).to_sparse(), 'not a plain dense tensor'), ('a', torch.ones(2, dtype=torch.complex64), 'real'),
