@@ -12,7 +12,6 @@ batches, so that the batches are those of one process.
 """
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,14 +21,15 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from basic import distributed
-from basic.bigfile import read_ids
 from basic.cache import cached_array
-from basic.caption import PackedTokens, Tokens, clean_english
+from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
 from basic.collection import CollectionFiles
 from basic.errors import DataError, first_five
 from basic.features import FrameSource, PooledSource
-from basic.images import ImageSource, StoredImages, check_images, tower_fingerprint
+from basic.ids import did_you_mean, read_ids
+from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
 from basic.loader import Loader
+from basic.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Batch:
             no loss term needs them.
         index: (N,) int64, the captions' rows in the split's `en` file.
         total: pairs of the whole batch, in all processes; None: this is the whole batch, and it becomes N.
+        owner: (N,) int64, the visual item of each pair, as a number; None where no loss term asks for it.
     """
     visual: torch.Tensor
     visual_mask: torch.Tensor | None
@@ -53,6 +54,7 @@ class Batch:
     back: Tokens | None
     index: torch.Tensor
     total: int | None = None
+    owner: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.total is None:
@@ -148,7 +150,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
         made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
         key += [made_from['weights'], made_from['tf32']]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
-    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    workers = min(16, cpu_count())
 
     def parts():
         loader = Loader(VisualBatches(source, ids, batch_size=128), workers=workers, processes=True)
@@ -172,13 +174,76 @@ def embedded(batches, encoder, device):
     encoder.train(was_training)
 
 
+def unknown_items(source, captions):
+    """The visual items that a CaptionFile names and the source lacks, or has no frames of."""
+    return [name for name in captions.visual_ids if name not in source]
+
+
 def check_known(source, captions):
     """Raise DataError if the source lacks visual items that a CaptionFile names."""
-    unknown = [name for name in captions.visual_ids if name not in source]
+    unknown = unknown_items(source, captions)
     if unknown:
         raise DataError(f'{len(unknown):,} of the {len(captions.visual_ids):,} visual items of {captions.path} are not '
-                        f'in {source.where}, or have no frames there: {first_five(unknown)}; add them, or remove '
-                        'their captions from every branch')
+                        f'in {source.where}, or have no frames there: {first_five(unknown)}'
+                        f'{did_you_mean(unknown, source.ids)}; add them, or leave their captions out with '
+                        'data.missing=skip')
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What `data.missing=skip` left out of a split: captions and visual items, each of how many, the items' names."""
+    split: str
+    captions: int
+    of_captions: int
+    visuals: int
+    of_visuals: int
+    names: tuple[str, ...]
+
+    def __str__(self):
+        text = (f"data.missing=skip: '{self.split}' is without {self.captions:,} of its {self.of_captions:,} captions: "
+                f'{self.visuals:,} of its {self.of_visuals:,} visual items are missing: {first_five(self.names)}')
+        if self.split != 'train':
+            text += '; a result on fewer items cannot be compared with published ones'
+        return text
+
+    def counts(self):
+        """The counts as plain data, for records."""
+        return {name: getattr(self, name) for name in ('captions', 'of_captions', 'visuals', 'of_visuals')}
+
+
+def present_items(config, split, source, files):
+    """A split's captions and visual items; those that are missing are refused or left out, as `data.missing` says.
+
+    Args:
+        source: visual source.
+        files: dict role -> CaptionFile, all with the same ids.
+    Returns:
+        (files, visual ids in the order of `visual_order`, LeftOut or None where nothing is missing).
+    Raises:
+        DataError: items are missing and data.missing=error, or nothing is left.
+    """
+    first = next(iter(files.values()))
+    if config.data.missing == 'error':
+        check_known(source, first)
+        visual_ids = visual_order(config, split, source, first)
+        check_images(source, visual_ids)
+        return files, visual_ids, None
+    named = dict.fromkeys([*visual_order(config, split, source, first), *first.visual_ids])
+    gone = dict.fromkeys(unknown_items(source, first))
+    gone.update(dict.fromkeys(absent_images(source, [name for name in named if name not in gone])))
+    if not gone:
+        return files, visual_order(config, split, source, first), None
+    rows = [row for row, (visual, _) in enumerate(first.ids) if visual not in gone]
+    if not rows:
+        raise DataError(f'all of the {len(first.visual_ids):,} visual items of {first.path} are missing in '
+                        f'{source.where}: {first_five(list(gone))}{did_you_mean(list(gone), source.ids)}; nothing is '
+                        'left after data.missing=skip')
+    ids = [first.ids[row] for row in rows]
+    files = {role: CaptionFile(file.path, ids, [file.texts[row] for row in rows]) for role, file in files.items()}
+    order = visual_order(config, split, source, next(iter(files.values())))
+    return files, [name for name in order if name not in gone], LeftOut(
+        split, captions=len(first) - len(rows), of_captions=len(first), visuals=len(gone), of_visuals=len(named),
+        names=tuple(gone))
 
 
 class PairDataset(Dataset):
@@ -189,11 +254,12 @@ class PairDataset(Dataset):
         visual_ids: the visual items; `owner` (captions,) int64 says which one each caption belongs to.
         tokens: dict en[, tgt][, back] -> PackedTokens.
         number, of: this process's number and how many there are.
+        with_owner: batches tell which visual item each pair has, for a loss that asks.
     """
 
-    def __init__(self, source, *, visual_ids, owner, tokens, number=0, of=1):
+    def __init__(self, source, *, visual_ids, owner, tokens, number=0, of=1, with_owner=False):
         self.source, self.visual_ids, self.owner, self.tokens = source, visual_ids, owner, tokens
-        self.number, self.of = number, of
+        self.number, self.of, self.with_owner = number, of, with_owner
 
     def __len__(self):
         return len(self.owner)
@@ -203,7 +269,8 @@ class PairDataset(Dataset):
         own = distributed.share(len(rows), self.number, self.of)
         visual, mask = self.source.batch([self.visual_ids[i] for i in self.owner[rows]], own)
         tokens = {role: packed.padded(rows, own) for role, packed in self.tokens.items()}
-        return Batch(visual=visual, visual_mask=mask, index=torch.from_numpy(rows[own]), total=len(rows),
+        owner = torch.from_numpy(self.owner[rows[own]]) if self.with_owner else None
+        return Batch(visual=visual, visual_mask=mask, index=torch.from_numpy(rows[own]), total=len(rows), owner=owner,
                      **{role: tokens.get(role) for role in ('en', 'tgt', 'back')})
 
 
@@ -240,22 +307,23 @@ class VisualBatches(Dataset):
 
 
 class CaptionBatches(Dataset):
-    """Captions of a split. An index is the number of a batch, an item (en Tokens, tgt Tokens).
+    """Captions of a split. An index is the number of a batch, an item (en Tokens, tgt Tokens), None where not needed.
 
     Args:
-        tokens: dict en, tgt -> PackedTokens.
-        order: dict en, tgt -> (Q,) int64, the rows of that branch in the order in which they come.
+        tokens: dict of en, tgt, or one of them -> PackedTokens.
+        order: dict of the same -> (Q,) int64, the rows of that branch in the order in which they come.
     """
 
     def __init__(self, tokens, *, order, batch_size):
         self.tokens, self.order, self.batch_size = tokens, order, batch_size
 
     def __len__(self):
-        return -(-len(self.tokens['en']) // self.batch_size)
+        return -(-len(next(iter(self.tokens.values()))) // self.batch_size)
 
     def __getitem__(self, number):
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return tuple(self.tokens[role].padded(self.order[role][place]) for role in ('en', 'tgt'))
+        return tuple(self.tokens[role].padded(self.order[role][place]) if role in self.tokens else None
+                     for role in ('en', 'tgt'))
 
 
 class TrainLoader(Loader):
@@ -265,9 +333,11 @@ class TrainLoader(Loader):
         dataset_size: caption pairs.
         feature_dim: D, 0 for images.
         longest: tokens of the longest caption.
+        left_out: LeftOut, or None.
     """
 
-    def __init__(self, dataset, *, batch_size, seed, workers, pin_memory):
+    def __init__(self, dataset, *, batch_size, seed, workers, pin_memory, left_out=None):
+        self.left_out = left_out
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
         self.longest = max(packed.width for packed in dataset.tokens.values())
         super().__init__(dataset, sampler=EpochBatches(len(dataset), batch_size=batch_size, seed=seed),
@@ -288,15 +358,17 @@ class EvalSet:
 
     Attributes:
         split: its name.
-        captions: Loader of (en Tokens, tgt Tokens).
+        captions: Loader of (en Tokens, tgt Tokens), of which one is None where it is not in `branches`.
         visuals: Loader of (visual, mask or None), as in Batch. `indices` of both are the batches' numbers.
         order: dict visual, en, tgt -> (V,) or (Q,) int64: which item comes in which place. A branch is not in it if
-            its captions come in the order of the `en` file, or the visual items in that of `visual_ids`.
+            its captions come in the order of the first branch's file, or the visual items in that of `visual_ids`.
         owner: (Q,) int64, the visual item (index into `visual_ids`) of each caption.
         caption_ids: '<visual id>#<n>' of each caption.
-        visual_ids: videos in order of first appearance in the `en` file; images in the order of the id list, those
+        visual_ids: videos in order of first appearance in the first branch's file; images in the order of the id list, those
             without captions included.
         feature_dim: D, 0 for images.
+        branches: those of the captions, `en` before `tgt`: see `basic.config.scored_branches`.
+        left_out: LeftOut, or None.
         texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where there are none.
     """
     split: str
@@ -307,6 +379,8 @@ class EvalSet:
     caption_ids: list[str]
     visual_ids: list[str]
     feature_dim: int
+    branches: tuple[str, ...] = ('en', 'tgt')
+    left_out: LeftOut | None = None
     texts: dict[str, list[str]] | None = None
     pictures: ImageSource | None = None
 
@@ -340,7 +414,7 @@ def pack_branch(config, role, file, tokenizer):
 
 
 def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device='cpu',
-                  image_encoder=None, number=None, of=None):
+                  image_encoder=None, number=None, of=None, weights=None):
     """Open, join and tokenise the splits.
 
     Args:
@@ -352,6 +426,7 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         device: where the model is; batches are put into pinned memory if that is a GPU.
         image_encoder: model.ClipEncoder, for compute.image_cache=embeddings.
         number, of: this process's number and how many there are; None: as basic.distributed has it.
+        weights: shares w that val and test are scored with, which tell the branches needed; see Collection.roles.
     Returns:
         dict split -> TrainLoader (train) or EvalSet.
     Raises:
@@ -362,13 +437,13 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
     number = distributed.rank() if number is None else number
     pin_memory = torch.device(device).type == 'cuda'
     for split in splits:
-        files = collection.captions(split)
-        first = files['en']
-        source = collection.source(split, first, image_size)
-        visual_ids = visual_order(config, split, source, first)
-        check_known(source, first)
-        check_images(source, visual_ids)
+        files = collection.captions(split, weights)
+        source = collection.source(split, next(iter(files.values())), image_size)
+        files, visual_ids, left_out = present_items(config, split, source, files)
+        first = next(iter(files.values()))
         pictures = source if isinstance(source, ImageSource) else None
+        if left_out and distributed.is_main():
+            log.warning('%s', left_out)
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
                                   device=device, encoder=image_encoder)
@@ -383,9 +458,11 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
             if len(first) < 2:
                 raise DataError(f'{first.path} has one caption; training needs at least two: the other pairs of a '
                                 'batch are the negatives')
-            dataset = PairDataset(source, visual_ids=visual_ids, owner=owner, tokens=tokens, number=number, of=of)
+            dataset = PairDataset(source, visual_ids=visual_ids, owner=owner, tokens=tokens, number=number, of=of,
+                                  with_owner=config.loss.mask_same_visual)
             loaders[split] = TrainLoader(dataset, batch_size=config.train.batch_size, seed=config.train.seed,
-                                         workers=config.train.workers, pin_memory=pin_memory)
+                                         workers=config.train.workers, pin_memory=pin_memory,
+                                         left_out=left_out)
         else:
             batch_size = config.eval.val_batch_size if split == 'val' else config.eval.test_batch_size
             order = encoding_order(config, source, visual_ids, tokens)
@@ -402,5 +479,6 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
                 visuals=Loader(visuals, sampler=range(number, len(visuals), of), processes=source.in_processes,
                                **options),
                 caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids,
-                feature_dim=source.dim, texts={role: file.texts for role, file in files.items()}, pictures=pictures)
+                feature_dim=source.dim, branches=tuple(files), left_out=left_out,
+                texts={role: file.texts for role, file in files.items()}, pictures=pictures)
     return loaders

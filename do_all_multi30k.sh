@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Check the data, train on Multi-30K and test the best model; ./do_all_multi30k.sh --help
 source "$(dirname "${BASH_SOURCE[0]}")/util/drivers.sh"
-usage="Usage: ./do_all_multi30k.sh ROOTPATH TASK GPU [LANG] [key=value ...] [--option ...]
+usage="Usage: ./do_all_multi30k.sh ROOTPATH TASK GPU [LANG]
+       [key=value ...] [--option ...]
 
 Check the data, train on Multi-30K (English -> LANG), test the best model.
 
 $root_help
-  TASK        1: Multi-30K's own captions; 2: Flickr30k's five captions an image, in a run folder of its own
+  TASK        1: Multi-30K's own captions; 2: Flickr30k's five captions per
+              image, in a run folder of its own
 $gpu_help
   LANG        target language: de (default), fr or cs
 $train_help
-  visual.kind=pooled   frozen ResNet-152 features instead of raw images through CLIP; give name=NAME with it"
+  visual.kind=pooled   frozen ResNet-152 features instead of raw images through
+              CLIP; give name=NAME with it"
 
 begin 3 "$@"
 root "$1"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Test a trained or released model on MSR-VTT-CN; ./do_test_msrvttcn.sh --help
 source "$(dirname "${BASH_SOURCE[0]}")/util/drivers.sh"
-usage="Usage: ./do_test_msrvttcn.sh ROOTPATH MODELDIR GPU [key=value ...] [--option ...]
+usage="Usage: ./do_test_msrvttcn.sh ROOTPATH MODELDIR GPU
+       [key=value ...] [--option ...]
 
 Test a model on MSR-VTT-CN.
 
 $root_help
-  MODELDIR    run folder, or a released one (runs_0, holding model_best.pth.tar)
+$model_help
 $gpu_help
 $test_help"
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Test a trained or released model on Multi-30K; ./do_test_multi30k.sh --help
 source "$(dirname "${BASH_SOURCE[0]}")/util/drivers.sh"
-usage="Usage: ./do_test_multi30k.sh ROOTPATH MODELDIR IMAGE_PATH GPU [key=value ...] [--option ...]
+usage="Usage: ./do_test_multi30k.sh ROOTPATH MODELDIR IMAGE_PATH GPU
+       [key=value ...] [--option ...]
 
 Test a model on Multi-30K, in the language that it was trained for.
 
 $root_help
-  MODELDIR    run folder, or a released one (runs_0, holding model_best.pth.tar)
-  IMAGE_PATH  folder of the raw images, for a model with CLIP; None for a model on frozen features
+$model_help
+  IMAGE_PATH  folder of the raw images, for a model with CLIP; None for a model
+              on frozen features
 $gpu_help
 $test_help"
 

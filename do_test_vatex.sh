@@ -6,7 +6,7 @@ usage="Usage: ./do_test_vatex.sh ROOTPATH MODELDIR GPU [key=value ...] [--option
 Test a model on VATEX.
 
 $root_help
-  MODELDIR    run folder, or a released one (runs_0, holding model_best.pth.tar)
+$model_help
 $gpu_help
 $test_help"
 

@@ -19,11 +19,13 @@ import torch
 from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
+from basic.collection import CollectionFiles, scored_branches, validation_weights
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import write_atomically
 from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
                           progress, tell)
+from basic.print_config import describe_config
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
@@ -38,10 +40,10 @@ WIDTH = 79                               # characters that a line for people has
 
 
 class Embeddings(NamedTuple):
-    """A split in the common space, float32, L2-normalised."""
-    visual: torch.Tensor   # (V, E)
-    en: torch.Tensor       # (Q, E)
-    tgt: torch.Tensor      # (Q, E)
+    """A split in the common space, float32, L2-normalised; a branch that no weight needs is None."""
+    visual: torch.Tensor                 # (V, E)
+    en: torch.Tensor | None = None       # (Q, E)
+    tgt: torch.Tensor | None = None      # (Q, E)
 
 
 @torch.no_grad()
@@ -57,13 +59,15 @@ def encode(model, eval_set, device, precision='fp32'):
     """
     was_training = model.training
     model.eval()
-    parts = {'visual': [], 'en': [], 'tgt': []}
+    parts = {'visual': [], **{role: [] for role in eval_set.branches}}
     for batch, mask in shown(eval_set.visuals, f'encoding {eval_set.split}: visual items, batch'):
         mask = None if mask is None else mask.to(device, non_blocking=True)
         with autocast(device, precision):
             parts['visual'].append(model.encode_visual(batch.to(device, non_blocking=True), mask))
     for pair in shown(eval_set.captions, f'encoding {eval_set.split}: captions, batch'):
         for role, tokens in zip(('en', 'tgt'), pair):
+            if role not in eval_set.branches:
+                continue
             tokens = tokens.to(device, non_blocking=True)
             with autocast(device, precision):
                 parts[role].append(model.encode_text(tokens.ids, tokens.mask))
@@ -91,7 +95,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
+            needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`; rows: for each w a
@@ -100,10 +105,13 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
     """
     used = float(config.train.val_weight)
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
-    scoring = scored(*embeddings, eval_set.owner, weights, ties=config.eval.ties, memory=config.compute.score_memory)
+    en, tgt = branches_for(weights, embeddings)
+    scoring = scored(embeddings.visual, en, tgt, eval_set.owner, weights, ties=config.eval.ties,
+                     memory=config.compute.score_memory)
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
-    report = {'split': eval_set.split, 'captions': len(embeddings.en), 'visuals': len(embeddings.visual),
-              'ties': config.eval.ties, 'units': UNITS, 'val_weight': used, 'result': result_of(rows, used), 'rows': rows}
+    report = {'split': eval_set.split, 'captions': len(en), 'visuals': len(embeddings.visual),
+              'ties': config.eval.ties, 'units': UNITS, 'val_weight': used, 'result': result_of(rows, used),
+              'rows': rows}
     return {**report, 'ranks': collect_ranks(scoring, weights, eval_set)} if with_ranks else report
 
 
@@ -117,9 +125,29 @@ def result_of(rows, val_weight):
     return {'weight': row['weight'], 'SumR': row['SumR'], **{f'{way} R@1': row[way].get('R@1') for way in ('t2v', 'v2t')}}
 
 
-def reported_weights(config, *more):
-    """The weights that a report has: `eval.weights`, the one that validation uses, and more; falling."""
-    return sorted({*map(float, config.eval.weights), float(config.train.val_weight), *more}, reverse=True)
+def branches_for(weights, embeddings):
+    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+
+    Raises:
+        ValueError: a weight needs a branch that was not encoded.
+    """
+    absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
+    if absent:
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
+                         'cannot be scored; put such a w into eval.weights')
+    en, tgt = embeddings.en, embeddings.tgt
+    return (tgt if en is None else en), (en if tgt is None else tgt)
+
+
+def reported_weights(config, *more, branches=('en', 'tgt')):
+    """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
+
+    Args:
+        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+    """
+    others = [weight for weight in (float(config.train.val_weight), *more)
+              if set(scored_branches([weight])) <= {*branches}]
+    return sorted({*map(float, config.eval.weights), *others}, reverse=True)
 
 
 def collect_ranks(scoring, weights, eval_set):
@@ -145,8 +173,7 @@ def choose_weight(embeddings, eval_set, config):
         dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
     """
     used = float(config.train.val_weight)
-    weights = sorted({*map(float, config.eval.weight_grid or config.eval.weights), used}, reverse=True)
-    rows = evaluate(embeddings, eval_set, config, weights)['rows']
+    rows = evaluate(embeddings, eval_set, config, validation_weights(config))['rows']
     best = max(rows, key=lambda row: (round(row['SumR'], 6), -round(abs(row['weight'] - used), 6), -row['weight']))
     return {'chosen_weight': best['weight'],
             'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows]}
@@ -226,10 +253,24 @@ def table(report):
             marks = [mark for mark, weight in (('result', used), ('chosen', chosen)) if row['weight'] == weight]
             lines.append(f'{row["weight"]:<5.4g}' + ''.join(cells) + f'{row["SumR"]:8.1f}' * last
                          + (f'  <- {", ".join(marks)}' if marks else ''))
-    notes = (f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. "result": at w = {used:g}, '
-             'by which validation selects the model, as in the paper'
-             + ('' if chosen is None else '; "chosen": at the w that had the best SumR on validation') + '.')
-    return '\n'.join([*lines, '', *textwrap.wrap(notes, WIDTH)])
+    notes = [f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}']
+    if report.get('left_out'):
+        gone = report['left_out']
+        notes.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
+                     'missing (data.missing=skip): not to be compared with published results.')
+    return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+
+
+def which_w(report):
+    """One sentence on the marks of a table."""
+    used, preset = report['result']['weight'], report['val_weight']
+    if used == preset:
+        text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
+    else:
+        text = f'"result": at w = {used:g}, for want of the queries that w = {preset:g} needs'
+    if report.get('chosen_weight') is None:
+        return f'{text}.'
+    return f'{text}; "chosen": at the w that had the best SumR on validation.'
 
 
 def result_line(report):
@@ -254,8 +295,8 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
         overrides: `key=value` strings over the stored config.
     Returns:
         dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see `alterations`),
-        chosen_weight and chosen_from (None where the checkpoint has no choice), and what `evaluate` returns, of which
-        `ranks` has its own file.
+        left_out (counts, where `data.missing=skip` left captions out), chosen_weight and chosen_from (None where the
+        checkpoint has no choice), and what `evaluate` returns, of which `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
@@ -271,21 +312,27 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
     model.to(device)
+    choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
+    weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []),
+                               branches=CollectionFiles(config, rootpath).branches_there(split))
     tell(f'opening the {split} split in {rootpath}')
     eval_set = build_loaders(config, rootpath, tokenizer, splits=(split,), image_size=model.image_size,
-                             device=device, image_encoder=model.visual_encoder)[split]
+                             device=device, image_encoder=model.visual_encoder, weights=weights)[split]
     check_text(model, tokenizer, [eval_set])
     tell(f'encoding {len(eval_set.caption_ids):,} captions and {len(eval_set.visual_ids):,} visual items')
     embeddings = encode(model, eval_set, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
-    choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
-    weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []))
     tell(f'scoring at {len(weights)} weights')
     return {'checkpoint': str(checkpoint.path), 'epoch': checkpoint.epoch, 'config': config.name,
             'collection': config.data.collection, 'lang': config.data.lang,
-            'altered': alterations(checkpoint, config, tokenizer_given), **choice,
+            'altered': alterations(checkpoint, config, tokenizer_given), **choice, **left_out(eval_set),
             **evaluate(embeddings, eval_set, config, weights, with_ranks=True)}
+
+
+def left_out(eval_set):
+    """For a report: what `data.missing=skip` left out of the split, if anything."""
+    return {'left_out': eval_set.left_out.counts()} if eval_set.left_out else {}
 
 
 def alterations(checkpoint, config, tokenizer=None):
@@ -336,8 +383,8 @@ def check_text(model, tokenizer, loaders):
 def root_of(path, config):
     """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else ValueError."""
     folders = Path(os.path.abspath(path)).parents
-    spellings = [config.data.collection, *config.data.aliases]
-    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name in spellings:
+    spellings = [name.casefold() for name in (config.data.collection, *config.data.aliases)]
+    if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name.casefold() in spellings:
         return folders[4]
     raise ValueError(f'--rootpath is needed: {folders[0]} does not lie at ROOTPATH/{config.data.collection}/runs/NAME/'
                      'SEED, which would tell where the data are')
@@ -363,10 +410,16 @@ def with_images(config, folder):
 
 
 def save_embeddings(folder, embeddings, eval_set):
-    """Write visual.npy, en.npy, tgt.npy (float32), owner.npy (int64), visual_ids.txt and caption_ids.txt."""
+    """Write visual.npy, en.npy, tgt.npy (float32), owner.npy (int64), visual_ids.txt and caption_ids.txt.
+
+    There is no file of a branch that was not encoded.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensor in embeddings._asdict().items():
+        if tensor is None:
+            (folder / f'{name}.npy').unlink(missing_ok=True)           # of an earlier evaluation
+            continue
         np.save(folder / f'{name}.npy', tensor.cpu().numpy())
     np.save(folder / 'owner.npy', np.asarray(eval_set.owner))
     for name in ('visual_ids', 'caption_ids'):
@@ -427,6 +480,8 @@ def parse_arguments(argv=None):
     parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
                         help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
                         'with "=" in its name only as --save-embeddings=DIR')
+    parser.add_argument('--print-config', action='store_true',
+                        help='show every option with its meaning, its value and its default, and test nothing')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
     return parser.parse_intermixed_args(without_folder(sys.argv[1:] if argv is None else argv))
 
@@ -449,6 +504,9 @@ def main(argv=None):
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
     try:
+        if args.print_config:
+            print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
+            return 0
         devices = choose_devices(args.device)
         if len(devices) > 1 and not distributed.launched():
             return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))

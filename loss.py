@@ -7,33 +7,39 @@ belonging to pair i; similarity is their dot product.
         + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
 
 With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their names.
+
+As released, captions of one visual item are each other's negatives. `loss.mask_same_visual` takes these pairs out of
+the triplet and InfoNCE terms, of the one between two texts too. The distillation has no negatives: its teacher gives
+such a pair the probability that it deserves.
 """
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
-def triplet(x, y, *, margin, hardest=True):
+def triplet(x, y, *, margin, hardest=True, same=None):
     """Max-margin ranking loss with in-batch negatives, both directions, summed over the batch.
 
     Args:
         x, y: (N, E) embeddings; row i of x matches row i of y and no other.
         margin: in cosine.
         hardest: only the hardest negative of each row and column; False: all of them.
+        same: (N, N) bool, the diagonal included: pairs that are no negatives; None: the diagonal alone.
     Returns:
         Scalar, sum over the batch.
     """
     scores = x @ y.T                                           # (N, N)
     matched = scores.diagonal()
-    itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    x_to_y = (margin + scores - matched[:, None]).clamp(min=0).masked_fill(itself, 0)
-    y_to_x = (margin + scores - matched[None, :]).clamp(min=0).masked_fill(itself, 0)
+    if same is None:
+        same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    x_to_y = (margin + scores - matched[:, None]).clamp(min=0).masked_fill(same, 0)
+    y_to_x = (margin + scores - matched[None, :]).clamp(min=0).masked_fill(same, 0)
     if hardest:
         return x_to_y.amax(dim=1).sum() + y_to_x.amax(dim=0).sum()
     return x_to_y.sum() + y_to_x.sum()
 
 
-def infonce(x, y, *, log_scale):
+def infonce(x, y, *, log_scale, same=None):
     """Symmetric InfoNCE with in-batch negatives and a learned temperature, in units of cosine, summed over the batch.
 
     The cross-entropy of each row's (and each column's) softmax over scale * x @ y.T, scale = exp(log_scale) =
@@ -47,11 +53,15 @@ def infonce(x, y, *, log_scale):
     Args:
         x, y: (N, E); row i of x matches row i of y and no other.
         log_scale: scalar parameter.
+        same: (N, N) bool, the diagonal included: pairs that are no negatives; None: the diagonal alone.
     Returns:
         Scalar, sum over the batch.
     """
     scale = log_scale.exp()
     logits = scale * (x @ y.T)                                 # (N, N)
+    if same is not None:
+        itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(same & ~itself, float('-inf'))
     target = torch.arange(len(logits), device=logits.device)
     both = F.cross_entropy(logits, target, reduction='sum') + F.cross_entropy(logits.T, target, reduction='sum')
     return both / scale.detach()
@@ -118,36 +128,39 @@ class NRCCRLoss(nn.Module):
     """
 
     def __init__(self, *, weights, margin, hardest, temperature, smooth_l1_beta, detach_teacher_visual,
-                 detach_cross_feature, contrastive='triplet'):
+                 detach_cross_feature, contrastive='triplet', mask_same_visual=False):
         super().__init__()
+        self.mask_same_visual = mask_same_visual
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
 
-        def to_visual(text, e):
+        def to_visual(text, e, same):
             if contrastive == 'infonce':
-                return infonce(text, e.visual, log_scale=e.log_scale)
-            return triplet(text, e.visual, margin=margin, hardest=hardest)
+                return infonce(text, e.visual, log_scale=e.log_scale, same=same)
+            return triplet(text, e.visual, margin=margin, hardest=hardest, same=same)
 
         self.terms = {
-            'triplet_en': lambda e, _: to_visual(e.en, e),
-            'triplet_tgt': lambda e, _: to_visual(e.tgt, e),
-            'kd_sim': lambda e, _: similarity_distillation(e.cross, e.tgt, e.visual, temperature=temperature,
-                                                           detach_visual=detach_teacher_visual),
-            'kd_feat': lambda e, _: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
-                                                         detach_cross=detach_cross_feature),
-            'triplet_back': lambda e, _: triplet(e.en, e.back, margin=margin, hardest=hardest),
-            'adversarial': lambda _, fake_logits: adversarial(fake_logits),
+            'triplet_en': lambda e, _, same=None: to_visual(e.en, e, same),
+            'triplet_tgt': lambda e, _, same=None: to_visual(e.tgt, e, same),
+            'kd_sim': lambda e, *_: similarity_distillation(e.cross, e.tgt, e.visual, temperature=temperature,
+                                                            detach_visual=detach_teacher_visual),
+            'kd_feat': lambda e, *_: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
+                                                          detach_cross=detach_cross_feature),
+            'triplet_back': lambda e, _, same=None: triplet(e.en, e.back, margin=margin, hardest=hardest, same=same),
+            'adversarial': lambda _, fake_logits, same=None: adversarial(fake_logits),
         }
 
-    def forward(self, encoded, fake_logits=None):
+    def forward(self, encoded, fake_logits=None, owner=None):
         """Unweighted terms.
 
         Args:
             encoded: `model.Encoded` of the batch.
             fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph to the encoder.
+            owner: (N,) the visual item of each pair, as a number; read with `mask_same_visual` alone.
         Returns:
             dict of term -> scalar, for the terms of weight above 0.
         """
-        return {term: self.terms[term](encoded, fake_logits) for term in self.weights}
+        same = owner[:, None] == owner[None, :] if self.mask_same_visual else None         # (N, N)
+        return {term: self.terms[term](encoded, fake_logits, same) for term in self.weights}
 
     def total(self, terms):
         """The weighted sum of the terms: a scalar."""
@@ -160,4 +173,5 @@ def build_loss(config):
     return NRCCRLoss(weights=dict(options.weights), margin=options.margin, hardest=options.hardest,
                      temperature=options.temperature, smooth_l1_beta=options.smooth_l1_beta,
                      detach_teacher_visual=options.detach_teacher_visual,
-                     detach_cross_feature=options.detach_cross_feature, contrastive=options.contrastive)
+                     detach_cross_feature=options.detach_cross_feature, contrastive=options.contrastive,
+                     mask_same_visual=options.mask_same_visual)

@@ -30,6 +30,7 @@ from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear
                           epoch_progress, flatten, peak_memory, record_start, remove_leftovers, remove_reports,
                           show_test)
 from basic.metric import recall_sum
+from basic.print_config import describe_config
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
 from basic.schedule import Schedule, build_schedule
@@ -163,7 +164,7 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm (before clipping),
         train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: before the encoders' weights are touched.
+        NonFiniteLoss: the encoders' weights are those of before the step.
     """
     discriminator, device = model.discriminator, batch.index.device
     with phase('forward'), autocast(device, precision):
@@ -192,7 +193,8 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
             discriminator.requires_grad_(True)
 
     with phase('loss'):
-        terms = criterion(encoded, fake_logits)
+        owner = distributed.gather(batch.owner, batch.total) if criterion.mask_same_visual else None
+        terms = criterion(encoded, fake_logits, owner)
         total = criterion.total(terms)
     with phase('backward'):
         optimizer.zero_grad()
@@ -201,25 +203,39 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         distributed.sum_gradients(parameters)
     with phase('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = as_floats({'train/total': total, 'train/grad_norm': norm,
-                            **{f'train/{name}': value for name, value in terms.items()},
-                            **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
-                            **{f'discriminator/{name}': value for name, value in report.items()}})
+        figures = {'train/total': total, 'train/grad_norm': norm,
+                   **{f'train/{name}': value for name, value in terms.items()},
+                   **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
+                   **{f'discriminator/{name}': value for name, value in report.items()}}
+        figures = {name: value.detach().float() for name, value in figures.items()}
+        step_if_finite(optimizer, figures.values())
+        model.keep_in_bounds()
+        if teacher:
+            teacher.follow()
+        values = as_floats(figures)      # the one wait for a GPU, when it has been given all its work
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss('the loss or its gradient is not finite: '
                                 + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
                                 + '; a smaller train.lr, or compute.precision=fp32, may help')
-        optimizer.step()
-        model.keep_in_bounds()
-        if teacher:
-            teacher.follow()
     return values
+
+
+def step_if_finite(optimizer, figures):
+    """A step of a fused optimizer, which leaves weights and state as they are unless all scalars are finite.
+
+    The device itself decides, so that nobody waits for it: by the attribute through which torch.amp.GradScaler tells
+    a fused optimizer to skip a step.
+    """
+    optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 def as_floats(scalars):
     """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for each."""
-    stacked = torch.stack([value.detach().float() for value in scalars.values()])
-    return dict(zip(scalars, stacked.tolist()))
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
 # ------------------------------------------------------------------------------------------------ preparing and saving
@@ -233,9 +249,7 @@ def prepare(args, device):
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
-    overrides = list(args.overrides)
-    overrides += [f'train.{key}={value}' for key in ('seed', 'workers') if (value := getattr(args, key)) is not None]
-    config = load_config(args.config, overrides)
+    config = load_config(args.config, options(args))
     set_precision(config.compute.precision)
     rootpath = Path(os.path.abspath(args.rootpath))
     folder = Path(os.path.abspath(args.run_dir)) if args.run_dir else default_run_folder(config, rootpath)
@@ -262,6 +276,12 @@ def prepare(args, device):
     return run
 
 
+def options(args):
+    """The key=value strings of a command line, the short forms among them."""
+    short = [f'train.{key}={value}' for key in ('seed', 'workers') if (value := getattr(args, key)) is not None]
+    return [*args.overrides, *short]
+
+
 def default_run_folder(config, rootpath):
     """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
     noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
@@ -277,6 +297,7 @@ def open_run_folder(run, tokenizer, *, fresh):
     elif run.unfinished:
         remove_reports(run.folder)       # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
+    start |= {'left_out': {split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out}}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
           f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'
@@ -359,7 +380,8 @@ def parse_arguments(argv=None):
     parser.add_argument('--config', required=True, action='append', metavar='FILE', help='for example '
                         'configs/vatex.yaml; given again, what a further file says wins, for example '
                         'configs/ablation/no_adversary.yaml')
-    parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collections' folders")
+    asks = '--print-config' in (sys.argv[1:] if argv is None else argv)
+    parser.add_argument('--rootpath', required=not asks, metavar='ROOT', help="folder that holds the collections' folders")
     parser.add_argument('--device', default='cpu', help='cpu (default), the index of a GPU, such as 0, or of several, '
                         'a process each: 0,1,2 (cpu:2: two processes on the CPU)')
     parser.add_argument('--run-dir', metavar='DIR',
@@ -367,6 +389,8 @@ def parse_arguments(argv=None):
     parser.add_argument('--resume', action='store_true', help="go on after the run folder's last finished epoch")
     parser.add_argument('--overwrite', action='store_true', help='delete the run that the run folder holds')
     parser.add_argument('--no-test', action='store_true', help='do not test the best model at the end')
+    parser.add_argument('--print-config', action='store_true',
+                        help='show every option with its meaning, its value and its default, and train nothing')
     parser.add_argument('--seed', type=int, metavar='N', help='short for train.seed=N')
     parser.add_argument('--workers', type=int, metavar='N', help='short for train.workers=N')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config file')
@@ -382,6 +406,9 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     keep_logs_tidy()
     try:
+        if args.print_config:
+            print(describe_config(load_config(args.config, options(args))), end='')
+            return 0
         devices = choose_devices(args.device)
         if len(devices) > 1 and not distributed.launched():
             return distributed.launch(__file__, words, processes=len(devices))

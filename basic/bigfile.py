@@ -1,8 +1,8 @@
-"""Ids of visual items, and BigFile: the features of a video collection as one float32 matrix on disk, a row a frame.
+"""BigFile: the features of a video collection as one float32 matrix on disk, a row a frame.
 
 A BigFile folder holds `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white space),
 `feature.bin` (float32, little-endian, row-major, no header) and `video2frames.txt` (a Python dict literal, video id ->
-frame ids).
+frame ids). Ids are text: UTF-8, or, where they are not, ISO-8859-1.
 """
 import ast
 import json
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from basic.errors import DataError, first_five
+from basic.ids import did_you_mean, read_bytes, repeated, visual_id
 
-ENCODING = 'iso-8859-1'                  # of the ids; maps every byte, so equal bytes stay equal
+ENCODING = 'iso-8859-1'                  # of what is not UTF-8; maps every byte
 
 
 class BigFile:
@@ -45,8 +46,8 @@ class BigFile:
             DataError: id.txt is missing, has another number of ids, or has an id twice.
         """
         path = self._file('id.txt')
-        # Split the bytes: as text in this encoding, 0x85 and 0xA0 count as white space and would cut UTF-8 ids in two.
-        ids = [name.decode(ENCODING) for name in path.read_bytes().split()]
+        # Split the bytes: as text in ISO-8859-1, 0x85 and 0xA0 count as white space and would cut UTF-8 ids in two.
+        ids = [_text(name) for name in read_bytes(path).split()]
         if len(ids) != self.rows:
             raise DataError(f"{path}: {len(ids):,} ids, but {self.folder / 'shape.txt'} says {self.rows:,} rows; they "
                             'must be equal: row i of feature.bin belongs to id i')
@@ -69,8 +70,9 @@ class BigFile:
         absent = [frame for frames in videos.values() for frame in frames if frame not in row]
         if absent:
             raise DataError(f"{path}: {len(absent):,} frames are not in {self.folder / 'id.txt'}: "
-                            f'{first_five(absent)}; the two files are of different features: fetch both again')
-        ids = [visual_id(_as_utf8(name)) for name in videos]
+                            f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are of different '
+                            'features: fetch both again')
+        ids = [visual_id(name) for name in videos]
         if len(set(ids)) != len(ids):
             raise DataError(f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of each')
         rows = np.fromiter((row[frame] for frames in videos.values() for frame in frames), dtype=np.int64)
@@ -85,8 +87,8 @@ class BigFile:
 
     def _read_shape(self):
         path = self._file('shape.txt')
-        words = path.read_text(encoding=ENCODING).split()
-        if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        words = read_bytes(path).decode(ENCODING).split()
+        if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 and int(word) > 0 for word in words):
             raise DataError(f"{path}:1: expected two whole numbers above 0, 'rows dims', found "
                             f"{' '.join(words)[:60]!r}")
         return int(words[0]), int(words[1])
@@ -102,7 +104,10 @@ def read_video2frames(path):
     Raises:
         DataError: not such a literal, or a video id twice.
     """
-    text = Path(path).read_bytes().decode(ENCODING)
+    data = read_bytes(path)
+    text = _text(data)
+    # Letters that stand for bytes: of a file that is not UTF-8, or in the escapes of Python 2's '\\xe4\\xb8\\xad'.
+    bytewise = '\\' in text if data.isascii() else text.encode('utf-8') != data
     try:
         pairs = _json_pairs(text) if '"' not in text and '\\' not in text else None
         pairs = _literal_pairs(text) if pairs is None else pairs
@@ -114,49 +119,13 @@ def read_video2frames(path):
         if not isinstance(video, str) or not isinstance(frames, list) or not all(isinstance(f, str) for f in frames):
             raise DataError(f'{path}: video {video!r}: expected a list of frame ids (strings), found '
                             f'{str(frames)[:80]}')
+    if bytewise:
+        pairs = [(_as_utf8(video), [_as_utf8(frame) for frame in frames]) for video, frames in pairs]
     videos = dict(pairs)
     if len(videos) != len(pairs):
         again = repeated([video for video, _ in pairs])
         raise DataError(f'{path}: the same video more than once: {first_five(again)}; remove one of each')
     return videos
-
-
-def read_ids(path):
-    """The ids of an id list: one a line, less a final .jpg or .mp4.
-
-    Raises:
-        DataError: an empty file or line, bytes that are not UTF-8, or an id twice.
-    """
-    ids = []
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf').rstrip().split(b'\n'), 1):
-        try:
-            ids.append(visual_id(line.decode('utf-8').strip()))
-        except UnicodeDecodeError:
-            raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for example with '
-                            'iconv -f THEIRS -t utf-8') from None
-        if not ids[-1]:
-            raise DataError(f'{path}:{number}: an empty line; expected one id a line')
-    if len(set(ids)) != len(ids):
-        again = repeated(ids)
-        line = ids.index(again[0], ids.index(again[0]) + 1) + 1
-        raise DataError(f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove the repeated '
-                        'lines, and their rows from the features')
-    return ids
-
-
-def visual_id(name):
-    """A visual item's id: its name less a final .jpg or .mp4."""
-    return name[:-4] if name.endswith(('.jpg', '.mp4')) else name
-
-
-def repeated(ids):
-    """The ids that stand more than once in a list, in order of their second appearance, each once."""
-    seen, again = set(), {}
-    for name in ids:
-        if name in seen:
-            again[name] = True
-        seen.add(name)
-    return list(again)
 
 
 def _json_pairs(text):
@@ -192,9 +161,17 @@ def _literal(node):
         raise error from None
 
 
-def _as_utf8(name):
-    """An id of a BigFile folder as caption files, which are UTF-8, spell it."""
+def _text(data):
+    """Bytes as text: UTF-8 where they are, else ISO-8859-1."""
     try:
-        return name.encode(ENCODING).decode('utf-8')
+        return data.decode('utf-8')
     except UnicodeDecodeError:
+        return data.decode(ENCODING)
+
+
+def _as_utf8(name):
+    """An id whose bytes were read one a letter, in ISO-8859-1 or as Python 2 escapes them, by what UTF-8 they are."""
+    try:
+        return name if name.isascii() else name.encode(ENCODING).decode('utf-8')
+    except UnicodeError:                 # letters beyond ISO-8859-1, or bytes that are no UTF-8: it was text already
         return name

@@ -10,17 +10,24 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
-from basic.bigfile import visual_id
+from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
-from basic.hub import load_pretrained, reason, refuse_empty
-
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from basic.hub import NeedsCodeError, load_pretrained, reason, refuse_empty
+from basic.ids import did_you_mean, hidden, lines_of, read_bytes, visual_id
 
 # Only this process tokenises. Unless told so, tokenizers warns each time a loader's worker is forked.
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'true')
 
 SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pad_token': '[PAD]',
            'mask_token': '[MASK]'}
+FORM = '<visual id>#<tag>#<n> <caption>'
+_SECOND_ID = re.compile(r'\r[^\s#]+#\S*\s')
+
+# Tokenizers that are BERT's own WordPiece, by the names that configurations give them; "Fast" is left off.
+PLAIN = {'BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MobileBertTokenizer', 'ConvBertTokenizer',
+         'LayoutLMTokenizer', 'LxmertTokenizer', 'SqueezeBertTokenizer', 'SplinterTokenizer', 'RetriBertTokenizer',
+         'DPRContextEncoderTokenizer', 'DPRQuestionEncoderTokenizer', 'DPRReaderTokenizer', 'RealmTokenizer'}
+UNTOLD = {'PreTrainedTokenizer', 'PreTrainedTokenizerBase', 'TokenizersBackend', 'AutoTokenizer'}  # names of any kind
 
 
 @dataclass
@@ -53,6 +60,8 @@ class CaptionFile:
 def read_captions(path, problems=None):
     """Read a caption file: one `<visual id>#<tag>#<n> <caption>` a line, UTF-8; blank lines are skipped.
 
+    Ids hold no white space: the first, of whatever kind, ends the id, and the caption is all that follows it.
+
     Args:
         path: the file.
         problems: a list to which a message is appended for each bad line, which is then left out; None: the first
@@ -60,8 +69,9 @@ def read_captions(path, problems=None):
     Returns:
         CaptionFile.
     Raises:
-        DataError: no such file; without `problems` also an empty file, bytes that are not UTF-8, a line without a
-            space, an id without '#', an id (visual id, n) that stands twice.
+        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that are not UTF-8, a line
+            without an id or white space after it, an id without '#' or with invisible characters, an id (visual id,
+            n) that stands twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,7 +89,7 @@ def read_captions(path, problems=None):
         except ValueError as error:
             bad.append(f'{path}:{number}: {error}')
     if not file.ids and not bad:
-        bad.append(f"{path}:1: the file is empty; expected lines of '<visual id>#<tag>#<n> <caption>'")
+        bad.append(f"{path}:1: the file is empty; expected lines of '{FORM}'")
     if bad and problems is None:
         raise DataError(bad[0])
     if bad:
@@ -88,29 +98,48 @@ def read_captions(path, problems=None):
 
 
 def caption_lines(path):
-    """Yield (number, bytes) of each line of a caption file that is not empty, without its end."""
-    # Split the bytes at \n alone: text methods would also split at \r, U+2028 and others inside a caption.
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n'), start=1):
-        line = line.removesuffix(b'\r')
-        if line:
+    """Yield (number, bytes) of each line of a caption file that is not blank, without its end; see `ids.lines_of`."""
+    for number, line in lines_of(read_bytes(path)):
+        if line.strip():
             yield number, line
 
 
-def _parse_line(line):
+def split_line(line):
+    """A caption file's line (bytes) as (id, caption): the id ends at the first white space, of whatever kind.
+
+    Raises:
+        ValueError: not UTF-8, no id at the head of the line, no white space after it; says what is there.
+    """
     try:
         line = line.decode('utf-8')
     except UnicodeDecodeError as error:
         raise ValueError(f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert the '
                          'file, for example with iconv -f THEIRS -t utf-8') from None
-    name, space, text = line.partition(' ')
-    if not space:
-        found = ' but a tab' if '\t' in line else ''
-        raise ValueError(f"no space{found} after the caption's id in {line[:60]!r}; "
-                         "expected '<visual id>#<tag>#<n> <caption>'")
+    parts = re.match(r'(\S+)\s(.*)', line, re.DOTALL)
+    if line[:1].isspace():
+        raise ValueError(f"white space before the caption's id in {line[:60]!r}; remove it")
+    if not parts:
+        raise ValueError(f"no space after the caption's id in {line[:60]!r}; expected '{FORM}'")
+    return parts[1], parts[2]
+
+
+def _parse_line(line):
+    """((visual id, n), caption) of a line; ValueError for what could be read in two ways."""
+    name, text = split_line(line)
     visual, mark, rest = name.partition('#')
+    n = rest.rpartition('#')[2]
     if not mark:
-        raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '<visual id>#<tag>#<n> <caption>'")
-    return (visual_id(visual), rest.rpartition('#')[2]), text
+        raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '{FORM}'")
+    if not name.isprintable() and hidden(name):
+        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, {ascii(hidden(name))}; "
+                         'remove it, or put a space in its place')
+    if not re.fullmatch(r'[\w.+-]*', n):  # 'v0#enc#0,Two dogs': the first word would be lost
+        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number and then a space: "
+                         f"'{FORM}'")
+    if '\r' in text and _SECOND_ID.search(text):
+        raise ValueError('a second caption in the line, after a carriage return; end every line with a newline: '
+                         "tr '\\r' '\\n' < FILE")
+    return (visual_id(visual), n), text
 
 
 def join_captions(first, other):
@@ -126,9 +155,12 @@ def join_captions(first, other):
     row = {key: i for i, key in enumerate(other.ids)}
     missing = [f'{visual}#{n}' for visual, n in first.ids if (visual, n) not in row]
     if missing:
+        there = set(other.visual_ids)
+        unknown = [visual for visual in first.visual_ids if visual not in there]
         raise DataError(f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
-                        f'{other.path}, which has {len(other):,}: {first_five(missing)}; captions are matched by '
-                        '<visual id> and <n>: complete the second file, or remove these lines from the first')
+                        f'{other.path}, which has {len(other):,}: {first_five(missing)}'
+                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by <visual id> and <n>: '
+                        'complete the second file, or remove these lines from the first')
     return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
 
 
@@ -150,12 +182,12 @@ def load_tokenizer(name_or_folder, lowercase):
         transformers' PreTrainedTokenizerFast.
     Raises:
         UnreachableError: neither here nor to be downloaded.
-        DataError: not a tokenizer, or `lowercase` for one that is not WordPiece.
+        DataError: not a tokenizer, one without a fast form, or `lowercase` for one that is not WordPiece.
     """
     path = Path(name_or_folder).expanduser()
     vocabulary = path / 'vocab.txt' if path.is_dir() else path
     if vocabulary.is_file() and not (path / 'tokenizer.json').is_file():
-        tokenizer = _wordpiece(vocabulary)
+        tokenizer = _load_vocabulary(vocabulary, folder=path if path.is_dir() else None)
     elif path.is_dir():
         tokenizer = _load_folder(path)
     else:
@@ -164,7 +196,10 @@ def load_tokenizer(name_or_folder, lowercase):
         refuse_empty(tokenizer)
     except DataError as error:
         raise DataError(f'{name_or_folder}: {error}') from None
-    backend = tokenizer.backend_tokenizer
+    backend = getattr(tokenizer, 'backend_tokenizer', None)
+    if backend is None:
+        raise DataError(f'{name_or_folder}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json'
+                        '), which is what is read here; choose a model that has one')
     backend.no_truncation()
     backend.no_padding()
     if lowercase:
@@ -178,39 +213,97 @@ def load_tokenizer(name_or_folder, lowercase):
 
 
 def save_tokenizer(tokenizer, folder):
-    """Write the tokenizer into `folder`, so that load_tokenizer(folder, lowercase) gives the same ids again."""
-    tokenizer.save_pretrained(str(folder))
+    """Write the tokenizer into `folder`, so that load_tokenizer(folder, lowercase) gives the same ids again.
+
+    Raises:
+        OSError: it cannot be written, a full disk included.
+    """
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except Exception as error:           # the tokenizers library, which is no Python, raises Exception itself
+        number = re.search(r'\(os error (\d+)\)', str(error))
+        if not number or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
-def _wordpiece(path):
-    """BERT's tokenizer on a bare vocabulary, one token a line."""
+def _load_vocabulary(path, folder):
+    """A tokenizer of a vocabulary alone, of the kind that the configurations beside it name: BERT's if none does.
+
+    Args:
+        path: vocab.txt; folder: the one that it lies in, or None where the vocabulary itself was named.
+    """
+    own, kind = _read_object(path.with_name('tokenizer_config.json')), _kind_of_tokenizer(path)
+    if kind in PLAIN or kind is None:
+        return _wordpiece(path, own)
+    if folder is None:
+        raise DataError(f"{path} belongs to a {kind}, as the files beside it say, not to BERT's own WordPiece; give "
+                        'the folder, if transformers can load its tokenizer')
+    return _load_folder(folder, kind)
+
+
+def _kind_of_tokenizer(vocabulary):
+    """The class that the files beside a vocabulary name, without 'Fast'; None where none of them says."""
+    own, model = (_read_object(vocabulary.with_name(name)) for name in ('tokenizer_config.json', 'config.json'))
+    if own.get('mecab_kwargs') or own.get('word_tokenizer_type') or own.get('subword_tokenizer_type'):
+        return 'BertJapaneseTokenizer'
+    for tree in (own, model):
+        name = str(tree.get('tokenizer_class') or '').removesuffix('Fast')
+        if name and name not in UNTOLD:
+            return name
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+    name = TOKENIZER_MAPPING_NAMES.get(str(model.get('model_type')))
+    name = name.removesuffix('Fast') if isinstance(name, str) else None
+    return None if name in UNTOLD else name
+
+
+def _read_object(path):
+    """The dict in a JSON file; an empty one where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        if isinstance(found, dict):
+            return found
+        error = f'a {type(found).__name__}'
+    except (OSError, ValueError, RecursionError) as wrong:
+        error = wrong
+    raise DataError(f'{path}: not a JSON object ({error}); mend it, or remove it')
+
+
+def _wordpiece(path, own):
+    """BERT's tokenizer on a bare vocabulary, one token a line; `own`: what tokenizer_config.json says of it."""
+    from transformers import PreTrainedTokenizerFast
     lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
     vocabulary = {token: i for i, token in enumerate(lines)}      # the id is the line, counted from 0
     missing = [token for token in SPECIAL.values() if token not in vocabulary]
     if missing:
         raise DataError(f"{path}: not a BERT vocabulary, one token a line: it has no {', '.join(missing)}")
-    own = path.with_name('tokenizer_config.json')
-    try:
-        lowercase = bool(own.is_file() and json.loads(own.read_text(encoding='utf-8')).get('do_lower_case'))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f'{own}: not a JSON object ({error}); mend it, or remove it') from None
+    strip = own.get('strip_accents')
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL['unk_token']))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(own.get('do_lower_case')), strip_accents=strip if isinstance(strip, bool) else None,
+        handle_chinese_chars=own.get('tokenize_chinese_chars') is not False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.TemplateProcessing(
         single='[CLS] $A [SEP]', special_tokens=[(token, vocabulary[token]) for token in ('[CLS]', '[SEP]')])
     return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
 
 
-def _load_folder(path):
+def _load_folder(path, kind=None):
+    from transformers import AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f'{path} holds no tokenizer that transformers can load ({reason(error)}); text.bert=FOLDER '
-                        'needs tokenizer.json, or vocab.txt, beside the weights') from None
+        return load_pretrained(AutoTokenizer, str(path))
+    except NeedsCodeError as error:
+        raise DataError(f'{path}: {error}') from None
+    except Exception as error:           # damaged files: each kind of tokenizer has errors of its own
+        if is_out_of_memory(error):
+            raise
+        named = f', a {kind} as its files say,' if kind else ''
+        raise DataError(f'{path} holds no tokenizer{named} that transformers can load ({reason(error)}); text.bert='
+                        'FOLDER needs tokenizer.json, or the vocab.txt of a BERT, beside the weights') from None
 
 
 def _load_hub(name):
+    from transformers import AutoTokenizer
     try:
         return load_pretrained(AutoTokenizer, name)
     except UnreachableError as error:

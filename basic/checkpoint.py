@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
+from basic.errors import first_five
 
 FORMAT = 'nrccr-1'
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
@@ -63,10 +64,10 @@ def save_checkpoint(path, content):
 
 
 def find_checkpoint(path):
-    """The checkpoint file meant by `path`: a file, our run folder, or a released one.
+    """The checkpoint file meant by `path`: a file, our run folder or the one above it, or a released one.
 
     Raises:
-        CheckpointError: no such path, or a folder without a checkpoint; says what was looked for.
+        CheckpointError: no such path, a folder without a checkpoint (says what was looked for), or one of several runs.
     """
     path = Path(path)
     if path.is_file():
@@ -76,6 +77,12 @@ def find_checkpoint(path):
     for name in (BEST, RELEASED):
         if (path / name).is_file():
             return path / name
+    seeds = sorted(folder for folder in path.glob('seed_*') if (folder / BEST).is_file())
+    if len(seeds) == 1:
+        return seeds[0] / BEST
+    if seeds:
+        raise CheckpointError(f'{path} holds {len(seeds)} runs, {first_five([seed.name for seed in seeds])}: '
+                              'name one of them')
     there = ', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'
     raise CheckpointError(f'no {BEST} (ours) and no {RELEASED} (released) in {path}, which has: {there}')
 

@@ -22,12 +22,12 @@ class CollectionFiles:
         root, spellings = Path(rootpath), [config.data.collection, *config.data.aliases]
         if not root.is_dir():
             raise DataError(f'ROOTPATH {root} is not a folder; {root.parent} has: {listing(root.parent)}')
-        found = [name for name in spellings if (root / name).is_dir()]
+        found = [name for name in spellings if (root / name).is_dir()] or _in_any_case(root, spellings)
         if not found:
             raise DataError(f"ROOTPATH {root} has no folder {' or '.join(spellings)}; it has: {listing(root)}. "
                             'ROOTPATH is the folder that holds the collections; data.collection names one of them')
         self.folder = root / found[0]
-        self.spellings = [found[0], *(name for name in spellings if name != found[0])]
+        self.spellings = list(dict.fromkeys([found[0], *spellings]))
 
     def paths(self, template, split):
         """Candidate paths of a file-name template, as `config.Data` explains it; {id} stays."""
@@ -50,20 +50,56 @@ class CollectionFiles:
         raise DataError(f"no {what} of split '{split}'; tried {', '.join(map(str, tried))}; {folder} has: "
                         f'{listing(folder)}. Put the file there, or set {option}')
 
-    def roles(self, split):
-        """The caption branches that a split needs."""
-        weights = self.config.loss.weights
-        needed = {'en': True, 'tgt': split != 'train' or needs_tgt(weights),
-                  'back': split == 'train' and weights.triplet_back > 0}
+    def roles(self, split, weights=None):
+        """The caption branches that a split needs; the first one's captions give the order.
+
+        Args:
+            split: train, val or test.
+            weights: shares w of the English branch that val or test is scored with; None: those that a training
+                validates with, or `eval.weights`.
+        """
+        if split != 'train':
+            if weights is None:
+                weights = validation_weights(self.config) if split == 'val' else self.config.eval.weights
+            return scored_branches(weights)
+        terms = self.config.loss.weights
+        needed = {'en': True, 'tgt': needs_tgt(terms), 'back': terms.triplet_back > 0}
         return tuple(role for role, need in needed.items() if need)
 
-    def caption_path(self, split, role):
-        template = 'TextData/' + getattr(getattr(self.config.data.captions, split), role)
-        return self.find([template], split, f"captions (branch '{role}')", f'data.captions.{split}.{role}, data.lang')
+    def branches_there(self, split):
+        """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there all the same."""
+        needed = scored_branches(self.config.eval.weights)
+        return tuple(role for role in ('en', 'tgt') if role in needed or any(
+            path.exists() for path in self.paths(self._caption_template(split, role), split)))
 
-    def captions(self, split):
-        """dict role -> CaptionFile, each in the order of the `en` file and with its ids."""
-        files = {role: read_captions(self.caption_path(split, role)) for role in self.roles(split)}
-        first = files['en']
+    def _caption_template(self, split, role):
+        return 'TextData/' + getattr(getattr(self.config.data.captions, split), role)
+
+    def caption_path(self, split, role):
+        return self.find([self._caption_template(split, role)], split, f"captions (branch '{role}')", f'data.captions.{split}.{role}, data.lang')
+
+    def captions(self, split, weights=None):
+        """dict role -> CaptionFile, each in the order of the first role's file and with its ids; see `roles`."""
+        files = {role: read_captions(self.caption_path(split, role)) for role in self.roles(split, weights)}
+        first = next(iter(files.values()))
         return {role: CaptionFile(file.path, first.ids, [file.texts[row] for row in join_captions(first, file)])
                 for role, file in files.items()}
+
+
+def _in_any_case(root, spellings):
+    """The folders of `root` whose names are one of the spellings but for upper and lower case, in order."""
+    wanted = [name.casefold() for name in spellings]
+    found = [path.name for path in root.iterdir() if path.name.casefold() in wanted and path.is_dir()]
+    return sorted(found, key=lambda name: (wanted.index(name.casefold()), name))
+
+
+def scored_branches(weights):
+    """The caption branches that scores at these shares w of the English one read: w = 0 no `en`, w = 1 no `tgt`."""
+    return tuple(role for role, needed in (('en', any(w > 0 for w in weights)), ('tgt', any(w < 1 for w in weights)))
+                 if needed)
+
+
+def validation_weights(config):
+    """The shares w that validation scores with: the one that chooses the model, and those to choose w from; falling."""
+    return sorted({*map(float, config.eval.weight_grid or config.eval.weights), float(config.train.val_weight)},
+                  reverse=True)

@@ -7,12 +7,15 @@ An unknown key, a wrong type or an impossible combination raises `ConfigError` i
 and what would be valid. Every number that the paper or its released code states is a field here, with its source.
 """
 import math
+import re
+import string
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
-import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from basic.foreign import LARGEST, parse_yaml, plain_tree, read_yaml, shown
 
 POOLINGS = ('padded_mean', 'mean', 'max')
 SCORE_SCALES = ('value_width', 'key_width')
@@ -25,6 +28,8 @@ ATTENTIONS = ('auto', 'fused', 'eager')
 IMAGE_CACHES = ('none', 'pixels', 'embeddings')
 CONTRASTIVE = ('triplet', 'infonce')
 TEACHERS = ('self', 'momentum')
+MOST_FILES = 100                         # that `base:` may lead to
+MISSING_ITEMS = ('error', 'skip')
 
 
 class ConfigError(ValueError):
@@ -49,8 +54,8 @@ class ValCaptions:
 @dataclass
 class TestCaptions:
     """Caption files of the test split."""
-    en: str = '{c}test_google_{lang}2enc.caption.txt'
-    tgt: str = '{c}test_{lang}.caption.txt'
+    en: str = '{c}test_google_{lang}2enc.caption.txt'         # machine translation of the target caption
+    tgt: str = '{c}test_{lang}.caption.txt'                   # human target language
 
 
 @dataclass
@@ -87,7 +92,9 @@ class Data:
     frames: str = 'FeatureData/{feature}'  # BigFile folder of frame features, for visual.kind=frames
     pooled: SplitFiles = field(default_factory=SplitFiles)      # .npy of one row an image, for visual.kind=pooled
     ids: SplitFiles = field(default_factory=SplitFiles)         # the image lists: row i of the .npy is line i here
-    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder
+    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder; one
+                                         # with another ending of an image's (.JPG, .png) is found too
+    missing: str = 'error'               # captions whose visual item is not there: error | skip (leave them out, and say so)
     noise: float = 0.0                   # a record: the rate of corrupted training translations; names the run's folder
 
 
@@ -103,27 +110,27 @@ class Text:
     train_all: bool = False              # all of BERT, however deep, embeddings included, whatever the two above say
     bert_dropout: float = 0.1            # inside BERT, in frozen layers too
     hidden: int = 768                    # width of the attention block
-    heads: int = 8
+    heads: int = 8                       # of the attention block; they divide `hidden` and `qk_width`
     qk_width: int = 512                  # width of queries and keys; the values are `hidden` wide
     score_scale: str = 'value_width'     # as released sqrt(hidden / heads); key_width: sqrt(qk_width / heads)
     positions: int = 250                 # learned positions; longer captions are cut
-    dropout: float = 0.1
+    dropout: float = 0.1                 # after BERT: of the linear layer, the positions and the attention block
     pooling: str = 'padded_mean'         # as released: the mean includes padding; `mean` and `max` leave it out
 
 
 @dataclass
 class Visual:
     """Visual encoder: frame features, one pooled feature an image, or raw images through CLIP."""
-    kind: str = 'frames'
+    kind: str = 'frames'                 # frames | pooled | clip, in this order
     feature: str = 'i3d_kinetics'        # name of the feature, for `frames` and `pooled`
     feature_dim: int = 0                 # its width; 0: as found in the data
     hidden: int = 1024                   # `frames`: width of the attention block; `clip`: width after the linear layer
-    heads: int = 8
-    qk_width: int = 512
+    heads: int = 8                       # `frames`: of the attention block
+    qk_width: int = 512                  # `frames`: width of queries and keys
     score_scale: str = 'value_width'     # as released, see text.score_scale
     max_frames: int = 64                 # videos are cut to their first frames
     positions: int = 80                  # learned positions
-    dropout: float = 0.1
+    dropout: float = 0.1                 # `frames`: of the linear layer, the positions and the attention block
     pooling: str = 'padded_mean'         # over frames
     clip: str = 'openai/clip-vit-base-patch32'  # hub name or local folder
     clip_pretrained: bool = True         # False: CLIP's architecture with random weights
@@ -133,15 +140,15 @@ class Visual:
 @dataclass
 class Space:
     """Projections to the common space (linear, batch norm, dropout, L2 normalisation)."""
-    dim: int = 1536
-    dropout: float = 0.2
+    dim: int = 1536                      # width of the common space
+    dropout: float = 0.2                 # after the batch norm
 
 
 @dataclass
 class Discriminator:
     """Language discriminator on BERT's token outputs."""
     kind: str = 'strong'                 # `strong` for VATEX, `not-so-weak` for the others, `weak`
-    lr: float = 1e-3
+    lr: float = 1e-3                     # of its own Adam
     relu_skip: bool = True               # as released a residual block's skip carries the ReLU'd input
     pooling: str = 'padded_mean'         # as released the average includes padding; `mean` leaves it out
 
@@ -149,12 +156,12 @@ class Discriminator:
 @dataclass
 class Weights:
     """Weight of each term; 0 leaves the term, and what only it needs, out."""
-    triplet_en: float = 1.0
-    triplet_tgt: float = 0.6             # the paper's tri_alpha
-    kd_sim: float = 0.4                  # dtl_beta
-    kd_feat: float = 0.1                 # l1_gama
-    triplet_back: float = 0.5            # back_w
-    adversarial: float = 0.001           # scale
+    triplet_en: float = 1.0              # English and visual
+    triplet_tgt: float = 0.6             # translation and visual: the paper's tri_alpha
+    kd_sim: float = 0.4                  # similarity distillation: dtl_beta
+    kd_feat: float = 0.1                 # feature distillation: l1_gama
+    triplet_back: float = 0.5            # English and back-translation: back_w
+    adversarial: float = 0.001           # language adversary: scale
 
 
 @dataclass
@@ -163,6 +170,7 @@ class Loss:
     weights: Weights = field(default_factory=Weights)
     margin: float = 0.2                  # triplet margin, in cosine
     hardest: bool = True                 # hardest negative in the batch; False: the sum over all negatives
+    mask_same_visual: bool = False       # captions of one visual item are not each other's negatives; as released they are
     temperature: float = 0.07            # of the similarity distillation
     smooth_l1_beta: float = 4.0          # of the feature distillation
     detach_teacher_visual: bool = False  # as released the teacher's distribution also moves the visual side
@@ -175,7 +183,7 @@ class Loss:
 @dataclass
 class Train:
     """Optimisation and schedule."""
-    seed: int = 1
+    seed: int = 1                        # of the weights, the order of the pairs and dropout
     epochs: int = 50                     # at most
     batch_size: int = 128                # caption pairs
     lr: float = 1e-4                     # Adam, encoders and projections
@@ -204,7 +212,7 @@ class Compute:
 class Eval:
     """Scoring."""
     val_batch_size: int = 128            # with padded_mean the batch matters
-    test_batch_size: int = 64
+    test_batch_size: int = 64            # as released, not that of validation
     weights: list[float] = field(default_factory=lambda: [1.0, 0.8, 0.5, 0.2, 0.0])  # w of the English branch
     weight_grid: list[float] = field(default_factory=list)  # w to choose from on validation; empty: eval.weights
     ties: str = 'pessimistic'            # rank among equal scores: pessimistic (last) | mean (middle)
@@ -242,10 +250,10 @@ def load_config(path=None, overrides=()):
     layers, names = [], []
     for path in paths:
         found = _yaml_layers(path)
-        layers += [(str(file), OmegaConf.create(tree)) for file, tree in found]
+        layers += [(str(file), tree) for file, tree in found]
         names.append(next((tree['name'] for _, tree in reversed(found) if tree.get('name')), Path(path).stem))
     if len(paths) > 1:
-        layers.append((' with '.join(map(str, paths)), OmegaConf.create({'name': '_'.join(map(str, names))})))
+        layers.append((' with '.join(map(str, paths)), {'name': '_'.join(map(str, names))}))
     return _merged([*layers, *_options(overrides)], name=names[0] if names else '')
 
 
@@ -259,9 +267,17 @@ def keys_of(path):
     return {key for _, tree in _yaml_layers(path) for key, value in _leaves(tree) if not isinstance(value, dict)}
 
 
-def config_from_dict(tree, overrides=()):
-    """Rebuild a config from the plain dict that a run folder or a checkpoint holds; raises ConfigError as above."""
-    return _merged([('stored config', OmegaConf.create(tree)), *_options(overrides)], name='')
+def config_from_dict(tree, overrides=(), source='stored config'):
+    """Rebuild a config from the plain dict that a run folder or a checkpoint holds; raises ConfigError as above.
+
+    Args:
+        tree: anything that a stranger's file may hold; its text is text, nothing in it is filled in.
+        overrides: `key=value` strings.
+        source: what messages call the tree.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError(f'{source}: expected keys and values, found {type(tree).__name__}')
+    return _merged([(source, plain_tree(tree, source, ConfigError)), *_options(overrides)], name='')
 
 
 def config_to_dict(config):
@@ -275,48 +291,80 @@ def _options(overrides):
         if '=' not in text or text.startswith(('=', '-')):
             raise ConfigError(f"option '{text}' is not of the form key=value, for example train.lr=3e-4")
         key, _, raw = text.partition('=')
+        source = f"option '{text}'"
         try:
-            tree = OmegaConf.from_dotlist([text])
-            if _field_type(key) is str and isinstance(OmegaConf.select(tree, key), bool | int | float):
-                OmegaConf.update(tree, key, raw)             # YAML reads 007 as a number, and no, Norwegian, as False
-            yield f"option '{text}'", tree
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"option '{text}': what stands after = is not valid YAML "
-                              f"({' '.join(str(error).split())}); put text with braces, brackets or a colon into "
-                              'double quotes, for example \'data.images="photos/{id}.jpg"\'') from None
+            tree = _option_value(_field_type(key), raw)
+        except ValueError as error:
+            raise ConfigError(f'{source}: what stands after = cannot be read: {error}') from None
+        for part in reversed(key.split('.')):
+            tree = {part: tree}
+        yield source, plain_tree(tree, source, ConfigError)
 
 
-def _yaml_layers(path, seen=()):
-    """(file, tree) from the innermost `base:` outwards."""
-    path = Path(path)
-    if path.resolve() in seen:
-        raise ConfigError(f'{path}: `base:` leads back to a file already read: {" -> ".join(map(str, seen))}')
+def _option_value(kind, raw):
+    """The value of an option's text: text as it was typed, unless it is in quotes; anything else as YAML reads it."""
+    if kind is str:
+        return _unquoted(raw) if len(raw) > 1 and raw[0] == raw[-1] and raw[0] in '\'"' else raw
+    if kind == list[str] and re.fullmatch(r'\[[^\'"]*\]', raw, re.DOTALL):
+        return [item.strip() for item in raw[1:-1].split(',')] if raw[1:-1].strip() else []
+    return parse_yaml(raw)
+
+
+def _unquoted(raw):
+    try:
+        value = parse_yaml(raw)
+    except ValueError:
+        value = None
+    if not isinstance(value, str):
+        raise ValueError('it is in quotes, but is not quoted as in YAML; text needs no quotes here')
+    return value
+
+
+def _yaml_layers(path, seen=(), read=None):
+    """(file, tree) from the innermost `base:` outwards; `read`: the files read so far."""
+    path, read = Path(path), [] if read is None else read
     if not path.is_file():
         known = sorted(p.name for p in path.parent.glob('*.yaml')) if path.parent.is_dir() else []
         raise ConfigError(f'no config file {path}; {path.parent} has: {", ".join(known) or "no .yaml files"}')
-    try:
-        text = path.read_text(encoding='utf-8')
-        if not isinstance(yaml.safe_load(text) or {}, dict):
-            raise ConfigError(f'{path}: expected keys and values at the top level, such as `data:`')
-        tree = OmegaConf.to_container(OmegaConf.create(text))    # unlike yaml's own, it refuses a key given twice
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not valid YAML: {error}') from None
+    if path.resolve() in seen:
+        raise ConfigError(f'{path}: `base:` leads back to a file already read: {" -> ".join(map(str, seen))}')
+    read.append(path)
+    if len(read) > MOST_FILES:
+        raise ConfigError(f'{path}: `base:` leads to more than {MOST_FILES} files')
+    tree = read_yaml(path, ConfigError)
     bases = tree.pop('base', None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
         raise ConfigError(f"{path}: key 'base' is {bases!r}; expected a file name, or a list of them")
     below = []
     for base in bases:
-        below += _yaml_layers(path.parent / base, (*seen, path.resolve()))
+        below += _yaml_layers(path.parent / base, (*seen, path.resolve()), read)
     return [*below, (path, tree)]
+
+
+def _literal(tree, source=''):
+    """The tree with its text such that OmegaConf takes it for text: ${...} is filled in nowhere.
+
+    Raises:
+        ConfigError: text that means 'not set' to OmegaConf, ???.
+    """
+    if isinstance(tree, dict):
+        return {name: _literal(value, source) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_literal(value, source) for value in tree]
+    if not isinstance(tree, str):
+        return tree
+    if re.fullmatch(r'\\*\?\?\?', tree):
+        raise ConfigError(f"{source}: '{tree}' says that a value is missing: give it, or leave the key out")
+    return re.sub(r'(\\*)\$\{', r'\1\1\\${', tree)      # a backslash makes it text, and is itself doubled before
 
 
 def _merge(config, layer, source):
     """OmegaConf.merge with messages that name the source, the key and what is valid."""
-    for key, value in _leaves(OmegaConf.to_container(layer)):
+    for key, value in _leaves(layer):
         _check_known(key, value, source)
     try:
-        return OmegaConf.merge(config, layer)
+        return OmegaConf.merge(config, OmegaConf.create(_literal(layer, source)))
     except (OmegaConfBaseException, TypeError) as error:     # TypeError: a group where a list is expected
         key = getattr(error, 'full_key', '') or ''
         reason = str(error).splitlines()[0]
@@ -332,10 +380,13 @@ def _leaves(tree, prefix=''):
 
 
 def _field_type(key):
-    """The type of a dotted key in the schema; None for one that is not there, or lies inside a free dict."""
+    """The type of a dotted key in the schema, str for one inside a free dict; None for one that is not there."""
     where = Config
     for part in key.split('.'):
-        where = {f.name: f.type for f in fields(where)}.get(part) if is_dataclass(where) else None
+        if is_dataclass(where):
+            where = {f.name: f.type for f in fields(where)}.get(part)
+        else:
+            where = str if where == dict[str, str] else None
     return where
 
 
@@ -374,12 +425,8 @@ def _merged(layers, name):
         config = _merge(config, layer, source)
     if OmegaConf.is_missing(config.data, 'collection'):
         raise ConfigError("key 'data.collection' is not set: name the collection's folder below ROOTPATH")
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"key '{error.full_key}': {str(error).splitlines()[0]}") from None
     if not config.name:
-        config.name = name or config.data.collection
+        config.name = _literal(name or config.data.collection)
     _check(config)
     OmegaConf.set_readonly(config, True)
     return config
@@ -391,17 +438,19 @@ def _check(config):
 
     def require(condition, key, valid):
         if not condition:
-            raise ConfigError(f"key '{key}' is {OmegaConf.select(config, key)!r}; {valid}")
+            value = OmegaConf.select(config, key)
+            raise ConfigError(f"key '{key}' is {shown(value) if isinstance(value, str | int) else value}; {valid}")
 
-    for key, value in _leaves(OmegaConf.to_container(config)):
+    for key, value in _leaves(config_to_dict(config)):
         require(not isinstance(value, float) or math.isfinite(value), key, 'expected a finite number')
+        require(not isinstance(value, int) or abs(value) < LARGEST, key, 'no number here is that large')
     for key, choices in (('text.pooling', POOLINGS), ('visual.pooling', POOLINGS),
                          ('text.score_scale', SCORE_SCALES), ('visual.score_scale', SCORE_SCALES),
                          ('visual.kind', VISUAL_KINDS), ('discriminator.kind', DISCRIMINATORS),
                          ('discriminator.pooling', ('padded_mean', 'mean')),
                          ('compute.precision', PRECISIONS), ('compute.attention', ATTENTIONS),
                          ('compute.image_cache', IMAGE_CACHES), ('loss.contrastive', CONTRASTIVE),
-                         ('loss.teacher', TEACHERS),
+                         ('loss.teacher', TEACHERS), ('data.missing', MISSING_ITEMS),
                          ('eval.ties', ('pessimistic', 'mean'))):
         require(OmegaConf.select(config, key) in choices, key, f'valid values: {", ".join(choices)}')
     for key in ('text.hidden', 'text.heads', 'text.qk_width', 'text.positions', 'visual.hidden', 'visual.heads',
@@ -466,22 +515,26 @@ def _check(config):
             f'valid values for {config.data.collection}: {", ".join(sorted(tasks))}')
     for key in ('name', 'data.collection', 'data.lang'):     # parts of paths, and of the run folder's
         value = OmegaConf.select(config, key)
-        require('/' not in value and value.strip(' .'), key, "expected a folder's or a language's name, without /")
+        require('/' not in value and value.strip(' .') and value.isprintable(), key,
+                "expected a folder's or a language's name, without / and control characters")
     _check_templates(config)
 
 
 def _check_templates(config):
     """Every template must be formattable with the fields that `Data` documents."""
-    allowed = dict(c='c', p='p', lang='xx', split='train', t='', feature='f', id='0')
+    allowed = ('c', 'p', 'lang', 'split', 't', 'feature', 'id')
     templates = {f'data.captions.{split}.{role}': value for split, roles in
-                 OmegaConf.to_container(config.data.captions).items() for role, value in roles.items()}
+                 config_to_dict(config.data.captions).items() for role, value in roles.items()}
     templates.update({'data.frames': config.data.frames, 'data.images': config.data.images})
     for key in ('pooled', 'ids'):
         for split in SPLITS:
             templates.update({f'data.{key}.{split}[{i}]': t for i, t in enumerate(config.data[key][split])})
     for key, template in templates.items():
         try:
-            template.format(**allowed)
-        except (KeyError, IndexError, AttributeError, ValueError) as error:
-            raise ConfigError(f"key '{key}' is {template!r}: cannot fill in {error}; "
-                              f"fields: {', '.join('{%s}' % name for name in allowed)}") from None
+            for _, name, width, conversion in string.Formatter().parse(template):
+                if name is not None and (name not in allowed or width or conversion):    # {c:>9999} makes 9,999 blanks
+                    raise ValueError(f'cannot fill in {name!r}')
+        except ValueError as error:
+            raise ConfigError(f"key '{key}' is {template!r}: {error}; fields: "
+                              f"{', '.join('{%s}' % name for name in allowed)}; a brace that is text is written twice"
+                              ) from None

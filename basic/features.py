@@ -5,8 +5,9 @@ N items, F frames, D width.
 import numpy as np
 import torch
 
-from basic.bigfile import BigFile, read_ids
+from basic.bigfile import BigFile
 from basic.errors import DataError, first_five
+from basic.ids import read_ids
 
 
 class FeatureSource:

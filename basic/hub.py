@@ -1,17 +1,25 @@
-"""Models of the hub: from the local cache where they are there, and a quick word where they cannot be had."""
+"""Models of the hub: from the local cache where they are there, and a quick word where they cannot be had.
+
+Code that comes with a model is never run: `trust_remote_code` is False in every call of transformers.
+"""
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from basic.errors import DataError, UnreachableError
 from basic.runtime import keep_logs_tidy
 
 TIMEOUT = 5                              # seconds to wait for the hub before saying that it is out of reach
+WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
+
+
+class NeedsCodeError(DataError):
+    """A model or tokenizer that only code in its own files could load, which is never run."""
 
 
 def load_pretrained(cls, name, **options):
-    """cls.from_pretrained of a folder or a hub name.
+    """cls.from_pretrained of a folder or a hub name, without running code that lies there.
 
     The cache comes first and one short question to the hub second, because transformers asks a dead connection again
     and again for a minute.
@@ -20,6 +28,7 @@ def load_pretrained(cls, name, **options):
         cls: a class of transformers; options: for its `from_pretrained`.
         name: folder, or hub name.
     Raises:
+        NeedsCodeError: it could only be loaded by running code of its own.
         DataError: no such folder here and no such model on the hub.
         UnreachableError: no such folder, not in the cache, and not to be downloaded now.
         what `from_pretrained` raises for a folder that it cannot load.
@@ -27,24 +36,57 @@ def load_pretrained(cls, name, **options):
     keep_logs_tidy()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return cls.from_pretrained(str(folder), **options)
+        return _from_pretrained(cls, str(folder), **options)
     try:
-        return cls.from_pretrained(name, local_files_only=True, **options)
-    except (OSError, ValueError):        # not in the cache
+        loaded = _from_pretrained(cls, name, local_files_only=True, **options)
+        if not is_empty_tokenizer(loaded):  # transformers makes one where a download got no further than its config
+            return loaded
+    except NeedsCodeError:
+        raise
+    except (OSError, ValueError):        # not in the cache, or not all of it
         pass
+    ask_hub(name)
     try:
-        get_hf_file_metadata(hf_hub_url(name, 'config.json'), timeout=TIMEOUT)
-        return cls.from_pretrained(name, **options)
+        return _from_pretrained(cls, name, **options)
+    except NeedsCodeError:
+        raise
+    except ImportError as error:
+        raise DataError(f'it cannot be loaded ({reason(error)})') from None
+    except Exception as error:           # what a failed request raises differs between huggingface_hub's versions
+        raise _unreachable(error) from None
+
+
+def ask_hub(name, file='config.json'):
+    """One short question to the hub, whether it has a file of a model; raises as `load_pretrained` if it has not."""
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file), timeout=TIMEOUT)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise DataError(f'no such folder here, no such model on the hub ({reason(error)})') from None
-    except Exception as error:           # what a failed request raises differs between huggingface_hub's versions
-        raise UnreachableError('no such folder, not in the local cache of downloaded models, and it cannot be '
-                               f'downloaded now ({reason(error)})') from None
+    except Exception as error:
+        raise _unreachable(error) from None
+
+
+def check_weights(name):
+    """Raise as `load_pretrained` if a model's weights are neither in its folder, nor in the cache, nor to be had."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in WEIGHTS):
+            raise DataError(f"{folder} holds no weights ({', '.join(WEIGHTS[::2])})")
+    elif not any(isinstance(try_to_load_from_cache(str(name), file), str) for file in WEIGHTS):
+        ask_hub(name)
+
+
+def is_empty_tokenizer(loaded):
+    """Whether it is a tokenizer that knows no words: transformers makes such a one where it finds no vocabulary."""
+    if not (hasattr(loaded, 'get_vocab') and hasattr(loaded, 'all_special_tokens')):
+        return False
+    words = set(loaded.get_vocab()) - set(loaded.all_special_tokens) - {str(token) for token in _added(loaded)}
+    return words <= {'\u2581'}           # the blank of a sentence-piece vocabulary
 
 
 def refuse_empty(tokenizer):
-    """DataError if a tokenizer knows no words: transformers makes such a one where a folder has no vocabulary."""
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    """DataError if a tokenizer knows no words."""
+    if is_empty_tokenizer(tokenizer):
         raise DataError(f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the folder lacks '
                         'tokenizer.json, vocab.txt or the like')
 
@@ -52,3 +94,22 @@ def refuse_empty(tokenizer):
 def reason(error):
     """Kind and first line of an error, for messages."""
     return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:200]}'
+
+
+def _from_pretrained(cls, name, **options):
+    try:
+        return cls.from_pretrained(name, trust_remote_code=False, **options)
+    except ValueError as error:
+        if 'trust_remote_code' not in str(error):
+            raise
+        raise NeedsCodeError(f"'{name}' needs code of its own ('auto_map' in its configuration), and code that comes "
+                             'with a model is never run here; choose a model that transformers itself knows') from None
+
+
+def _unreachable(error):
+    return UnreachableError('no such folder, not in the local cache of downloaded models, and it cannot be downloaded '
+                            f'now ({reason(error)})')
+
+
+def _added(tokenizer):
+    return getattr(tokenizer, 'added_tokens_encoder', ())

@@ -3,6 +3,7 @@
 N images, S side of an image.
 """
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 
 from basic import runtime
 from basic.errors import DataError, first_five
+from basic.ids import IMAGE_ENDINGS, did_you_mean
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)       # of CLIP's own preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-PREPROCESSING = 1                        # count it up when ImageSource.load changes: caches are then made anew
+PREPROCESSING = 2                        # count it up when ImageSource.load changes: caches are then made anew
 
 
 class ImageSource:
@@ -22,6 +24,9 @@ class ImageSource:
 
     A byte a number is a quarter of what the normalised pixels would take on their way to the model, which normalises
     them (model.ClipEncoder).
+
+    An image lies where the template says, or beside that under the same name with another ending of an image's, such as
+    .JPG, .jpeg or .png, or under the id itself, where that has such an ending.
 
     Args:
         template: path, with {id} for the image's id.
@@ -37,7 +42,7 @@ class ImageSource:
         runtime.declare_missing_torchvision_ops()
         from torchvision import transforms  # only images need torchvision
         self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
-        self.image_size = image_size
+        self.image_size, self._listed = image_size, {}
         # CLIP's own order: the resize comes before the conversion to RGB.
         self._shape = transforms.Compose([
             transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
@@ -47,8 +52,32 @@ class ImageSource:
         return name in self._known
 
     def path(self, name):
-        """Where an image lies."""
-        return Path(self.template.replace('{id}', name))
+        """Where an image lies, or should lie.
+
+        Raises:
+            DataError: it is not where the template says, and two images beside that could be meant.
+        """
+        path = Path(self.template.replace('{id}', name))
+        if path.suffix.lower() not in IMAGE_ENDINGS or path.exists():
+            return path
+        found = {path.with_name(other) for other in self._others(path.parent).get(path.stem, ())}
+        itself = path.with_suffix('')
+        if itself.suffix.lower() in IMAGE_ENDINGS and itself.exists():
+            found.add(itself)
+        if len(found) > 1:
+            raise DataError(f"no image {path}, but {' and '.join(sorted(other.name for other in found))} beside it: "
+                            'remove those that are not meant')
+        return found.pop() if found else path
+
+    def _others(self, folder):
+        """The images of a folder: dict of name without its ending -> list of names; read once."""
+        if folder not in self._listed:
+            self._listed[folder] = {}
+            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+                stem, ending = os.path.splitext(name)
+                if ending.lower() in IMAGE_ENDINGS:
+                    self._listed[folder].setdefault(stem, []).append(name)
+        return self._listed[folder]
 
     def batch(self, ids, own=slice(None)):
         pixels = torch.empty((len(ids[own]), 3, self.image_size, self.image_size), dtype=torch.uint8)
@@ -62,21 +91,41 @@ class ImageSource:
                          ).permute(2, 0, 1)
 
     def read(self, name, function):
-        """function(PIL image) of one image; DataError if it is missing or cannot be decoded."""
+        """function(PIL image of 8 bits) of one image; DataError if it is missing, cannot be decoded, or says nothing."""
         path = self.path(name)
         try:
             with Image.open(path) as image:
-                return function(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                return function(eight_bits(image))
+        except Unclear as error:
+            raise DataError(f'{path}: {error}') from None
+        except MemoryError:
+            raise
+        except Exception as error:       # decoders raise all kinds of errors at damaged files
             raise DataError(f'{path}: cannot be read as an image ({error}); fetch it again') from None
+
+    def absent(self, ids):
+        """Those of the ids whose image does not exist."""
+        # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
+        self._listed = {}                # they may have been put there since
+        there = {}
+        absent = []
+        for name in ids:
+            path = Path(self.template.replace('{id}', name))
+            if path.parent not in there:
+                there[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            if path.name not in there[path.parent] and self.path(name).name not in there[path.parent]:
+                absent.append(name)
+        return absent
 
     def missing(self, ids):
         """The paths of those images that do not exist."""
-        paths = [self.path(name) for name in ids]
-        # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
-        there = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else ()
-                 for folder in {path.parent for path in paths}}
-        return [path for path in paths if path.name not in there[path.parent]]
+        return [self.path(name) for name in self.absent(ids)]
+
+    def near(self, absent):
+        """A message's end that names an image that is there for one of those that are not; see `did_you_mean`."""
+        folder = self.path(absent[0]).parent
+        return did_you_mean([self.path(name).name for name in absent],
+                            sorted(os.listdir(folder)) if folder.is_dir() else ())
 
     def fingerprint(self, ids):
         """What the pixels of these images are made from, as plain data: it changes if a file does."""
@@ -85,6 +134,57 @@ class ImageSource:
             stat = self.path(name).stat()
             files.update(f'{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
         return {'preprocessing': PREPROCESSING, 'image_size': self.image_size, 'files': files.hexdigest()}
+
+
+class Unclear(ValueError):
+    """An image of which nobody knows what is white, or that shows nothing."""
+
+
+def eight_bits(image):
+    """A PIL image in 8 bits a colour, so that its white is white: RGB, L or CMYK; those that are it already, unchanged.
+
+    The first picture of an animation. As released, a camera's note that the picture lies on its side is not obeyed.
+
+    Args:
+        image: PIL image of any mode. What is transparent is shown over white, or over black where nothing would be
+            seen on white.
+    Raises:
+        Unclear: numbers of 32 bits, whose white is nobody knows where; 16 bits that are all but black; nothing to see.
+    """
+    if image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG':
+        return _from_16_bits(image)
+    if image.mode in ('I', 'F'):
+        raise Unclear(f"its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot tell what is white; "
+                      'convert it to 8 bits a colour')
+    if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
+        return _opaque(image.convert('RGBA'))
+    if image.mode in ('1', 'P'):         # resized as they are, they would be made of their nearest pixels
+        return image.convert('L' if image.mode == '1' else 'RGB')
+    return image
+
+
+def _from_16_bits(image):
+    """A grey image of 16 bits, 65,535 being white, in 8 bits."""
+    values = np.asarray(image).astype(np.int64)
+    if 0 < values.max(initial=0) < 4096 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise Unclear(f'its grey values of 16 bits go from {values.min()} to {values.max()}, where 65535 is white: they '
+                      'seem to be of another depth; convert it to 8 bits')
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _opaque(image):
+    """An RGBA image as RGB."""
+    alpha = image.getchannel('A')
+    if alpha.getextrema() == (255, 255):
+        return image.convert('RGB')
+    if alpha.getextrema()[1] == 0:
+        raise Unclear('it is transparent everywhere: there is nothing to see; fetch it again')
+    for ground in ('white', 'black'):
+        shown = Image.new('RGB', image.size, ground)
+        shown.paste(image, mask=alpha)
+        if any(low < high for low, high in shown.getextrema()):
+            break
+    return shown
 
 
 class StoredImages:
@@ -110,12 +210,19 @@ class StoredImages:
         return torch.from_numpy(np.take(self._array, rows, axis=0)), None
 
 
+def absent_images(source, visual_ids):
+    """Those of the ids whose image does not exist; features have no images."""
+    return source.absent(visual_ids) if isinstance(source, ImageSource) else []
+
+
 def check_images(source, visual_ids):
     """Raise DataError if images of these ids do not exist; features have no images."""
-    missing = source.missing(visual_ids) if isinstance(source, ImageSource) else []
-    if missing:
-        raise DataError(f'{len(missing):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
-                        f'{first_five(missing)}; put them there, or set data.images to where they are')
+    absent = absent_images(source, visual_ids)
+    if absent:
+        paths = [source.path(name) for name in absent]
+        raise DataError(f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
+                        f'{first_five(paths)}{source.near(absent)}; put them there, set data.images to where they are, '
+                        'or leave them and their captions out with data.missing=skip')
 
 
 def tower_fingerprint(clip):

@@ -61,27 +61,78 @@ def choose_devices(name):
     return [torch.device('cuda', number) for number in numbers]
 
 
+def cpu_count():
+    """How many processors this process may use: those that it is bound to, where the system tells; at least 1."""
+    if hasattr(os, 'sched_getaffinity'):             # Linux; not macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def set_precision(precision):
-    """How float32 matrix products and convolutions are computed from now on: exactly, or (`tf32`) in TF32 on a GPU."""
-    torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
-    torch.backends.cudnn.allow_tf32 = precision == 'tf32'
+    """How float32 matrix products and convolutions are computed from now on.
+
+    Exactly, or (`tf32`) in TF32 on a GPU; whichever of torch's two sets of switches the process has used before.
+    """
+    tf32 = precision == 'tf32'
+    torch.set_float32_matmul_precision('high' if tf32 else 'highest')
+    torch.backends.cudnn.allow_tf32 = tf32
+    # These alone say that convolutions *may* be exact: torch.backends.fp32_precision would decide. Setting both sets
+    # alike keeps them readable: torch refuses to read the older one where the two differ.
+    for switch in _convolutions('cudnn'):
+        switch.fp32_precision = 'tf32' if tf32 else 'ieee'
+    for switch in _convolutions('mkldnn'):
+        switch.fp32_precision = 'ieee'               # TF32 is for a GPU
+
+
+def _convolutions(backend):
+    """torch's newer switches of convolutions and recurrent layers (of which it can only read both together)."""
+    module = getattr(torch.backends, backend)
+    return module.conv, module.rnn
 
 
 @contextmanager
 def matrix_precision(precision):
     """As `set_precision`, but only meanwhile."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = _read_switches()
     set_precision(precision)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        _restore_switches(before)
+
+
+def _new_switches():
+    return (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, *_convolutions('cudnn'),
+            *_convolutions('mkldnn'))
+
+
+def _read_switches():
+    """(the older switches, None for one that torch refuses to read beside the newer ones; the newer ones)."""
+    older = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            older.append(read())
+        except RuntimeError:
+            older.append(None)
+    return older, [switch.fp32_precision for switch in _new_switches()]
+
+
+def _restore_switches(before):
+    (products, convolutions), newer = before
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    for switch, value in zip(_new_switches(), newer):
+        switch.fp32_precision = value
 
 
 def autocast(device, precision):
-    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else nothing."""
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == 'bf16')
+    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else float32."""
+    kind = torch.device(device).type
+    if not torch.amp.is_autocast_available(kind):    # torch's `meta` device: shapes without numbers
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == 'bf16')
 
 
 def keep_logs_tidy():

@@ -1,22 +1,25 @@
-"""What the tests share: the path to the code, one torch thread, and small random models, configs and batches."""
+"""What the tests share: the path to the code, OMP_NUM_THREADS torch threads (one, if unset), and
+small random models, configs and batches."""
+import os
 import sys
 from pathlib import Path
-
-import pytest
-import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
 from basic import runtime  # noqa: E402, F401  (lets transformers import beside a torchvision of another build)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
 from basic.caption import Tokens  # noqa: E402
 from basic.config import load_config  # noqa: E402
 from data_provider import Batch  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))
 
 WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'.split()
 VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]

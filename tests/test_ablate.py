@@ -1,6 +1,5 @@
 """The grid of ablations: what it runs, skips, continues, refuses, and how it stops; on a tiny collection."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import yaml
 from basic.checkpoint import LAST, load_checkpoint
 from basic.config import ConfigError, load_config
 from basic.logger import read_log
+from basic.runtime import cpu_count
 from util import ablate
 from util.ablate import ablation_files, main, make_grid
 from util.make_demo import make_demo
@@ -199,7 +199,7 @@ def test_devices_are_used_in_turn_and_threads_shared(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '8')
     assert ablate.Grid([], ['0', '1', '0']).environment['OMP_NUM_THREADS'] == '2'
     monkeypatch.delenv('OMP_NUM_THREADS')
-    assert ablate.Grid([], ['cpu']).environment['OMP_NUM_THREADS'] == str(len(os.sched_getaffinity(0)))
+    assert ablate.Grid([], ['cpu']).environment['OMP_NUM_THREADS'] == str(cpu_count())
     seen = {}
 
     class Recorded(ablate.Grid):

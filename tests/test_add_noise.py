@@ -114,7 +114,9 @@ def test_the_command_and_the_option_that_it_prints(root, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('corrupted 6 of 12 captions: drop ') and 'replace' in lines[0]
     options = shlex.split(lines[-1].removeprefix('to train on it: '))
-    config = load_config(CONFIG, ['visual.kind=pooled', f'text.bert={tiny.make_bert(make(tmp_path / "bert"))}', *options])
+    bert = tiny.make_bert(make(tmp_path / 'bert'))
+    config = load_config(CONFIG, ['visual.kind=pooled', f'text.bert={bert}',
+                                  'text.trained_layers=[1]', *options])
     assert config.data.noise == 0.5
     assert config.data.captions.train.tgt == '{p}train_google_enc2{lang}_x.caption.txt'
     assert check_data(config, root).problems == []

@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from basic.bigfile import BigFile, read_ids, read_video2frames, repeated
+from basic.bigfile import BigFile, read_video2frames
+from basic.ids import read_ids, repeated
 from basic.errors import DataError
 
 IDS = ['a_0', 'a_1', 'b_0', 'b_1']
@@ -41,7 +42,7 @@ def test_missing_files_are_named(tmp_path, name):
     assert f"no file {tmp_path / 'f' / name}" in message and 'needs shape.txt, id.txt' in message
 
 
-@pytest.mark.parametrize('shape', ['4', '4 3 2', 'four 3', '4.0 3', '0 3', '-4 3', ' '])
+@pytest.mark.parametrize('shape', ['9' * 5000 + ' 3', '4', '4 3 2', 'four 3', '4.0 3', '0 3', '-4 3', ' '])
 def test_malformed_shape(tmp_path, shape):
     message = complaint(BigFile, make(tmp_path / 'f', shape=shape))
     assert 'shape.txt:1: ' in message and "'rows dims'" in message
@@ -63,6 +64,32 @@ def test_ids_beyond_ascii(tmp_path):
     (folder / 'id.txt').write_bytes('é_0 a_1 b_0 b_1'.encode('iso-8859-1'))
     (folder / 'video2frames.txt').write_bytes("{'é': ['é_0']}".encode('iso-8859-1'))
     assert BigFile(folder).read_videos()[0] == ['é']
+
+
+@pytest.mark.parametrize('name', ['shape.txt', 'id.txt', 'video2frames.txt'])
+def test_byte_order_marks(tmp_path, name):
+    path = make(tmp_path / 'f') / name
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    assert BigFile(tmp_path / 'f').read_videos()[0] == ['a', 'b']
+    path.write_bytes(path.read_bytes().decode('utf-8').encode('utf-16'))
+    message = complaint(lambda: BigFile(tmp_path / 'f').read_videos())
+    assert f'{path}: the file is UTF-16' in message
+
+
+@pytest.mark.parametrize('videos', [
+    "{'中A': ['中_0']}", "{'\\u4e2d\\x41': ['\\u4e2d_0']}", "{'\\xe4\\xb8\\xadA.mp4': ['\\xe4\\xb8\\xad_0']}",
+    '{"中A": ["中_0"]}'])
+def test_ids_beyond_latin_and_their_escapes(tmp_path, videos):
+    """Raw, as repr and json escape it, as Python 2 escaped its bytes."""
+    folder = make(tmp_path / 'f', ids=['中_0', *IDS[1:]], videos=videos)
+    assert BigFile(folder).read_ids()[0] == '中_0'
+    ids, counts, rows = BigFile(folder).read_videos()
+    assert ids == ['中A'] and counts.tolist() == [1] and rows.tolist() == [0]
+
+
+def test_absent_frames_name_the_nearest(tmp_path):
+    folder = make(tmp_path / 'f', videos="{'a': ['A_0.jpg']}")
+    assert "did you mean 'a_0' for 'A_0.jpg'" in complaint(BigFile(folder).read_videos)
 
 
 def test_videos_without_frames_are_as_good_as_missing(tmp_path):

@@ -1,11 +1,12 @@
 """basic/caption.py: files, joins, cleaning, tokenising."""
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from basic import hub
 from basic.caption import (CaptionFile, PackedTokens, clean_english, join_captions, load_tokenizer, read_captions,
@@ -52,6 +53,35 @@ def test_lines_end_at_newline_alone(tmp_path):
     assert read_captions(write(tmp_path, f'v#enc#0 {text}\n')).texts == [text]
 
 
+@pytest.mark.parametrize('space', ['\t', '\xa0', '\u3000', '\u2003', '\x0b', '\x1f', '\u2028', '\t ', '  '])
+def test_any_white_space_ends_the_id(tmp_path, space):
+    """No first word is lost: it is the caption's, whatever stands between."""
+    file = read_captions(write(tmp_path, f'v#enc#0{space}Two dogs\n'))
+    assert file.ids == [('v', '0')] and file.texts[0].split() == ['Two', 'dogs']
+
+
+@pytest.mark.parametrize('line, message', [
+    ('v#enc#1\u200bTwo dogs', r'invisible character, '), ('\ufeffv#enc#1 Two', 'invisible character'),
+    ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
+    ('\tv#enc#1 Two', 'white space before'), ('\u3000v#enc#1 Two', 'white space before'),
+    ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return')])
+def test_ids_that_could_be_read_in_two_ways(tmp_path, line, message):
+    with pytest.raises(DataError, match='c.caption.txt:2: ') as error:
+        read_captions(write(tmp_path, f'v#enc#0 fine\n{line}\n'))
+    assert message in str(error.value)
+
+
+def test_old_macs_lines(tmp_path):
+    file = read_captions(write(tmp_path, 'v#enc#0 a man\rv#enc#1 a dog\r\r'))
+    assert file.ids == [('v', '0'), ('v', '1')] and file.texts == ['a man', 'a dog']
+    assert len(read_captions(write(tmp_path, 'v#enc#0 a\r\nv#enc#1 b\n \t\r\nv#enc#2 c'))) == 3
+
+
+def test_utf_16_is_named(tmp_path):
+    with pytest.raises(DataError, match='the file is UTF-16; expected UTF-8'):
+        read_captions(write(tmp_path, 'v#enc#0 a man\n'.encode('utf-16')), problems=[])
+
+
 def test_empty_captions_are_kept_and_counted(tmp_path):
     file = read_captions(write(tmp_path, 'v#enc#0 \nv#enc#1   \nv#enc#2 a\n'))
     assert len(file) == 3 and file.empty == 2
@@ -63,7 +93,7 @@ def test_one_suffix_is_taken_off_the_visual_id(tmp_path):
 
 
 BAD_LINES = [
-    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', "no '#'"),
+    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', 'white space before'),
     ('v#enc#0 again', 'first in line 1'), (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8')]
 
 
@@ -112,6 +142,9 @@ def test_missing_counterparts_are_counted_and_named():
     message = str(error.value)
     assert '8 of the 9 captions of first.txt' in message and 'other.txt' in message
     assert 'v0#0, v2#0, v3#0, v4#0, v5#0 and 3 more' in message
+    other = CaptionFile('other.txt', [(f'v{i}.avi', '0') for i in range(9)], ['x'] * 9)
+    with pytest.raises(DataError, match=r"did you mean 'v0.avi' for 'v0'\? They differ in ending"):
+        join_captions(first, other)
 
 
 # ---------------------------------------------------------------------------------------------------------- cleaning
@@ -228,6 +261,77 @@ def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path):
     (tmp_path / 'vocab.txt').unlink()
     with pytest.raises(DataError, match=f'{tmp_path}: its tokenizer has . tokens, none of them a word'):
         load_tokenizer(tmp_path, False)
+
+
+@pytest.mark.parametrize('beside', [
+    {'tokenizer_config.json': {'tokenizer_class': 'BertTokenizerFast'}},
+    {'tokenizer_config.json': {'tokenizer_class': 'PreTrainedTokenizerFast'}},
+    {'config.json': {'model_type': 'distilbert'}}, {'config.json': {'model_type': 'somebodys'}},
+    {'config.json': {'model_type': 'bert'}, 'tokenizer_config.json': {'tokenizer_class': 'ElectraTokenizer'}}])
+def test_a_vocabulary_of_a_bert_is_read(vocabulary, beside):
+    for name, content in beside.items():
+        vocabulary.with_name(name).write_text(json.dumps(content))
+    for name in (vocabulary, vocabulary.parent):
+        assert words(load_tokenizer(name, False), 'A Café') == ['[CLS]', 'A', 'Café', '[SEP]']
+
+
+@pytest.mark.parametrize('beside', [
+    {'tokenizer_config.json': {'tokenizer_class': 'BertJapaneseTokenizer'}},
+    {'tokenizer_config.json': {'word_tokenizer_type': 'mecab', 'subword_tokenizer_type': 'wordpiece'}},
+    {'config.json': {'model_type': 'bert', 'tokenizer_class': 'BertJapaneseTokenizer'}}])
+def test_a_vocabulary_of_another_tokenizer_is_refused_by_name(vocabulary, beside):
+    for name, content in beside.items():
+        vocabulary.with_name(name).write_text(json.dumps(content))
+    for name in (vocabulary, vocabulary.parent):
+        for lowercase in (True, False):
+            with pytest.raises(DataError, match='BertJapaneseTokenizer') as error:
+                load_tokenizer(name, lowercase)
+            assert str(vocabulary.parent) in str(error.value)
+
+
+def test_a_vocabulary_whose_config_names_another_kind_is_read_as_that(tmp_path):
+    (tmp_path / 'vocab.txt').write_text('\n'.join(['<s>', '<pad>', '</s>', '[UNK]', '<mask>', 'a', 'dog']) + '\n')
+    (tmp_path / 'tokenizer_config.json').write_text('{"tokenizer_class": "MPNetTokenizer"}')
+    assert words(load_tokenizer(tmp_path, False), 'a dog') == ['<s>', 'a', 'dog', '</s>']
+    with pytest.raises(DataError, match='MPNetTokenizer'):
+        load_tokenizer(tmp_path / 'vocab.txt', False)
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch, vocabulary):
+    vocabulary.with_name('tokenizer_config.json').write_text(json.dumps({
+        'tokenizer_class': 'BertJapaneseTokenizer', 'word_tokenizer_type': 'basic'}))
+    with pytest.raises(DataError, match='BertJapaneseTokenizer, has no fast form'):
+        load_tokenizer(vocabulary.parent, False)
+    slow = AutoTokenizer.from_pretrained(vocabulary.parent)
+    monkeypatch.setattr(hub, '_from_pretrained', lambda *_, **__: slow)
+    with pytest.raises(DataError, match='somebody/japanese: its tokenizer, BertJapaneseTokenizer, has no fast form'):
+        load_tokenizer('somebody/japanese', False)
+
+
+def test_settings_beside_a_vocabulary_are_obeyed(vocabulary):
+    own = vocabulary.with_name('tokenizer_config.json')
+    own.write_text('{"do_lower_case": true, "strip_accents": false}')
+    assert words(load_tokenizer(vocabulary.parent, False), 'Café') == ['[CLS]', 'café', '[SEP]']
+    own.write_text('{"tokenize_chinese_chars": false}')
+    assert words(load_tokenizer(vocabulary.parent, False), '狗人') == ['[CLS]', '[UNK]', '[SEP]']
+
+
+@pytest.mark.parametrize('content', ['{', '[]', '{"model": 3}', '"text"', '{"version": "1.0", "model": {}}',
+                                     '[' * 1000 + ']' * 1000])
+def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
+    (tmp_path / 'tokenizer.json').write_text(content)
+    with pytest.raises(DataError, match=f'{tmp_path} holds no tokenizer'):
+        load_tokenizer(tmp_path, False)
+
+
+def test_a_full_disk_is_an_error_of_the_system(vocabulary, tmp_path, monkeypatch):
+    def full(folder):
+        raise Exception('No space left on device (os error 28)')   # as the tokenizers library says it
+    tokenizer = load_tokenizer(vocabulary, True)
+    monkeypatch.setattr(tokenizer, 'save_pretrained', full)
+    with pytest.raises(OSError, match='No space left') as error:
+        save_tokenizer(tokenizer, tmp_path)
+    assert error.value.errno == 28
 
 
 def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):

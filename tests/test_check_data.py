@@ -1,20 +1,38 @@
 """util/check_data.py: everything that is wrong, in one run."""
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
 from basic import hub
-from util.check_data import CHUNK, bad_rows, check_data, main
+
+from transformers import BertConfig, BertModel, CLIPVisionConfig
+from util.check_data import Report, check_data, main, print_report
+from util.check_visuals import CHUNK, bad_rows
+
+
+VOCABULARY = '\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n'
 
 
 @pytest.fixture
 def vocab(tmp_path):
     path = tmp_path / 'vocab.txt'
-    path.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n', encoding='utf-8')
+    path.write_text(VOCABULARY, encoding='utf-8')
     return f'text.bert={path}'
+
+
+@pytest.fixture(scope='session')
+def bert(tmp_path_factory):
+    """Options for a whole BERT, two layers, 40 positions."""
+    folder = tmp_path_factory.mktemp('bert')
+    BertModel(BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8,
+                         max_position_embeddings=40)).save_pretrained(folder)
+    (folder / 'vocab.txt').write_text(VOCABULARY, encoding='utf-8')
+    return [f'text.bert={folder}', 'text.trained_layers=[1]']
 
 
 @pytest.fixture
@@ -22,14 +40,14 @@ def root(tmp_path):
     return make_video_root(tmp_path / 'root')
 
 
-def test_sound_data_have_no_problems(root, vocab):
-    report = check_data(vatex(vocab), root)
+def test_sound_data_have_no_problems(root, bert, capsys):
+    report = check_data(vatex(*bert), root)
     assert report.problems == [] and report.warnings == []
     train = report.table['train']
     assert train['branches'] == 'en / tgt / back' and train['captions'] == '15 / 15 / 15'
     assert train['visual items'] == '5' and train['feature width'] == '4' and train['status'] == 'ok'
-    assert train['captions a visual item (min / mean / max)'] == '3 / 3.0 / 3'
-    assert train['frames a video (min / mean / max)'] == '1 / 3.0 / 5'
+    assert train['captions per item (min/mean/max)'] == '3 / 3.0 / 3'
+    assert train['frames per video (min/mean/max)'] == '1 / 3.0 / 5'
     assert train['empty captions'] == '0 / 0 / 0' and train['cut to 250 tokens'] == '0 / 0 / 0'
     assert train['unknown tokens, %'] == '0.0 / 0.0 / 0.0'
     assert report.table['val']['captions'] == '4 / 4'
@@ -38,6 +56,10 @@ def test_sound_data_have_no_problems(root, vocab):
     assert text.endswith('no problems found')
     lines = text.splitlines()[:len(train) + 1]
     assert len({len(line) for line in lines}) == 1 and lines[0].split() == ['train', 'val', 'test']
+    assert max(map(len, text.splitlines()[:len(train) + 1])) <= 80
+    assert 'BertModel, 2 layers, 40 positions, 16 tokens' in report.bert and report.clip == ''
+    told = capsys.readouterr().err.split(' ...\n')
+    assert told[0] == 'checking tokenizer' and told.index('checking BERT') < told.index('checking captions of train')
 
 
 def test_images_count_those_without_captions(tmp_path, vocab):
@@ -45,9 +67,9 @@ def test_images_count_those_without_captions(tmp_path, vocab):
     for kind, width in (('clip', 'images'), ('pooled', '6')):
         report = check_data(multi30k(vocab, f'visual.kind={kind}'), root)
         assert report.problems == []
-        assert report.table['val']['captions a visual item (min / mean / max)'] == '0 / 0.7 / 1'
+        assert report.table['val']['captions per item (min/mean/max)'] == '0 / 0.7 / 1'
         assert report.table['val']['feature width'] == width
-        assert 'frames a video (min / mean / max)' not in report.table['val']
+        assert 'frames per video (min/mean/max)' not in report.table['val']
 
 
 def test_every_problem_is_reported_not_the_first_alone(root, vocab):
@@ -70,7 +92,7 @@ def test_every_problem_is_reported_not_the_first_alone(root, vocab):
         assert sum(words in problem for problem in report.problems) == 1, words
     assert len(report.problems) == len(expected)
     assert [column['status'] for column in report.table.values()] == ['PROBLEMS'] * 3
-    assert f'{len(expected)} problem(s)' in str(report)
+    assert str(report).endswith(f'\n{len(expected)} problems')
 
 
 def test_a_folder_in_place_of_a_caption_file_is_one_problem(root, vocab):
@@ -120,6 +142,25 @@ def test_warnings(root, vocab):
     assert report.table['val']['empty captions'] == '1 / 0'
 
 
+def test_missing_items_are_a_warning_where_they_are_left_out(root, vocab):
+    for path in (root / 'vatex/TextData').glob('vatextrain*'):
+        path.write_text(path.read_text('utf-8').replace('v1#', 'v9#'), encoding='utf-8')
+    problem, = check_data(vatex(vocab), root).problems
+    assert '1 of the 5 visual items' in problem and 'data.missing=skip' in problem
+    report = check_data(vatex(vocab, 'data.missing=skip'), root)
+    assert report.problems == [] and report.table['train']['visual items'] == '4'
+    warning, = report.warnings
+    assert "'train' is without 3 of its 15 captions: 1 of its 5 visual items are missing: v9" in warning
+
+
+def test_images_that_could_be_two_are_one_problem(tmp_path, vocab):
+    folder = make_image_root(tmp_path / 'root') / 'multi30k/flickr30k-images'
+    (folder / 'a.png').write_bytes((folder / 'a.jpg').read_bytes())
+    (folder / 'a.jpg').rename(folder / 'a.jpeg')
+    problem, = check_data(multi30k(vocab), tmp_path / 'root').problems
+    assert 'a.jpeg and a.png beside it' in problem
+
+
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route')
@@ -153,12 +194,13 @@ def test_exit_codes(root, vocab, capsys):
     command = ['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root)]
     assert main([*command, vocab]) == 0
     assert main([*command, '--split', 'val', vocab, '--split', 'test', '--quick']) == 0
-    assert capsys.readouterr().out.count('train') == 1    # the second run left it out
+    assert capsys.readouterr().out.count(' train ') == 1  # the second run left it out
     assert main([*command, vocab, 'data.lang=fr']) == 1
     assert 'vatexval_fr.caption.txt' in capsys.readouterr().out
+    capsys.readouterr()
     for wrong in (['data.langg=fr'], ['train.lr'], ['--config', 'none.yaml']):
         assert main([*command, vocab, *wrong]) == 2
-        assert capsys.readouterr().err.startswith('error: ')
+        assert capsys.readouterr().err.startswith('check_data: error: ')
     with pytest.raises(SystemExit) as stop:
         main([*command, '--split', 'dev'])
     assert stop.value.code == 2
@@ -167,7 +209,9 @@ def test_exit_codes(root, vocab, capsys):
 def test_as_a_program(root, vocab):
     done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
                            str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, '') and 'no problems found' in done.stdout
+    assert done.returncode == 0 and 'no problems in what could be checked; NOT checked: BERT' in done.stdout
+    assert done.stderr.splitlines() == [f'checking {what} ...' for what in (
+        'tokenizer', 'BERT', 'captions of val', 'features of val')]
 
 
 def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
@@ -199,3 +243,87 @@ def test_interrupted(root, vocab, monkeypatch, capsys):
     monkeypatch.setattr('util.check_data.check_data', interrupt)
     assert main(['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root), vocab]) == 130
     assert capsys.readouterr().err == 'check_data: interrupted\n'
+
+
+# -------------------------------------------------------------------------------- the encoders, before the data
+
+def with_long_captions(root):
+    path = root / 'vatex/TextData/vatextrain.caption.txt'
+    path.write_text(''.join(f'{line} {"a " * 45}\n' for line in path.read_text('utf-8').splitlines()), 'utf-8')
+
+
+def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
+    with_long_captions(root)
+    folder = bert[0].partition('=')[2]
+    problems = check_data(vatex(bert[0], 'text.trained_layers=[0,2]'), root).problems
+    assert len(problems) == 2
+    assert "'text.trained_layers' names layer 2, but this BERT has 2 (0 to 1)" in problems[0]
+    assert 'tokens, but this BERT only 40 positions: set text.positions=40 or less' in problems[1]
+    assert check_data(vatex(*bert, 'text.positions=40'), root).problems == []
+    assert len(check_data(vatex(bert[0], 'text.trained_layers=[2]', 'text.train_all=true',
+                                'text.positions=40'), root).problems) == 0
+    (tmp_path / 'vocab.txt').write_text(VOCABULARY + 'more\n', encoding='utf-8')
+    (tmp_path / 'config.json').write_text((Path(folder) / 'config.json').read_text())
+    options = [f'text.bert={tmp_path}', 'text.trained_layers=[1]', 'text.positions=40']
+    report = check_data(vatex(*options, 'text.pretrained=false'), root)
+    assert report.problems == ["the tokenizer has 17 tokens, but the model's BERT only 16: give the one that belongs "
+                               'to it (text.bert)']
+    assert any('holds no weights' in text for text in check_data(vatex(*options), root).problems)
+
+
+def test_one_caption_is_too_few(tmp_path, bert):
+    root = make_image_root(tmp_path / 'root', images=False)
+    for path in (root / 'multi30k/TextData').glob('*train*'):
+        path.write_text(path.read_text('utf-8').splitlines()[0] + '\n', encoding='utf-8')
+    report = check_data(multi30k('visual.kind=pooled', *bert), root)
+    assert len(report.problems) == 1 and 'has one caption; training needs at least two' in report.problems[0]
+
+
+def test_the_size_of_images_is_that_of_clip(tmp_path, bert, monkeypatch):
+    root = make_image_root(tmp_path / 'root')
+    clip = tmp_path / 'clip'
+    CLIPVisionConfig(image_size=16, patch_size=8).save_pretrained(clip)
+    options = [*bert, f'visual.clip={clip}', 'visual.clip_pretrained=false']
+    report = check_data(multi30k(*options), root)
+    assert report.problems == [] and report.clip == f'{clip}: images of 16 x 16'
+    assert str(report).endswith('no problems found')
+    report = check_data(multi30k(*options, 'visual.clip_pretrained=true'), root)
+    assert len(report.problems) == 1 and "'visual.clip': cannot load" in report.problems[0]
+    assert f'CLIP: of no use, see the problems: {clip}' in str(report)
+
+
+def test_encoders_that_cannot_be_had_are_said_before_the_data_are_read(root, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise ConnectionError('no route')
+    monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
+    report = check_data(vatex('text.bert=somebody/nobody-cached-this'), root)
+    told = capsys.readouterr().err
+    assert told.index('tokenizer: NOT CHECKED') < told.index('checking captions of train')
+    assert 'no problems found' not in str(report)
+    assert str(report).endswith('no problems in what could be checked; NOT checked: tokenizer, BERT')
+
+
+def test_what_was_left_out_is_said(root, bert):
+    text = str(check_data(vatex(*bert), root, quick=True))
+    assert text.endswith('no problems found (features and images were not read)')
+
+
+# ---------------------------------------------------------------------------------------------- on the screen
+
+def test_a_table_too_wide_is_one_per_split():
+    report = Report(table={split: {'captions': ' / '.join(f'{n},000,000' for n in range(3)), 'status': 'ok'}
+                           for split in ('train', 'val', 'test')})
+    assert max(map(len, report.lines(80))) <= 80 and len(report.lines(80)) == 10
+    assert len(report.lines(120)) == 4
+
+
+def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
+    report = Report(warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b'])
+    print_report(report)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    monkeypatch.setattr('shutil.get_terminal_size', lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
+    print_report(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith('    ') for line in lines) > 3
+    assert all(len(line) <= 80 for line in lines if '/' not in line)

@@ -1,12 +1,17 @@
 """The configuration: every file loads, every mistake is named, every field is read."""
 import ast
+import json
+import subprocess
+import sys
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 from omegaconf.errors import ReadonlyConfigError
 
-from basic.config import Config, ConfigError, config_from_dict, config_to_dict, keys_of, load_config
+from basic.config import Config, ConfigError, SplitFiles, config_from_dict, config_to_dict, keys_of, load_config
+from basic.print_config import describe_config, field_comments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / 'configs'
@@ -122,7 +127,6 @@ def test_a_missing_file_or_base_names_what_is_there(tmp_path):
     ('just text', 'expected keys and values'), ('5', 'expected keys and values'), ('data: [', 'not valid YAML'),
     ('data: {collection: x}\ndata: {lang: de}', 'duplicate key data'), ('', "'data.collection' is not set"),
     ('data: !!python/object/apply:os.getcwd []', 'not valid YAML'),
-    ('data: {collection: x}\nname: "${oops}"', "key 'name'"),
     ('text:', "key 'text' is a group, found None; set one of its keys: bert, pretrained")])
 def test_a_file_that_is_no_config_is_refused(tmp_path, text, expected):
     path = write(tmp_path, 'a.yaml', text)
@@ -132,7 +136,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text, expected):
 def test_a_file_of_another_encoding_is_refused_by_name(tmp_path):
     path = tmp_path / 'latin.yaml'
     path.write_bytes('data: {collection: café}'.encode('latin-1'))
-    assert str(path) in message(path) and 'utf-8' in message(path)
+    assert str(path) in message(path) and 'UTF-8' in message(path)
 
 
 def test_the_config_is_frozen_and_survives_the_round_trip():
@@ -149,7 +153,7 @@ def test_the_config_is_frozen_and_survives_the_round_trip():
     assert config.train.lr == 0.5
 
 
-@pytest.mark.parametrize('options', [['train.foo=1'], ['train.lr=x'], ['eval.ties=['], ['foo'], ['train.lr=-1']])
+@pytest.mark.parametrize('options', [['train.foo=1'], ['train.lr=x'], ['eval.weights=['], ['foo'], ['train.lr=-1']])
 def test_a_stored_config_is_checked_like_a_file(options):
     tree = config_to_dict(load_config(VATEX))
     with pytest.raises(ConfigError) as error:
@@ -184,14 +188,15 @@ def test_an_unknown_key_of_a_file_is_named_with_the_file(tmp_path):
     ('visual.train_clip=maybe', 'visual.train_clip', 'bool'), ('train.seed=true', 'train.seed', 'int'),
     ('text.trained_layers=3', 'text.trained_layers', 'list[int]'),
     ('text.trained_layers=[a]', 'text.trained_layers[0]', 'list[int]'),
-    ('eval.weights=[x]', 'eval.weights[0]', 'list[float]'), ('data.collection=', 'data.collection', 'str')])
+    ('eval.weights=[x]', 'eval.weights[0]', 'list[float]')])
 def test_a_wrong_type_is_named_with_the_right_one(option, key, expected):
     text = message(VATEX, option)
     assert f"key '{key}'" in text and f'(expected {expected})' in text
 
 
-@pytest.mark.parametrize('option', ['train.lr', '=3', '--train.lr=3', 'eval.ties=[', 'text.bert=${',
-                                    'text.trained_layers[0]=3'])
+@pytest.mark.parametrize('option', ['train.lr', '=3', '--train.lr=3', 'text.trained_layers=[',
+                                    'text.trained_layers[0]=3', "name='it's'", 'eval.weights={', 'train.lr=' + '[' * 2000,
+                                    'train.seed=' + '9' * 5000])
 def test_an_option_that_cannot_be_read_is_quoted(option):
     assert f"option '{option}'" in message(VATEX, option)
 
@@ -237,6 +242,93 @@ def test_text_stays_as_it_was_typed(value, tmp_path):
     assert load_config(path).data.lang == value
 
 
+TYPED = ['exp #1', '#', 'a: b', '${oc.env:HOME}', '${', 'x${y}z', r'\${a}', r'a\\${b}', '{x}', '[y', 'C:\\new\\${x}', "it's",
+         '- a', '!x', '&a', '*', '%', '@', 'null', '~', 'true', '1e5', "'", '"', 'a\tb', 'x = y', '狗']
+
+
+@pytest.mark.parametrize('value', TYPED)
+def test_an_option_that_is_text_is_taken_as_it_was_typed(value):
+    config = load_config(VATEX, [f'text.bert={value}', f'data.suffix.1/zh={value}'])
+    assert (config.text.bert, config.data.suffix['1/zh']) == (value, value)
+    again = config_from_dict(config_to_dict(config))
+    assert again == config and config_to_dict(again)['text']['bert'] == value
+    assert list(load_config(VATEX, [f'data.aliases=["x", {json.dumps(value)}]']).data.aliases) == ['x', value]
+
+
+@pytest.mark.parametrize('typed, value', [("'a: b'", 'a: b'), ('"a b"', 'a b'), ("'it''s'", "it's"), ("''", ''), ('', ''),
+                                          ('"${x}"', '${x}')])
+def test_quotes_around_text_are_no_part_of_it(typed, value):
+    assert load_config(VATEX, [f'text.bert={typed}']).text.bert == value
+
+
+def test_a_list_of_text_is_taken_as_it_was_typed_too():
+    for typed, value in (('[exp #1, a: b,${x},007]', ['exp #1', 'a: b', '${x}', '007']), ('[]', []), ('[ ]', []),
+                         ('[c/{feature}.npy]', ['c/{feature}.npy']), ('["a, b", c]', ['a, b', 'c'])):
+        assert list(load_config(VATEX, [f'data.aliases={typed}']).data.aliases) == value
+    assert 'expected a list' in message(VATEX, 'data.aliases=x')
+
+
+def test_nothing_is_filled_in_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv('NRCCR_SECRET', 'hunter2')
+    text = '${oc.env:NRCCR_SECRET}'
+    path = write(tmp_path, 'a.yaml', f'name: "{text}"\ndata: {{collection: x, frames: f, aliases: ["{text}"]}}\n')
+    for config in (load_config(path), config_from_dict(config_to_dict(load_config(path)))):
+        assert config.name == text and list(config.data.aliases) == [text]
+        assert 'hunter2' not in json.dumps(config_to_dict(config))
+    assert "'???' says that a value is missing" in message(VATEX, 'text.bert=???')
+
+
+# ----------------------------------------------------------------------------------------------- what strangers may write
+
+LAUGHS = 'a: &a [x, x, x, x, x, x, x, x, x]\n' + ''.join(
+    f'{new}: &{new} [{", ".join(9 * ["*" + old])}]\n' for old, new in zip('abcdefgh', 'bcdefghi'))
+
+
+@pytest.mark.parametrize('text, expected', [
+    (LAUGHS, 'too many values, or aliases'), ('data: &a [*a]', 'too deep'),
+    ('name: ' + '[' * 2000, 'too deep'), ('data: {collection: x}\ntrain: {seed: ' + '9' * 5000 + '}', 'valid YAML'),
+    ('train: {seed: ' + '9' * 30 + '}', "key 'train.seed' is a number of 100 bits"), ('1: x', 'the key 1 is no text'),
+    ('? [a, b]\n: c', 'valid YAML'), ('name: !!binary aGk=', "key 'name' is bytes"), ('data: !!set {a}', "key 'data'"),
+    ('name: !!bool x', 'valid YAML'), ('name: !!int ""', 'valid YAML'), ('name: !!timestamp x', 'valid YAML'),
+    ('name: "\\ud800"', 'not UTF-8'), ('data: {collection: x}\ntrain: {epochs: "' + '9' * 4000 + '"}', 'no number here is that large'),
+    ('data: {collection: x}\ntext: {bert_dropout: 1.0e+999}', 'finite'), ('name: "a\\nb"\ndata: {collection: x}', 'control'),
+    ('data: {frames: "{c:>3000000000}", collection: x}', "cannot fill in 'c'"),
+    ('data: {frames: "{c!r}", collection: x}', "cannot fill in 'c'"), ('#' * 300_000, 'too large to be a config')])
+def test_a_strangers_file_is_refused_at_once(tmp_path, text, expected):
+    path, start = write(tmp_path, 'a.yaml', text), time.monotonic()
+    assert expected in message(path) and len(message(path)) < 1000
+    assert time.monotonic() - start < 5
+
+
+def test_aliases_of_a_reasonable_number_are_read(tmp_path):
+    path = write(tmp_path, 'a.yaml', 'text: &a {heads: 4}\nvisual: {<<: *a, kind: frames}\ndata: {collection: x}\n')
+    assert load_config(path).visual.heads == 4
+
+
+def test_a_base_that_fans_out_is_refused(tmp_path):
+    for i in range(25):
+        write(tmp_path, f'{i}.yaml', f'base: [{i + 1}.yaml, {i + 1}.yaml]\n')
+    write(tmp_path, '25.yaml', 'data: {collection: x}\n')
+    assert 'leads to more than 100 files' in message(tmp_path / '0.yaml')
+
+
+def test_a_stored_config_of_lists_inside_lists_is_refused():
+    shared = ['x']
+    for _ in range(40):
+        shared = [shared, shared]
+    looped = []
+    looped.append(looped)
+    tree = config_to_dict(load_config(VATEX))
+    for value, expected in ((shared, 'too'), (looped, 'too deep'), (object(), "key 'data.aliases' is of type object"),
+                            (10**5000, 'a number of'), ({1: 2}, 'the key 1'), (b'x', 'bytes')):
+        tree['data']['aliases'] = value
+        with pytest.raises(ConfigError, match=expected):
+            config_from_dict(tree)
+    for tree in (None, [], 'x', 3):
+        with pytest.raises(ConfigError, match='stored config: expected keys and values'):
+            config_from_dict(tree)
+
+
 @pytest.mark.parametrize('option, valid', IMPOSSIBLE, ids=[option for option, _ in IMPOSSIBLE])
 def test_an_impossible_value_is_named_with_what_is_valid(option, valid):
     text = message(VATEX, option)
@@ -270,6 +362,35 @@ def test_edges_that_are_possible(options):
 
 def test_sizes_of_the_video_block_do_not_matter_to_images():
     assert load_config(MULTI30K, ['visual.hidden=100']).visual.hidden == 100
+
+
+# ------------------------------------------------------------------------------------------------------- --print-config
+
+def test_every_option_is_described_from_the_schemas_own_comments():
+    config = load_config(MULTI30K, ['train.lr=3e-4', 'data.aliases=[' + ', '.join(['a name'] * 30) + ']'])
+    text = describe_config(config)
+    assert max(map(len, text.splitlines())) <= 80
+    flat = ' '.join(text.split())
+    for key in ('.'.join(path[1:]) for path in leaf_fields()):
+        assert f' {key} = ' in flat, key
+    assert 'train.lr = 0.0003 (default: 0.0001) Adam, encoders and projections' in flat
+    assert 'train.epochs = 50 at most' in flat
+    assert 'data.images = flickr30k-images/{id}.jpg (default: \'\') raw images, for visual.kind=clip' in flat
+
+
+def test_every_option_has_a_comment():
+    def missing(schema, path=''):
+        for field in fields(schema):
+            if is_dataclass(field.type):
+                yield from missing(field.type, f'{path}{field.name}.')
+            elif not field_comments(schema)[field.name] and schema is not SplitFiles:
+                yield f'{path}{field.name}'
+    assert list(missing(Config)) == []
+
+
+def test_config_and_its_description_are_read_without_torch():
+    code = 'import sys, basic.print_config; sys.exit("torch" in sys.modules or "numpy" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, check=False).returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------ every field is read

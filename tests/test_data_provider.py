@@ -327,6 +327,123 @@ def test_file_names_by_task_and_language(tmp_path, options, expected):
         assert f'TextData/{name}.caption.txt;' in complaint(collection.caption_path, split, 'en')
 
 
+# ------------------------------------------------------------------------- missing visual items
+
+def drop_captions(root, names):
+    """Remove the captions of these visual items from every file."""
+    for path in root.glob('*/TextData/*'):
+        lines = path.read_text('utf-8').splitlines(keepends=True)
+        kept = [line for line in lines if line.partition('#')[0] not in names]
+        path.write_text(''.join(kept), encoding='utf-8')
+
+
+def without_frames(root):
+    path = root / 'vatex/FeatureData/i3d_kinetics/video2frames.txt'
+    path.write_text(path.read_text().replace("'v1'", "'z1'").replace("['w0_0', 'w0_1']", '[]'))
+    return vatex, {'train': (3, 15, 1, 5), 'val': (2, 4, 1, 2)}
+
+
+def without_rows(root):
+    folder = root / 'multi30k/FeatureData'
+    for split, rows in (('train', [0, 2]), ('val', [1, 2])):
+        features = folder / f'resnet_152/{split}-resnet_152-avgpool.npy'
+        np.save(features, np.load(features)[rows])
+        ids = ''.join(f'{IMAGES[split][row]}.jpg\n' for row in rows)
+        (folder / f'{split}_id.txt').write_text(ids)
+    return pooled, {'train': (1, 3, 1, 3), 'val': (1, 2, 1, 3)}
+
+
+def without_images(root):
+    for name in 'bef':                   # e has no caption, but is on the list
+        (root / f'multi30k/flickr30k-images/{name}.jpg').unlink()
+    return multi30k, {'train': (1, 3, 1, 3), 'val': (1, 2, 2, 3)}
+
+
+def pooled(*options):
+    return multi30k('visual.kind=pooled', *options)
+
+
+@pytest.mark.parametrize('damage', [without_frames, without_rows, without_images])
+def test_captions_of_missing_items_are_left_out_of_every_branch(tmp_path, tokenizer, caplog, damage):
+    """As if nobody had written them."""
+    make = make_video_root if damage is without_frames else make_image_root
+    root, loaders = make(tmp_path / 'root'), {}
+    make_config, expected = damage(root)
+    message = complaint(build_loaders, make_config(), root, tokenizer)
+    assert 'data.missing=skip' in message
+    config = make_config('data.missing=skip', 'text.clean_en=false')
+    with caplog.at_level(logging.WARNING):
+        loaders['skipped'] = build_loaders(config, root, tokenizer, image_size=16)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and ('cannot be compared' in said[1]) > ('cannot be compared' in said[0])
+    for (split, counts), text in zip(expected.items(), said):
+        left_out = loaders['skipped'][split].left_out
+        assert tuple(left_out.counts().values()) == counts
+        assert f"'{split}' is without {counts[0]} of its {counts[1]} captions" in text
+    gone = {without_frames: ['v1', 'w0'], without_rows: ['b', 'd'], without_images: ['b', 'f']}
+    drop_captions(root, gone[damage])
+    if damage is without_images:         # a list of what is there
+        (root / 'multi30k/FeatureData/val_id.txt').write_text('d\n')
+    loaders['dropped'] = build_loaders(make_config('text.clean_en=false'), root, tokenizer, image_size=16)
+    for one, other in zip(*(loaders[name]['train'] for name in ('skipped', 'dropped'))):
+        assert numbers(one) == numbers(other)
+    one, other = (loaders[name]['val'] for name in ('skipped', 'dropped'))
+    assert (one.visual_ids, one.caption_ids) == (other.visual_ids, other.caption_ids)
+    assert one.owner.tolist() == other.owner.tolist() and other.left_out is None
+    for (ours, _), (theirs, _) in zip(one.visuals, other.visuals, strict=True):
+        assert torch.equal(ours, theirs)
+    for pair, other_pair in zip(one.captions, other.captions, strict=True):
+        assert [branch.ids.tolist() for branch in pair] == [branch.ids.tolist() for branch in other_pair]
+
+
+def test_nothing_missing_is_nothing_said(tmp_path, tokenizer, caplog):
+    root = make_video_root(tmp_path)
+    loaders = build_loaders(vatex('data.missing=skip'), root, tokenizer)
+    assert not caplog.records and loaders['train'].left_out is loaders['val'].left_out is None
+
+
+def test_nothing_left_is_an_error(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    path = root / 'vatex/FeatureData/i3d_kinetics/video2frames.txt'
+    path.write_text(path.read_text().replace("'w0'", "'W0'").replace("'w1'", "'W1'"))
+    message = complaint(build_loaders, vatex('data.missing=skip'), root, tokenizer)
+    assert 'all of the 2 visual items of' in message and "did you mean 'W1' for 'w1'" in message
+
+
+# ---------------------------------------------------------------------------- what is not needed
+
+@pytest.mark.parametrize('weight, branch, other', [(0, 'tgt', '_google_zh2enc'), (1, 'en', '_zh')])
+def test_queries_of_one_branch_need_no_other_file(tmp_path, tokenizer, weight, branch, other):
+    root = make_video_root(tmp_path)
+    both = build_loaders(vatex('text.pooling=mean'), root, tokenizer, splits=('val', 'test'))
+    for split in ('val', 'test'):
+        (root / f'vatex/TextData/vatex{split}{other}.caption.txt').unlink()
+    options = [f'eval.weights=[{weight}]', f'train.val_weight={weight}', 'text.pooling=mean']
+    loaders = build_loaders(vatex(*options), root, tokenizer, splits=('val', 'test'))
+    for split in ('val', 'test'):
+        one = loaders[split]
+        assert one.branches == (branch,) and one.longest <= both[split].longest
+        assert sorted(one.caption_ids) == sorted(both[split].caption_ids)
+        owners = dict(zip(one.caption_ids, [one.visual_ids[row] for row in one.owner]))
+        assert all(name.startswith(f'{visual}#') for name, visual in owners.items())
+        for en, tgt in one.captions:
+            assert ((en is None), (tgt is None)) == (branch == 'tgt', branch == 'en')
+    for missing in ('train.val_weight=0.5', 'eval.weights=[0.5]', 'eval.weight_grid=[0.5]'):
+        assert "no captions (branch '" in complaint(build_loaders, vatex(*options, missing), root, tokenizer,
+                                                    splits=('val',))
+
+
+def test_batches_tell_the_visual_item_for_a_loss_that_asks(tmp_path, tokenizer):
+    root = make_video_root(tmp_path)
+    assert next(iter(build_loaders(vatex(), root, tokenizer)['train'])).owner is None
+    loader = build_loaders(vatex('loss.mask_same_visual=true'), root, tokenizer)['train']
+    ids = Collection(vatex(), root).captions('train')['en'].ids
+    for batch in loader:
+        names = [ids[row][0] for row in batch.index.tolist()]
+        assert [loader.dataset.visual_ids[item] for item in batch.owner.tolist()] == names
+        assert batch.owner.dtype == torch.int64
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 def test_no_rootpath_or_collection(tmp_path):
@@ -343,6 +460,9 @@ def test_visual_items_without_features(tmp_path, tokenizer):
     path.write_text(path.read_text().replace("'w1'", "'other'").replace("['w0_0', 'w0_1']", '[]'))
     message = complaint(build_loaders, vatex(), root, tokenizer, splits=('val',))
     assert '2 of the 2 visual items of' in message and 'w1, w0;' in message and 'vatexval_google_zh2enc' in message
+    path.write_text(path.read_text().replace("'w0'", "'W0.avi'").replace('[]', "['w0_0']"))
+    message = complaint(build_loaders, vatex(), root, tokenizer, splits=('val',))
+    assert "did you mean 'W0.avi' for 'w0'? They differ in ending" in message
 
 
 def test_features_of_another_width(tmp_path, tokenizer):

@@ -135,8 +135,9 @@ def _load_and_step(path, batch):
 NO_TRUE_GRADIENT = ('projection.linear.bias', 'visual_encoder.linear.bias', 'block.norm.bias', 'key.bias')
 
 
-FRUGAL = ('compute.micro_batch=2', 'compute.checkpointing=true', 'text.pooling=mean', 'discriminator.pooling=mean')
-MODERN = ('loss.teacher=momentum', 'loss.teacher_momentum=0.5', 'loss.contrastive=infonce')
+FRUGAL = ('compute.micro_batch=2', 'compute.checkpointing=true', 'text.pooling=mean', 'discriminator.pooling=mean',
+          'loss.mask_same_visual=true')
+MODERN = ('loss.teacher=momentum', 'loss.teacher_momentum=0.5', 'loss.contrastive=infonce', 'loss.mask_same_visual=true')
 
 
 @pytest.mark.parametrize('kind, pairs, processes, options', [
@@ -147,7 +148,8 @@ def test_training_is_that_of_one_process(tmp_path, make_config, make_batch, kind
     config = make_config(kind, *NO_DROPOUT, 'loss.weights.adversarial=1', 'text.trained_layers=[2]', *options)
     tree = tmp_path / 'config.yaml'
     tree.write_text(yaml.safe_dump(config_to_dict(config)), encoding='utf-8')
-    batch = replace(make_batch(kind).each(lambda tensor: tensor[:pairs]), total=pairs)
+    batch = replace(make_batch(kind), owner=torch.tensor([0, 1, 0, 2, 1, 1]))
+    batch = replace(batch.each(lambda tensor: tensor[:pairs]), total=pairs)
     expected, gradients, statistics, weights = _steps(config, batch)
     for result in in_processes(processes, tmp_path / 'processes', _load_and_step, str(tree), batch):
         for step, (ours, theirs) in enumerate(zip(result[0], expected)):

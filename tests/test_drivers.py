@@ -1,27 +1,18 @@
 """The drivers: usage texts, wrong arguments, and the commands that they run, recorded by a stand-in for Python."""
-import json
 import os
-import subprocess
+import shlex
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from drivers import REPOSITORY, Recorder
+
 ALL = ['do_all_vatex.sh', 'do_all_msrvttcn.sh', 'do_all_multi30k.sh', 'do_all_mscoco.sh']
-TESTS = ['do_test_vatex.sh', 'do_test_msrvttcn.sh', 'do_test_multi30k.sh']
+TESTS = ['do_test_vatex.sh', 'do_test_msrvttcn.sh', 'do_test_multi30k.sh', 'do_test_mscoco.sh']
 ARGUMENTS = {'do_all_vatex.sh': ['ROOT', 'cpu'], 'do_all_msrvttcn.sh': ['ROOT', 'cpu'],
              'do_all_multi30k.sh': ['ROOT', '1', 'cpu'], 'do_all_mscoco.sh': ['ROOT', 'cpu'],
              'do_test_vatex.sh': ['ROOT', 'ROOT', 'cpu'], 'do_test_msrvttcn.sh': ['ROOT', 'ROOT', 'cpu'],
-             'do_test_multi30k.sh': ['ROOT', 'ROOT', 'None', 'cpu']}
-
-# Writes its arguments as a JSON list; fails where an argument is the value of $FAIL.
-STAND_IN = r"""#!/usr/bin/env bash
-{ printf '['; separator=
-  for word in "$@"; do word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,; done
-  printf ']\n'; } >> "$RECORD"
-for word in "$@"; do [ "$word" != "$FAIL" ] || exit 3; done
-"""
-
+             'do_test_multi30k.sh': ['ROOT', 'ROOT', 'None', 'cpu'], 'do_test_mscoco.sh': ['ROOT', 'ROOT', 'cpu']}
 
 class Driver:
     """Runs a driver from a folder with a space in its name, below which ROOT lies."""
@@ -30,18 +21,12 @@ class Driver:
         self.here = folder / 'some where'
         self.root = self.here / 'my data'
         self.root.mkdir(parents=True)
-        self.record, self.python = folder / 'record', folder / 'stand in'
-        self.python.write_text(STAND_IN)
-        self.python.chmod(0o755)
+        self.recorder = Recorder(folder)
 
     def __call__(self, name, *arguments, fail=''):
         """(completed process, recorded commands); ROOT among the arguments is the folder, relative to here."""
-        self.record.unlink(missing_ok=True)
         words = [word.replace('ROOT', 'my data') for word in arguments]
-        done = subprocess.run([str(REPOSITORY / name), *words], cwd=self.here, capture_output=True, text=True,
-                              env={**os.environ, 'PYTHON': str(self.python), 'RECORD': str(self.record), 'FAIL': fail})
-        lines = self.record.read_text().splitlines() if self.record.exists() else []
-        return done, [json.loads(line) for line in lines]
+        return self.recorder.run([str(REPOSITORY / name), *words], self.here, fail)
 
 
 @pytest.fixture
@@ -54,7 +39,8 @@ def driver(tmp_path):
 def test_help(driver, name, arguments):
     done, commands = driver(name, *arguments)
     assert done.returncode == 0 and not commands and not done.stderr
-    usage, *rest = done.stdout.splitlines()
+    usage, *rest = done.stdout.replace('\n       [', ' [').splitlines()
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert usage.startswith(f'Usage: ./{name} ROOTPATH')
     explained = {line.split()[0] for line in rest if line.startswith('  ') and line.strip()}
     for word in usage.split()[2:]:
@@ -92,9 +78,8 @@ def test_wrong_task_and_image_path(driver):
 
 
 def expected(config, gpu, overrides, options=()):
-    common = ['--config', str(REPOSITORY / 'configs' / config), '--rootpath', 'my data']
-    return [['-P', '-m', 'util.check_data', *common, *overrides],
-            [str(REPOSITORY / 'train.py'), *common, '--device', gpu, *options, *overrides]]
+    return [['util.do_all', '--config', str(REPOSITORY / 'configs' / config), '--rootpath', 'my data',
+             '--device', gpu, *options, *overrides]]
 
 
 @pytest.mark.parametrize('name, arguments, config, gpu, overrides', [
@@ -124,8 +109,7 @@ def test_an_ablation_is_one_more_config(driver, name, arguments, config, overrid
     _, commands = driver(name, 'ROOT', *arguments, '--ablation', 'no_adversary')
     files = [str(REPOSITORY / 'configs' / config), str(REPOSITORY / 'configs/ablation/no_adversary.yaml')]
     common = ['--config', files[0], '--config', files[1], '--rootpath', 'my data']
-    assert commands == [['-P', '-m', 'util.check_data', *common, *overrides],
-                        [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
+    assert commands == [['util.do_all', *common, '--device', 'cpu', *overrides]]
 
 
 def test_an_unknown_ablation_names_those_that_there_are(driver):
@@ -139,9 +123,26 @@ def test_options_go_to_training_only(driver):
     assert commands == expected('vatex.yaml', 'cpu', ['train.lr=1'], ['--resume', '--run-dir', 'a=b', '--seed', '4'])
 
 
-def test_bad_data_stop_before_training(driver):
-    done, commands = driver('do_all_vatex.sh', 'ROOT', 'cpu', fail='util.check_data')
+def test_a_demo_that_cannot_be_made_stops_before_training(driver):
+    done, commands = driver('do_all_vatex.sh', 'demo', 'cpu', fail='util.make_demo')
     assert done.returncode == 3 and len(commands) == 1
+
+
+@pytest.mark.parametrize('words', [['ROOT', 'cpu'], ['ROOT', 'cpu', "name=it's a #1 ${x}", 'text.bert=C:\\狗', '--seed', '2']])
+def test_what_was_typed_can_be_pasted_again(driver, words):
+    driver('do_all_vatex.sh', *words)
+    assert shlex.split(driver.recorder.typed) == [str(REPOSITORY / 'do_all_vatex.sh'), *(word.replace('ROOT', 'my data') for word in words)]
+
+
+def test_options_of_a_test(driver):
+    for words in (['--save-embeddings'], ['--save-embeddings', 'eval.ties=mean'], ['--save-embeddings', 'my folder']):
+        done, commands = driver('do_test_mscoco.sh', 'ROOT', 'ROOT', 'cpu', *words, '--images', 'x=y')
+        tail = [word for word in words if '=' not in word] + ['--images', 'x=y'] + [w for w in words if '=' in w]
+        assert done.returncode == 0 and commands[0][-len(tail):] == tail
+
+
+def test_cn_is_zh(driver):
+    assert 'data.lang=zh' in driver('do_all_mscoco.sh', 'ROOT', '0', 'cn')[1][0]
 
 
 @pytest.mark.parametrize('name, arguments, config, lang, overrides', [
@@ -155,18 +156,16 @@ def test_demo(driver, name, arguments, config, lang, overrides):
     done, commands = driver(name, 'demo', *arguments)
     assert done.returncode == 0, done.stderr
     root = str(REPOSITORY / 'demo')
-    assert commands[0] == ['-P', '-m', 'util.make_demo', '--root', root, '--collection', Path(config).stem,
-                           '--lang', lang]
+    assert commands[0] == ['util.make_demo', '--rootpath', root, '--collection', Path(config).stem, '--lang', lang]
     common = ['--config', str(REPOSITORY / 'configs/demo' / config), '--rootpath', root]
     name_first = [word for word in overrides[:1] if word.startswith('name=')]
     overrides = [*name_first, f'text.bert={root}/bert', f'visual.clip={root}/clip', *overrides[len(name_first):]]
-    assert commands[1:] == [['-P', '-m', 'util.check_data', *common, *overrides],
-                            [str(REPOSITORY / 'train.py'), *common, '--device', 'cpu', *overrides]]
+    assert commands[1:] == [['util.do_all', *common, '--device', 'cpu', *overrides]]
 
 
 def test_a_demo_that_records_a_rate_of_noise_has_it(driver):
     done, commands = driver('do_all_vatex.sh', 'demo', 'cpu', 'data.noise=0.4')
-    assert done.returncode == 0 and commands[0][-2:] == ['--noise', '0.4'] and 'data.noise=0.4' in commands[2]
+    assert done.returncode == 0 and commands[0][-2:] == ['--noise', '0.4'] and 'data.noise=0.4' in commands[1]
 
 
 def test_an_ablation_after_an_equals_sign(driver):

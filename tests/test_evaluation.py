@@ -16,6 +16,7 @@ from basic.checkpoint import BEST, save_checkpoint
 from basic.config import config_to_dict, load_config
 from evaluation import Embeddings, choose_weight, encode, evaluate, main, root_of, table, with_images, write_report
 from model import build_model
+from util import check_data
 from util.verify_parity import write_released_checkpoint
 
 REPOSITORY = Path(evaluation.__file__).parent
@@ -44,7 +45,8 @@ def fake_set():
         return Tokens(torch.tensor(rows), (torch.tensor(rows) > 0).float())
 
     return SimpleNamespace(
-        split='test', order={}, owner=np.array([0, 1, 1]), caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
+        split='test', order={}, branches=('en', 'tgt'), left_out=None, owner=np.array([0, 1, 1]),
+        caption_ids=['a#0', 'b#0', 'b#1'], visual_ids=['a', 'b'],
         visuals=[(torch.tensor([[1., 0]]), None), (torch.tensor([[0., 1]]), torch.ones(1, 2))],
         captions=[(tokens([2, 4], [6, 0]), tokens([1], [3])), (tokens([8]), tokens([5]))])
 
@@ -300,8 +302,58 @@ def test_released_checkpoint(tmp_path, capsys):
     root, bert = tiny.make_collection(tmp_path / 'root', dim=40), tiny.make_bert(tmp_path / 'bert')
     assert main(['--checkpoint', str(folder), '--rootpath', str(root), '--tokenizer', str(bert), 'data.lang=de',
                  'data.task=1']) == 0
+    (root / f'multi30k/TextData/{TRANSLATED}').unlink()
+    assert main(['--checkpoint', str(folder), '--rootpath', str(root), '--tokenizer', str(bert), 'data.lang=de',
+                 'data.task=1', 'eval.weights=[0]', '--output', str(tmp_path / 'w0.json')]) == 0
+    assert [row['weight'] for row in json.loads((tmp_path / 'w0.json').read_text())['rows']] == [0]
     report = json.loads((folder / 'metrics.json').read_text())
     assert (report['epoch'], report['collection'], report['visuals'], len(report['rows'])) == (7, 'multi30k', 6, 5)
+
+
+TRANSLATED, HUMAN = 'multi30ktest_google_de2enc_2016_task1.caption.txt', 'multi30ktest_de_2016_task1.caption.txt'
+
+
+@pytest.mark.parametrize('weight, absent, name', [(0, TRANSLATED, 'en'), (1, HUMAN, 'tgt')])
+def test_queries_of_one_branch_alone(run_folder, tmp_path, capsys, weight, absent, name):
+    """The row that validation's w would have is not there; the others' figures are those of both branches."""
+    root = shutil.copytree(run_folder.parents[3], tmp_path / 'root', ignore=lambda *_: [absent])
+    words = ['--checkpoint', str(run_folder), '--output', str(tmp_path / 'one.json'), '--save-embeddings',
+             str(tmp_path)]
+    assert main([*words, '--rootpath', str(run_folder.parents[3])]) == 0
+    both = json.loads((tmp_path / 'one.json').read_text())
+    assert main([*words, '--rootpath', str(root)]) == 2
+    assert f"no captions (branch '{name}') of split 'test'" in capsys.readouterr().err
+    assert main([*words, '--rootpath', str(root), f'eval.weights=[{weight}]']) == 0
+    one = json.loads((tmp_path / 'one.json').read_text())
+    row, = one['rows']
+    assert row == both['rows'][-1 if weight == 0 else 0]
+    assert one['captions'] == 12 and not (tmp_path / f'{name}.npy').exists()
+    options = [*tiny.options(tmp_path / 'none'), f'eval.weights=[{weight}]']
+    config = ['--config', str(MULTI30K), '--rootpath', str(root), '--split', 'test']
+    assert check_data.main([*config, *options, f'text.bert={run_folder / "tokenizer"}']) == 0
+    assert check_data.main([*config, *tiny.options(run_folder / 'tokenizer')]) == 1
+
+
+def test_a_weight_without_its_branch_is_refused():
+    config = load_config(overrides=['data.collection=x'])
+    embeddings = Embeddings(torch.randn(2, 4), tgt=torch.randn(3, 4))
+    assert [row['weight'] for row in evaluate(embeddings, fake_set(), config, [0])['rows']] == [0]
+    with pytest.raises(ValueError, match="no 'en' queries were encoded, so w = 0.2"):
+        evaluate(embeddings, fake_set(), config, [0.2])
+
+
+def test_what_was_left_out_is_in_the_report(run_folder, tmp_path, capsys):
+    root = shutil.copytree(run_folder.parents[3], tmp_path / 'root')
+    for path in (root / 'multi30k/TextData').glob('multi30ktest*'):
+        path.write_text(path.read_text().replace('test3.jpg', 'gone.jpg'))
+    words = ['--checkpoint', str(run_folder), '--rootpath', str(root), '--output', str(tmp_path / 'r.json')]
+    assert main(words) == 2 and 'data.missing=skip' in capsys.readouterr().err
+    assert main([*words, 'data.missing=skip']) == 0
+    report = json.loads((tmp_path / 'r.json').read_text())
+    assert report['left_out'] == {'captions': 2, 'of_captions': 12, 'visuals': 1, 'of_visuals': 7}
+    assert (report['captions'], report['visuals']) == (10, 6)         # the gallery is the id list's
+    assert 'without 2 of 12 captions' in capsys.readouterr().out
+    assert report['altered'] == ["data.missing: 'error' -> 'skip'"]
 
 
 def test_an_option_is_not_taken_for_the_embeddings_folder(run_folder):

@@ -64,6 +64,58 @@ def test_two_captions_of_one_visual_are_each_others_negatives():
     assert triplet(x, x, margin=0.2).item() == pytest.approx(4 * 0.2)
 
 
+def same_visual(owner):
+    owner = torch.tensor(owner)
+    return owner[:, None] == owner[None, :]
+
+
+@pytest.mark.parametrize('hardest', [True, False])
+def test_masked_pairs_are_no_negatives(hardest):
+    x, y, owner = unit(1), unit(2), [0, 0, 0, 1, 1]
+    s, expected = cosine(x, y), 0.0
+    for i in range(N):
+        others = [j for j in range(N) if owner[j] != owner[i]]
+        as_query = [max(0.0, 0.9 + s[i][j] - s[i][i]) for j in others]
+        as_item = [max(0.0, 0.9 + s[j][i] - s[i][i]) for j in others]
+        expected += (max if hardest else sum)(as_query) + (max if hardest else sum)(as_item)
+    masked = triplet(x, y, margin=0.9, hardest=hardest, same=same_visual(owner))
+    assert masked.item() == pytest.approx(expected, rel=1e-12)
+    assert masked < triplet(x, y, margin=0.9, hardest=hardest) - 0.01
+
+
+def test_masked_pairs_are_not_in_infonces_softmax():
+    x, y, owner = unit(1), unit(2), [0, 0, 0, 1, 1]
+    s, expected = cosine(x, y), 0.0
+    for i in range(N):
+        kept = [j for j in range(N) if j == i or owner[j] != owner[i]]
+        for line in (s[i], [row[i] for row in s]):
+            expected -= 0.07 * math.log(math.exp(line[i] / 0.07) / sum(math.exp(line[j] / 0.07) for j in kept))
+    loss = infonce(x, y, log_scale=log_scale(0.07), same=same_visual(owner))
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    loss.backward()
+    assert x.grad.isfinite().all() and y.grad.isfinite().all()
+
+
+def test_a_mask_of_different_visuals_changes_nothing():
+    x, y, none = unit(1), unit(2), same_visual(range(N))
+    assert torch.equal(triplet(x, y, margin=0.2, same=none), triplet(x, y, margin=0.2))
+    assert torch.equal(infonce(x, y, log_scale=log_scale(0.07), same=none),
+                       infonce(x, y, log_scale=log_scale(0.07)))
+
+
+def test_the_option_masks_every_term_with_negatives_and_no_other(make_config):
+    e, fake, owner = encoded(), torch.randn(N, 2), torch.tensor([0, 0, 0, 1, 1])
+    off, on = (build_loss(make_config('frames', f'loss.mask_same_visual={value}', 'loss.margin=0.9'))
+               for value in ('false', 'true'))
+    before, after = off(e, fake, owner), on(e, fake, owner)
+    same = same_visual(owner.tolist())
+    assert before == off(e, fake)
+    for name, other in (('triplet_en', e.visual), ('triplet_back', e.back)):
+        assert after[name] == triplet(e.en, other, margin=0.9, same=same) < before[name] - 0.01
+    assert after['triplet_tgt'] == triplet(e.tgt, e.visual, margin=0.9, same=same)
+    assert all(after[name] == before[name] for name in ('kd_sim', 'kd_feat', 'adversarial'))
+
+
 # ------------------------------------------------------------------------------------------------------------- InfoNCE
 
 def log_scale(temperature):

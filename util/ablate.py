@@ -29,6 +29,7 @@ import yaml
 from basic.checkpoint import BEST, LAST
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
 from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, duration, is_trained
+from basic.runtime import cpu_count
 from train import default_run_folder
 from util.make_demo import make_demo, options_there
 from util.table_runs import NO_DIFFERENCE, read_runs
@@ -202,7 +203,7 @@ class Grid:
         self.waiting = [job for job in jobs if job.state()[0] != DONE]
         self.total, self.finished, self.failed, self.stopped = len(jobs), len(jobs) - len(self.waiting), 0, False
         self.slots, self.free, self.running, self.seconds, self.report = len(devices), list(devices), {}, [], report
-        threads = int(os.environ.get('OMP_NUM_THREADS') or len(os.sched_getaffinity(0)))
+        threads = int(os.environ.get('OMP_NUM_THREADS') or cpu_count())
         self.environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, threads // self.slots))}
 
     def run(self):

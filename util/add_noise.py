@@ -23,7 +23,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from basic.caption import caption_lines, read_captions
+from basic.caption import caption_lines, read_captions, split_line
 from basic.collection import CollectionFiles
 from basic.config import ConfigError, load_config
 from basic.files import write_atomically
@@ -161,7 +161,7 @@ def add_noise(config, rootpath, *, rate, kinds=tuple(KINDS), seed=1, share=0.3, 
     found = corrupt(file, rate=rate, kinds=list(kinds), seed=seed, share=share)
     lines = [line for _, line in caption_lines(path)]
     for row, (_, text) in found.items():
-        lines[row] = lines[row].partition(b' ')[0] + f' {text}'.encode()
+        lines[row] = f'{split_line(lines[row])[0]} {text}'.encode()
     write_atomically(target, b''.join(line + b'\n' for line in lines))
     return target, with_suffix(config.data.captions.train.tgt, suffix), len(file), Counter(
         kind for kind, _ in found.values())

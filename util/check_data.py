@@ -2,31 +2,28 @@
 
     python -m util.check_data --config configs/vatex.yaml --rootpath ROOT [--split val] [--quick] [key=value ...]
 
-Prints what was found, a column a split, and then every problem, not the first alone. Exit code 0: all is well, 1: there
-are problems, 2: the command or the config is wrong. The pretrained tokenizer is a line of its own: where it can be
-neither found nor downloaded, the captions' lengths are not checked, and that is no problem of the data.
+Looks for the tokenizer and the encoders first, then reads the data; says on stderr what it is doing. Prints what was
+found, a column a split, and then every problem, not the first alone. Exit status 0: no problems, 1: there are problems,
+2: the command or the config is wrong. What can be neither found nor downloaded now, such as the tokenizer without
+network, is said to be not checked, and is no problem of the data.
 """
 import argparse
 import itertools
-import os
+import re
+import shutil
 import sys
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+import textwrap
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from basic.caption import join_captions, load_tokenizer, read_captions
-from basic.config import SPLITS, ConfigError, load_config
+from basic.command import command
+from basic.config import SPLITS, load_config
 from basic.errors import DataError, UnreachableError, first_five
-from basic.images import ImageSource, check_images
-from data_provider import Collection, check_known, pack_branch, visual_order
 
 SHOWN = 5                                # problems of one kind that are printed in full
-IMAGE_SIZE = 224                         # to which images are brought; for finding those that cannot be, any will do
-CHUNK = 64 << 20                         # bytes of features looked at in one go
-UNKNOWN = 0.5                            # share of unknown tokens above which nothing could be learnt
+IMAGE_SIZE = 224                         # to which images are brought where CLIP's own size is not known
+NARROW = 80                              # columns of a terminal, at least
 
 
 @dataclass
@@ -35,12 +32,17 @@ class Report:
 
     Attributes:
         table: dict split -> dict row label -> cell.
-        tokenizer: one line about the tokenizer.
+        tokenizer, bert, clip: one line about each; '' for CLIP where it is not used.
+        unchecked: what could not be looked at; quick: whether features and images were left out.
         problems: what must be put right, each once; warnings: what may be meant.
         met: how many problems were met, those noted before included.
     """
     table: dict[str, dict[str, str]] = field(default_factory=dict)
     tokenizer: str = ''
+    bert: str = ''
+    clip: str = ''
+    unchecked: list[str] = field(default_factory=list)
+    quick: bool = False
     met: int = 0
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -61,15 +63,55 @@ class Report:
         if len(new) > SHOWN:
             self.problems.append(f'... and {len(new) - SHOWN:,} more {kind}')
 
+    def warn(self, text):
+        """Note a warning, unless it is noted already."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def verdict(self):
+        """The last line."""
+        if self.problems:
+            return '1 problem' if len(self.problems) == 1 else f'{len(self.problems):,} problems'
+        if self.unchecked:
+            return f"no problems in what could be checked; NOT checked: {', '.join(self.unchecked)}"
+        return 'no problems found' + ' (features and images were not read)' * self.quick
+
+    def lines(self, width=NARROW):
+        """The report, line by line; the table is made to fit `width` columns."""
+        named = {'tokenizer': self.tokenizer, 'BERT': self.bert, 'CLIP': self.clip}
+        return [*_fitted(self.table, width), *(f'{name}: {text}' for name, text in named.items() if text),
+                *(f'warning: {warning}' for warning in self.warnings),
+                *(f'problem: {problem}' for problem in self.problems), self.verdict()]
+
     def __str__(self):
-        lines = [*_aligned(self.table), f'tokenizer: {self.tokenizer}']
-        lines += [f'warning: {warning}' for warning in self.warnings]
-        lines += [f'problem: {problem}' for problem in self.problems]
-        return '\n'.join([*lines, f'{len(self.problems)} problem(s)' if self.problems else 'no problems found'])
+        return '\n'.join(self.lines())
+
+
+class Encoders:
+    """What the captions and images are to be read with.
+
+    Attributes:
+        tokenizer: transformers' tokenizer; bert: basic.pretrained.TextLimits; each None if it could not be had.
+        image_size: the side of CLIP's images.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.tokenizer = self.bert = None
+        self.image_size = IMAGE_SIZE
+
+    def own_tokenizer(self):
+        """The tokenizer as it would be with text.lowercase=false."""
+        return self._own
+
+    @cached_property
+    def _own(self):
+        from basic.caption import load_tokenizer
+        return load_tokenizer(self.config.text.bert, False)
 
 
 def check_data(config, rootpath, splits=SPLITS, quick=False):
-    """Check the data of a config.
+    """Check the data of a config; says on stderr what it is doing.
 
     Args:
         config: basic.config.Config.
@@ -79,8 +121,11 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     Returns:
         Report.
     """
-    report = Report()
-    tokenizer = _check_tokenizer(report, config)
+    report = Report(quick=quick)
+    encoders = check_encoders(report, config)
+    from data_provider import Collection
+    from util.check_captions import check_captions
+    from util.check_visuals import check_visuals
     collection = report.attempt(Collection, config, rootpath)
     if collection is None:
         return report
@@ -88,161 +133,122 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     for split in splits:
         before = report.met
         column = report.table[split] = {}
-        files = _check_captions(report, collection, split, tokenizer, column)
-        if 'en' in files:
-            seen[split] = set(files['en'].visual_ids)
-            _check_visuals(report, collection, split, files['en'], column, scanned=None if quick else scanned)
+        say(f'captions of {split}')
+        files = check_captions(report, collection, split, encoders=encoders, column=column)
+        lead = collection.roles(split)[0]
+        if lead in files:
+            say(f"{'images' if config.visual.kind == 'clip' else 'features'} of {split}")
+            seen[split] = set(files[lead].visual_ids)
+            check_visuals(report, collection, split, files[lead], image_size=encoders.image_size, column=column,
+                          scanned=None if quick else scanned)
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
     for one, other in itertools.combinations(seen, 2):
         both = seen[one] & seen[other]
         if both:
-            report.warnings.append(f"{len(both):,} visual items are both in '{one}' and in '{other}': "
-                                   f'{first_five(sorted(both))}')
+            report.warn(f"{len(both):,} visual items are both in '{one}' and in '{other}': {first_five(sorted(both))}")
     return report
 
 
-def _check_tokenizer(report, config):
-    try:
-        tokenizer = load_tokenizer(config.text.bert, config.text.lowercase)
-    except UnreachableError as error:
-        report.tokenizer = f"NOT CHECKED, nor the captions' lengths: {error}"
-        return None
-    except DataError as error:
-        report.tokenizer = f'of no use, see the problems: {config.text.bert}'
-        report.add([str(error)])
-        return None
-    report.tokenizer = (f'{config.text.bert}: {type(tokenizer.backend_tokenizer.model).__name__}, {len(tokenizer):,} '
-                        f'tokens' + ', lower-cased and without accents' * config.text.lowercase)
-    return tokenizer
+def say(what):
+    """Tell what is being checked."""
+    print(f'checking {what} ...', file=sys.stderr, flush=True)
 
 
-def _check_captions(report, collection, split, tokenizer, column):
-    """Read, join and tokenise the branches of a split; fill in the column; return dict role -> CaptionFile."""
-    files = {}
-    for role in collection.roles(split):
-        path = report.attempt(collection.caption_path, split, role)
-        if path is not None:
-            bad = []
-            file = report.attempt(read_captions, path, bad)
-            report.add(bad, kind=f'problems in {path}')
-            if file is not None:
-                files[role] = file
-    for role, file in files.items():
-        if role != 'en' and 'en' in files and report.attempt(join_captions, files['en'], file) is not None:
-            extra = len(file) - len(files['en'])
-            if extra:
-                report.warnings.append(f"{extra:,} captions of {file.path} are not used: {files['en'].path} has no "
-                                       'captions of these ids')
-    column['branches'] = ' / '.join(files)
-    column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
-    empty = {role: file.empty for role, file in files.items()}
-    if tokenizer is not None:
-        packed = [pack_branch(collection.config, role, file, tokenizer) for role, file in files.items()]
-        special = tokenizer.num_special_tokens_to_add()      # cleaning leaves nothing of an English caption in Chinese
-        empty = {role: int((tokens.lengths <= special).sum()) for role, tokens in zip(files, packed)}
-        unknown = [np.count_nonzero(tokens.ids == tokenizer.unk_token_id) / max(1, len(tokens.ids))
-                   for tokens in packed]
-        for file, share in zip(files.values(), unknown):
-            _check_unknown(report, file, share)
-    column['empty captions'] = ' / '.join(f'{number:,}' for number in empty.values())
-    for role, file in files.items():
-        if empty[role]:
-            report.warnings.append(f'{empty[role]:,} captions of {file.path} are empty'
-                                   + ', or have nothing that cleaning leaves' * (role == 'en'))
-    if tokenizer is not None:
-        column['longest caption, tokens'] = ' / '.join(f'{tokens.longest:,}' for tokens in packed)
-        column[f'cut to {collection.config.text.positions} tokens'] = ' / '.join(f'{tokens.cut:,}' for tokens in packed)
-        column['unknown tokens, %'] = ' / '.join(f'{100 * share:.1f}' for share in unknown)
-    return files
-
-
-def _check_unknown(report, file, share):
-    """Note a file of which the tokenizer knows little."""
-    text = (f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer: is it the one that belongs '
-            'to text.bert, and is its vocabulary whole?')
-    if share > UNKNOWN:
-        report.add([text])
-    elif share > UNKNOWN / 5:
-        report.warnings.append(text)
-
-
-def _check_visuals(report, collection, split, captions, column, scanned):
-    """Open the visual items of a split, fill in the column; read all of them unless `scanned` is None.
-
-    Args:
-        scanned: dict file of features -> its problems, for the next split that has the same.
-    """
-    source = report.attempt(collection.source, split, captions, IMAGE_SIZE)
-    if source is None:
-        return
-    report.attempt(check_known, source, captions)
-    visual_ids = visual_order(collection.config, split, source, captions)
-    report.attempt(check_images, source, visual_ids)
-    number = Counter(visual for visual, _ in captions.ids)
-    column['visual items'] = f'{len(visual_ids):,}'
-    column['captions a visual item (min / mean / max)'] = _spread([number[name] for name in visual_ids])
-    if hasattr(source, 'counts'):
-        column['frames a video (min / mean / max)'] = _spread(
-            [count for name, count in zip(source.ids, source.counts) if name in number])
-    column['feature width'] = f'{source.dim:,}' if source.dim else 'images'
-    if scanned is None:
-        return
-    if isinstance(source, ImageSource):
-        report.add(unreadable_images(source, visual_ids), kind=f"images of split '{split}' that cannot be read")
+def check_encoders(report, config):
+    """Look for the tokenizer, BERT and CLIP, fill in the report's lines about them -> Encoders; reads no weights."""
+    say('tokenizer')
+    from basic.caption import load_tokenizer
+    encoders, name = Encoders(config), config.text.bert
+    encoders.tokenizer, report.tokenizer = _looked_at(
+        report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase)
+    if encoders.tokenizer is not None:
+        tokenizer = encoders.tokenizer
+        report.tokenizer = (f'{name}: {type(tokenizer.backend_tokenizer.model).__name__}, {len(tokenizer):,} tokens'
+                            + ', lower-cased and without accents' * config.text.lowercase)
+    say('BERT')
+    from basic.pretrained import clip_image_size, text_limits
+    path = Path(name).expanduser()
+    if path.is_file():
+        report.bert = f'NOT CHECKED: {name} is a vocabulary; training needs a folder with config.json and weights, too'
+        report.unchecked.append('BERT')
+    elif encoders.tokenizer is None and not path.is_dir():
+        report.bert = 'as the tokenizer'
+        report.unchecked.append('BERT')
     else:
-        if source.where not in scanned:
-            scanned[source.where] = unsound_features(source)
-        report.add(scanned[source.where])
+        encoders.bert, report.bert = _looked_at(report, 'BERT', name, text_limits, name, config.text.pretrained)
+        if encoders.bert is not None:
+            report.bert = (f'{name}: {encoders.bert.kind}, {encoders.bert.layers} layers, {encoders.bert.positions} '
+                           f'positions, {encoders.bert.tokens:,} tokens')
+            _check_fit(report, config, encoders)
+    if config.visual.kind == 'clip':
+        say('CLIP')
+        name = config.visual.clip
+        size, report.clip = _looked_at(report, 'CLIP', name, clip_image_size, name, config.visual.clip_pretrained)
+        if size is not None:
+            encoders.image_size, report.clip = size, f'{name}: images of {size} x {size}'
+    return encoders
 
 
-def unsound_features(source):
-    """[] or one message: which rows of the features hold NaN or infinity."""
-    rows = bad_rows(source.features)
-    return [f'{source.where}: {len(rows):,} of {len(source.features):,} rows hold NaN or infinity: '
-            f'{first_five(source.names(rows))}; extract these again'] if len(rows) else []
+def _looked_at(report, what, name, function, *args):
+    """(function(*args), ''), or (None, a line that says why not)."""
+    try:
+        return function(*args), ''
+    except UnreachableError as error:
+        report.unchecked.append(what)
+        line = f'NOT CHECKED: {error}'
+    except ValueError as error:          # DataError included
+        report.add([str(error)])
+        line = f'of no use, see the problems: {name}'
+    print(f'{what}: {line}', file=sys.stderr, flush=True)  # now, not after minutes of reading data
+    return None, line
 
 
-def bad_rows(features):
-    """The rows of `features` (rows, D) that hold NaN or infinity, as an int64 array; reads it in chunks."""
-    step = max(1, CHUNK // (features.shape[1] * features.itemsize))
-    starts = tqdm(range(0, len(features), step), desc='features', disable=None, leave=False)
-    with np.errstate(over='ignore'):     # as training reads them: in float32, in which 1e300 is infinite
-        bad = [start + np.flatnonzero(~np.isfinite(features[start:start + step].astype(np.float32, copy=False)
-                                                   ).all(axis=1)) for start in starts]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *bad])
+def _check_fit(report, config, encoders):
+    """Note a tokenizer that BERT lacks tokens of, and layers that it lacks."""
+    bert, tokenizer = encoders.bert, encoders.tokenizer
+    if tokenizer is not None and len(tokenizer) > bert.tokens:
+        report.add([f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {bert.tokens:,}: give the "
+                    'one that belongs to it (text.bert)'])
+    beyond = [number for number in config.text.trained_layers if number >= bert.layers]
+    if beyond and not config.text.train_all:
+        report.add([f"key 'text.trained_layers' names layer {beyond[0]}, but this BERT has {bert.layers} (0 to "
+                    f'{bert.layers - 1})'])
 
 
-def unreadable_images(source, visual_ids):
-    """Decode every image that exists; a message for each that cannot be."""
-    missing = {str(path) for path in source.missing(visual_ids)}
-    there = [name for name in visual_ids if str(source.path(name)) not in missing]
-
-    def complaint(name):
-        try:
-            source.load(name)
-        except DataError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        complaints = tqdm(pool.map(complaint, there), total=len(there), desc='images', disable=None, leave=False)
-        return [text for text in complaints if text]
+def print_report(report):
+    """Print a report: in a terminal no wider than that, long messages indented; as it is into a file."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in report.lines(max(NARROW, width or 0)):
+        if width and re.match('(warning|problem|tokenizer|BERT|CLIP): ', line):
+            line = '\n'.join(wrapped for part in line.split('\n') for wrapped in textwrap.wrap(
+                part, max(width, 40), subsequent_indent='    ', break_long_words=False, break_on_hyphens=False))
+        print(line)
 
 
-def _spread(numbers):
-    numbers = np.asarray(numbers)
-    return f'{numbers.min()} / {numbers.mean():.1f} / {numbers.max()}' if len(numbers) else '-'
+def _fitted(table, width):
+    """Lines of a table with a row a label and a column a split, or with a part a split where that is too wide."""
+    together = _aligned(table)
+    if max(map(len, together), default=0) <= width or len(table) < 2:
+        return together
+    return [line for split, column in table.items() for line in _aligned({split: column})]
 
 
 def _aligned(table):
-    """Lines of a table with a row a label and a column a split."""
+    """Lines of a table with a row a label and a column a split; what is the same in every branch is written once."""
     labels = list(dict.fromkeys(label for column in table.values() for label in column if label != 'status'))
-    rows = [['', *table]] + [[label, *(column.get(label, '-') for column in table.values())]
+    rows = [['', *table]] + [[label, *(_once(column.get(label, '-')) for column in table.values())]
                              for label in [*labels, 'status'] if table]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ['  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
             for row in rows if table]
 
 
+def _once(cell):
+    parts = cell.split(' / ')
+    return parts[0] if len(set(parts)) == 1 else cell
+
+
+@command('check_data')
 def main(argv=None):
     parser = argparse.ArgumentParser(prog='python -m util.check_data', description=__doc__.split('\n\n')[0])
     parser.add_argument('--config', required=True, action='append', help='YAML file, such as configs/vatex.yaml; given '
@@ -252,17 +258,9 @@ def main(argv=None):
     parser.add_argument('--quick', action='store_true', help='do not read every feature, nor open every image')
     parser.add_argument('options', nargs='*', metavar='key=value', help='options of the config, such as data.lang=fr')
     args = parser.parse_intermixed_args(argv)
-    try:
-        config = load_config(args.config, args.options)
-    except ConfigError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    try:
-        report = check_data(config, args.rootpath, splits=args.split or SPLITS, quick=args.quick)
-    except KeyboardInterrupt:
-        print('check_data: interrupted', file=sys.stderr)
-        return 130
-    print(report)
+    config = load_config(args.config, args.options)
+    report = check_data(config, args.rootpath, splits=args.split or SPLITS, quick=args.quick)
+    print_report(report)
     return 1 if report.problems else 0
 
 

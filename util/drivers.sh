@@ -8,21 +8,49 @@
 #   do_test MODELDIR [key=value ...] [--option ...]
 
 repo=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"   # so that nothing has to change folder: relative paths stay good
 python=${PYTHON:-$(command -v python3 || command -v python || echo python3)}
 demo= run_name=
 
-root_help="  ROOTPATH    folder that holds the collections' folders, or demo: a small made-up corpus, made on first use"
-gpu_help="  GPU         index of the GPU, such as 0; several, such as 0,1,2,3, for a process on each; or cpu (cpu:2: two)"
-train_help="  key=value   any option of basic/config.py, for example train.batch_size=64; name=NAME names the run folder
-  --ablation NAME   with configs/ablation/NAME.yaml on top, in a run folder <config>_NAME_<lang>
-  --resume    go on with an interrupted run        --overwrite   delete the run that is there and start again
-  --run-dir DIR   other run folder (default: ROOTPATH/<collection>/runs/<config>_<lang>/seed_<n>)
-  --seed N, --workers N, --no-test    as in: python train.py --help
+root_help="  ROOTPATH    folder that holds the collections' folders, or the word demo:
+              a small made-up corpus, made on first use"
+gpu_help="  GPU         index of the GPU, such as 0; or several, such as 0,1,2,3, with a
+              process on each; or cpu (cpu:2: two processes)"
+train_help="  key=value   any option of the config, such as train.batch_size=64;
+              --print-config lists them; name=NAME names the run folder
+  --ablation NAME   with configs/ablation/NAME.yaml, in a run folder of its own
+  --resume          go on with an interrupted run
+  --overwrite       replace the run that is there by a new one
+  --run-dir DIR     run folder, instead of
+                    ROOTPATH/<collection>/runs/<config>_<lang>/seed_<n>
+  --seed N, --workers N, --no-test, --print-config
+                    as in: python train.py --help
 The Python is that of \$PYTHON, else python3 in PATH."
-test_help="  key=value   any option of basic/config.py, for example eval.ties=mean
-  --split val, --save-embeddings DIR, --output FILE, --tokenizer NAME    as in: python evaluation.py --help
+test_help="  key=value   any option of the config, such as eval.ties=mean
+  --split val, --save-embeddings [DIR], --output FILE, --tokenizer NAME
+              as in: python evaluation.py --help
 The Python is that of \$PYTHON, else python3 in PATH."
+model_help="  MODELDIR    run folder (or the folder above it, if it holds just that one), or
+              a released one (runs_0, which holds model_best.pth.tar)"
+
+# Run a module of this checkout from wherever we are: relative paths stay good, and, unlike in PYTHONPATH, the
+# checkout's own path may hold any character.
+tool() {
+    exec "$python" -P -c 'import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$repo" "$@"
+}
+
+# The words as the user typed them, quoted for a shell: what a message says to type next begins with them.
+as_typed() {
+    local word quote="'"
+    for word in "$@"; do
+        if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+            printf '%s ' "$word"
+        else
+            printf "'%s' " "${word//$quote/$quote\\$quote$quote}"
+        fi
+    done
+}
 
 wrong() {   # MESSAGE: a wrong argument
     printf '%s: %s\n\n%s\n' "$(basename "$0")" "$1" "$usage" >&2
@@ -36,6 +64,11 @@ begin() {
         case $word in -h | --help) printf '%s\n' "$usage"; exit 0 ;; esac
     done
     [ $# -ge "$needed" ] || wrong "expected at least $needed arguments, found $#"
+    case $0 in
+        */*) NRCCR_TYPED=$(as_typed "$0" "$@") ;;
+        *) NRCCR_TYPED=$(as_typed bash "$0" "$@") ;;
+    esac
+    export NRCCR_TYPED
 }
 
 is_word() { [[ ${1-} =~ ^[A-Za-z][A-Za-z0-9_-]*$ ]]; }
@@ -62,7 +95,10 @@ sort_rest() {
     overrides=() options=() ablation=
     while [ $# -gt 0 ]; do
         case $1 in
-            --run-dir | --seed | --workers | --split | --save-embeddings | --output | --tokenizer)
+            --save-embeddings)           # its folder may be left out
+                options+=("$1")
+                if [ $# -ge 2 ] && [[ $2 != -* && $2 != *=* ]]; then options+=("$2"); shift; fi ;;
+            --run-dir | --seed | --workers | --split | --output | --tokenizer | --images)
                 [ $# -ge 2 ] || wrong "$1 needs a value"
                 options+=("$1" "$2")
                 shift ;;
@@ -92,16 +128,14 @@ do_all() {
     done
     if [ -n "$demo" ]; then
         config=$repo/configs/demo/$collection.yaml
-        "$python" -P -m util.make_demo --root "$rootpath" --collection "$collection" --lang "$lang" \
-            ${noise[@]+"${noise[@]}"} || exit
+        (tool util.make_demo --rootpath "$rootpath" --collection "$collection" --lang "$lang" \
+            ${noise[@]+"${noise[@]}"}) || exit
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
     configs=(--config "$config")
     [ -z "$ablation" ] || configs+=(--config "$repo/configs/ablation/$ablation.yaml")
     [ -z "$run_name" ] || overrides=("name=$run_name${ablation:+_$ablation}" ${overrides[@]+"${overrides[@]}"})
-    "$python" -P -m util.check_data "${configs[@]}" --rootpath "$rootpath" \
-        ${overrides[@]+"${overrides[@]}"} || exit
-    exec "$python" "$repo/train.py" "${configs[@]}" --rootpath "$rootpath" --device "$gpu" \
+    tool util.do_all "${configs[@]}" --rootpath "$rootpath" --device "$gpu" \
         ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
 

@@ -321,7 +321,8 @@ def main(argv=None):
     """The command line; returns 0, or 2 for what the user can put right."""
     parser = argparse.ArgumentParser(prog='python -m util.make_demo', description=__doc__.splitlines()[0],
                                      epilog='An option that is left away is that of the corpus which is there.')
-    parser.add_argument('--root', required=True, metavar='DIR', help='ROOTPATH to make it in, such as demo')
+    parser.add_argument('--rootpath', '--root', dest='root', required=True, metavar='ROOT',
+                        help='folder to make it in, such as demo')
     parser.add_argument('--collection', required=True, choices=list(COLLECTIONS))
     parser.add_argument('--lang', required=True, help='target language: '
                         + ', '.join(name for name in demo_language.LANGUAGES if name != 'en'))

@@ -14,6 +14,7 @@ N captions or images of a batch, L tokens, E width of the model's common space.
 """
 import argparse
 import inspect
+import logging
 import math
 import os
 import sys
@@ -24,20 +25,21 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from basic.collection import validation_weights
 from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
-from basic.images import check_images
 from basic.loader import Loader
 from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, close_progress, config_changes, describe_start,
                           read_config, record_start, tell)
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
-from data_provider import Collection, EvalSet, VisualBatches, check_known, visual_order
-from evaluation import (Embeddings, choose_weight, evaluate, reported_weights, result_line, shown, table,
+from data_provider import Collection, EvalSet, VisualBatches, present_items
+from evaluation import (Embeddings, choose_weight, evaluate, left_out, reported_weights, result_line, shown, table,
                         write_report)
 from train import default_run_folder
 
 NAME = 'zero_shot'
+log = logging.getLogger(__name__)
 
 
 class ProcessedImages:
@@ -63,15 +65,18 @@ class TextBatches(Dataset):
         self.texts, self.batch_size = texts, batch_size
 
     def __len__(self):
-        return -(-len(self.texts['en']) // self.batch_size)
+        return -(-len(next(iter(self.texts.values()))) // self.batch_size)
 
     def __getitem__(self, number):
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return {role: texts[place] for role, texts in self.texts.items()}
 
 
-def open_split(config, rootpath, split, processor, batch_size):
+def open_split(config, rootpath, split, processor, batch_size, weights=None):
     """A split's captions, as they stand, and its images, with the checks that a trained model's data go through.
+
+    Args:
+        weights: shares w that it is scored with, which tell the branches needed.
 
     Returns:
         data_provider.EvalSet of TextBatches and ProcessedImages.
@@ -79,12 +84,12 @@ def open_split(config, rootpath, split, processor, batch_size):
         DataError: files are missing, captions do not join, images are not there.
     """
     collection = Collection(config, rootpath)
-    files = collection.captions(split)
-    first = files['en']
-    source = collection.source(split, first, image_size=224)    # of no effect: the processor brings them to size
-    visual_ids = visual_order(config, split, source, first)
-    check_known(source, first)
-    check_images(source, visual_ids)
+    files = collection.captions(split, weights)
+    source = collection.source(split, next(iter(files.values())), image_size=224)    # the processor resizes them
+    files, visual_ids, gone = present_items(config, split, source, files)
+    first = next(iter(files.values()))
+    if gone:
+        log.warning('%s', gone)
     row = {name: i for i, name in enumerate(visual_ids)}
     return EvalSet(
         split=split, order={}, owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
@@ -92,7 +97,8 @@ def open_split(config, rootpath, split, processor, batch_size):
                         workers=0),
         visuals=Loader(VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
                        workers=config.train.workers, processes=True),
-        caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids, feature_dim=0)
+        caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids, feature_dim=0,
+        branches=tuple(files), left_out=gone)
 
 
 class DualEncoder:
@@ -137,9 +143,9 @@ def encode(encoder, eval_set):
     split = eval_set.split
     visual = torch.cat([encoder.images(inputs)
                         for inputs, _ in shown(eval_set.visuals, f'encoding {split}: images, batch')])
-    pairs = [[encoder.texts(texts[role]) for role in ('en', 'tgt')]
+    parts = [{role: encoder.texts(some) for role, some in texts.items()}
              for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')]
-    return Embeddings(visual, *(torch.cat(branch) for branch in zip(*pairs)))
+    return Embeddings(visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches})
 
 
 def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), batch_size=64, validate=True):
@@ -163,16 +169,23 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
+    weights = {name: [] for name in splits}          # those that each split is scored with
+    if validate:
+        weights['val'] += validation_weights(config)
+    branches = Collection(config, rootpath).branches_there(split)
+    weights[split] += reported_weights(config, branches=branches)
     tell(f'opening and encoding {" and ".join(splits)} in {rootpath}')
-    sets = {name: open_split(config, rootpath, name, processor, batch_size) for name in splits}
+    sets = {name: open_split(config, rootpath, name, processor, batch_size, weights[name])
+            for name in splits}
     embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
     choice, more = {'chosen_weight': None, 'chosen_from': None}, []
     if validate:
         choice = choose_weight(embeddings['val'], sets['val'], config)
         more = [choice['chosen_weight']]
     report = {'checkpoint': config.visual.clip, 'epoch': 0, 'config': config.name, 'collection': config.data.collection,
-              'lang': config.data.lang, **choice,
-              **evaluate(embeddings[split], sets[split], config, reported_weights(config, *more), with_ranks=True)}
+              'lang': config.data.lang, **choice, **left_out(sets[split]),
+              **evaluate(embeddings[split], sets[split], config, with_ranks=True,
+                         weights=reported_weights(config, *more, branches=branches))}
     folder.mkdir(parents=True, exist_ok=True)
     record_start(folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree)
     return report, folder

@@ -1,0 +1,312 @@
+"""Files that others have written, or that a crash has cut: read as plain data, in bounded time and memory.
+
+What a file must hold is said once, as a *form*, where it is read:
+
+    int, float (any finite number), str, bool, dict, list    a value of this kind
+    (form, form)            one of several; None in it: the value may be None, or its key missing
+    [form]                  a list of such values
+    {'key': form}           a dict with these keys; it may have others
+    {str: form}             a dict of any text keys, with such values
+"""
+import json
+import math
+import os
+import re
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+import yaml
+
+from basic.errors import DataError
+
+LARGEST = 2**63                          # of a whole number: far above any count or size, and quick to print
+DEEPEST, MOST = 30, 20_000               # levels and values of a config
+YAML_SIZE = 2**18                        # bytes of a config file; ours have some hundreds
+MAY_INFLATE = 2**26                      # bytes that any .npz may unpack to; a larger one to 100 times its size
+
+KINDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', dict: 'keys and values',
+         list: 'a list', None: 'nothing'}
+# what the readers of json, yaml, zip and npy raise for damaged files, beside OSError
+DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError,
+          EOFError, NotImplementedError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, yaml.YAMLError)
+
+
+# ------------------------------------------------------------------------------------------------------------ the shape
+
+def expect(value, form, where, error=DataError):
+    """The value, if it has the form.
+
+    Args:
+        value: anything that a reader of JSON, YAML or checkpoints returns.
+        form: see this module.
+        where: what the message begins with: the file.
+        error: the class to raise.
+    Raises:
+        error: names the key, what was found and what was expected.
+    """
+    found = _misfit(value, form, '')
+    if found:
+        key, value, form = found
+        raise error(f'{where}: ' + (f"key '{key}' is {shown(value)}; " if key else f'it is {shown(value)}; ')
+                    + f'expected {_name(form)}')
+    return value
+
+
+def _misfit(value, form, key):
+    """(key, value, form) of the first value that does not have its form, or None."""
+    if isinstance(form, tuple):
+        return None if any(not _misfit(value, one, key) for one in form) else _nearest(value, form, key)
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return key, value, dict
+        if list(form) == [str]:
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    return key, value, form
+                if found := _misfit(item, form[str], f'{key}.{name[:60]}'.lstrip('.')):
+                    return found
+            return None
+        for name, inner in form.items():
+            if found := _misfit(value.get(name), inner, f'{key}.{name}'.lstrip('.')):
+                return found
+        return None
+    if isinstance(form, list):
+        if not isinstance(value, list | tuple):
+            return key, value, list
+        return next((found for i, item in enumerate(value) if (found := _misfit(item, form[0], f'{key}[{i}]'))), None)
+    return None if _is(value, form) else (key, value, form)
+
+
+def _nearest(value, forms, key):
+    """Of several forms, the one for this kind of value says what is wrong inside it."""
+    for form in forms:
+        if isinstance(value, type(form)) and isinstance(form, dict | list):
+            return _misfit(value, form, key)
+    return key, value, forms
+
+
+def _is(value, kind):
+    if kind is None:
+        return value is None
+    if kind in (int, float):
+        if isinstance(value, float):
+            return kind is float and math.isfinite(value)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, kind)
+
+
+def _name(form):
+    if isinstance(form, tuple):
+        return ' or '.join(_name(one) for one in form if one is not None)
+    if isinstance(form, dict) and list(form) == [str]:
+        return 'keys that are text'
+    return KINDS[type(form) if isinstance(form, dict | list) else form]
+
+
+def shown(value):
+    """A foreign value for a message: short, and without looking into what may be huge."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + '...')
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGEST:
+        return f'a number of {value.bit_length():,} bits'
+    if value is None or type(value) in (bool, int, float):
+        return repr(value)
+    return {dict: 'keys and values', list: 'a list', tuple: 'a list', bytes: 'bytes'}.get(
+        type(value), f'of type {type(value).__name__}')
+
+
+def plain_tree(value, where, error=DataError):
+    """A copy of nested dicts with text keys, lists, text, numbers, true, false and None.
+
+    Raises:
+        error: it holds anything else, or more than a config can: too deep, too many, a list inside itself.
+    """
+    left = [MOST]
+
+    def copy(value, key, depth):
+        left[0] -= 1
+        if left[0] < 0 or depth > DEEPEST:
+            raise error(f'{where}: it has ' + ('too many values' if left[0] < 0 else 'groups inside groups too deep')
+                        + ' to be a config')
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    raise error(f"{where}: the key {shown(name)}{f' in {key}' if key else ''} is no text: "
+                                'put it in quotes')
+            return {name: copy(item, f'{key}.{name[:60]}'.lstrip('.'), depth + 1) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item, f'{key}[{i}]', depth + 1) for i, item in enumerate(value)]
+        if isinstance(value, str):
+            if not value.isascii() and not _is_unicode(value):
+                raise error(f"{where}: key '{key}' holds bytes that are not UTF-8: {shown(value)!a}")
+            return value
+        if value is not None and type(value) not in (bool, int, float):
+            raise error(f"{where}: key '{key}' is {shown(value)}; expected text, a number, true, false or a list")
+        if type(value) is int and abs(value) >= LARGEST:
+            raise error(f"{where}: key '{key}' is {shown(value)}; no number here is that large")
+        return value
+
+    return copy(value, '', 0)
+
+
+def _is_unicode(text):
+    try:
+        text.encode('utf-8')
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+
+def refuse_special(path, error=DataError):
+    """Raise `error` if there is something at `path` that is no file: a folder, or a pipe, which would wait for ever."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind):
+        raise error(f'{path} is a ' + ('folder' if stat.S_ISDIR(kind) else 'pipe or a device') + ', not a file')
+
+
+def read_text(path, error=DataError):
+    """A UTF-8 file's text, without a byte-order mark; raises `error`, or OSError if it cannot be read."""
+    refuse_special(path, error)
+    try:
+        return Path(path).read_bytes().decode('utf-8').removeprefix('\ufeff')
+    except UnicodeDecodeError as reason:
+        raise error(f'{path}: byte {reason.start + 1:,} is not UTF-8') from None
+
+
+def read_json(path, form, error=DataError):
+    """The content of a JSON file of this form; raises `error` if it has another, or OSError."""
+    return parse_json(read_text(path, error), form, path, error)
+
+
+def parse_json(text, form, where, error=DataError):
+    """The value of JSON text of this form; raises `error`."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise error(f'{where}: lists inside lists too deep to be read') from None
+    except ValueError as reason:         # not JSON, or a number of thousands of digits
+        raise error(f'{where} is not JSON ({reason}): {shown(text[:60])}') from None
+    return expect(value, form, where, error)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as configs have it: a key given twice is an error, 1e-4 is a number, 2024-01-02 is text; and bounded."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.sizes, self.depth = {}, 0   # of each node, in values, aliases counted as what they stand for
+
+    def compose_node(self, parent, index):
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError('groups inside groups too deep to be a config')
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if id(node) not in self.sizes:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                _refuse_doubles(key for key, _ in parts)
+                parts = [part for pair in parts for part in pair]
+            # What is still being composed has no size yet: it holds an alias of itself.
+            self.sizes[id(node)] = 1 + sum(self.sizes.get(id(part), MOST) for part in parts)
+        if max(len(self.sizes), self.sizes[id(node)]) > MOST:
+            raise ValueError('too many values, or aliases, to be a config')
+        return node
+
+
+def _refuse_doubles(keys):
+    """ValueError if a mapping of YAML has a key twice, of which its reader would keep the last without a word."""
+    seen = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(':merge'):
+            if key.value in seen:
+                raise ValueError(f'duplicate key {key.value} in line {key.start_mark.line + 1}')
+            seen.add(key.value)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((':timestamp', ':float'))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r"""^(?:
+    [-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+    |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?\.(?:inf|Inf|INF)
+    |\.(?:nan|NaN|NAN))$""", re.X), list('-+0123456789.'))
+
+
+def parse_yaml(text):
+    """The value of YAML text, as plain data; ValueError says in one line why it is none."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except (*DAMAGE, RecursionError) as reason:
+        raise ValueError(' '.join(str(reason).split())[:300] or type(reason).__name__) from None
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path, error=DataError):
+    """The keys and values of a YAML file, an empty one having none; raises `error`, or OSError."""
+    text = read_text(path, error) if os.path.getsize(path) <= YAML_SIZE else None
+    if text is None:
+        raise error(f'{path} is too large to be a config: {os.path.getsize(path):,} bytes')
+    try:
+        tree = parse_yaml(text)
+    except ValueError as reason:
+        raise error(f'{path} is not valid YAML: {reason}') from None
+    if tree is not None and not isinstance(tree, dict):
+        raise error(f'{path}: expected keys and values at the top level, such as `data:`')
+    return plain_tree(tree or {}, path, error)
+
+
+def read_npz(path, shapes, error=DataError):
+    """Arrays of an .npz file, which is looked at before any of it is unpacked.
+
+    Args:
+        path: the file.
+        shapes: dict name -> (shape, kinds): the shape that the array must have, and the letters of numpy's
+            `dtype.kind` that are accepted.
+    Returns:
+        dict name -> array.
+    Raises:
+        error: not such a file, or arrays of other shapes; OSError if it cannot be read.
+    """
+    refuse_special(path, error)
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+            if size > max(MAY_INFLATE, 100 * os.path.getsize(path)):
+                raise ValueError(f'it would unpack to {size / 2**30:,.1f} GiB')
+            names = set(file.namelist())
+            missing = [name for name in shapes if f'{name}.npy' not in names]
+            if missing:
+                raise ValueError(f'it has no {", ".join(missing)}')
+            return {name: _npy(file.read(f'{name}.npy'), name, *form) for name, form in shapes.items()}
+    except OSError:
+        raise
+    except DAMAGE as reason:
+        lines = str(reason).splitlines() or [type(reason).__name__]
+        raise error(f'{path} is damaged ({lines[0][:200]})') from None
+
+
+def _npy(data, name, shape, kinds):
+    import io
+
+    import numpy as np
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f'{name} is in version {version} of the npy format')
+    found, fortran, dtype = read_header[version](file)
+    if found != shape or dtype.kind not in kinds or dtype.hasobject or fortran and len(shape) > 1:
+        raise ValueError(f'{name} is {dtype} of shape {found}; expected shape {shape}')
+    rest = data[file.tell():]
+    if len(rest) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f'{name} is cut off')
+    return np.frombuffer(rest, dtype=dtype).reshape(shape)
