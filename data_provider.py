@@ -441,9 +441,9 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         source = collection.source(split, next(iter(files.values())), image_size)
         files, visual_ids, left_out = present_items(config, split, source, files)
         first = next(iter(files.values()))
-        pictures = source if isinstance(source, ImageSource) else None
         if left_out and distributed.is_main():
             log.warning('%s', left_out)
+        pictures = source if isinstance(source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
                                   device=device, encoder=image_encoder)

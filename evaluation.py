@@ -29,7 +29,7 @@ from basic.print_config import describe_config
 from basic.runtime import autocast, choose_devices, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
-from model import build_model
+from model import build_model, refuse_misfit
 
 # what an option may change, and the test is still the run's own: where things lie, and how fast they are
 SAME_TEST = (*MAY_DIFFER, 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained', 'data.images')
@@ -256,7 +256,7 @@ def table(report):
     notes = [f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}']
     if report.get('left_out'):
         gone = report['left_out']
-        notes.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
+        notes.append(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
                      'missing (data.missing=skip): not to be compared with published results.')
     return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
 
@@ -309,6 +309,7 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
                                config.text.lowercase)
+    refuse_misfit(config, checkpoint)
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
     model.to(device)

@@ -446,6 +446,31 @@ def build_model(config, feature_dim=0, architecture=None):
         architecture={'bert': plain(bert.config), 'clip': clip_config, 'feature_dim': stored['feature_dim']})
 
 
+def refuse_misfit(config, checkpoint):
+    """Raise ValueError unless a checkpoint's tensors are those of the model that its config describes.
+
+    The model is made without memory for its weights, so that a stranger's file cannot ask for a huge one.
+
+    Args:
+        config: with the options of the command line; checkpoint: basic.checkpoint.Checkpoint.
+    """
+    try:
+        with torch.device('meta'):
+            expected = build_model(config, architecture=checkpoint.architecture).state_dict()
+    except ValueError:
+        raise
+    except Exception as error:           # transformers raises errors of many kinds for a config that is none
+        raise ValueError(f'{checkpoint.path}: its architecture describes no model ({type(error).__name__}: '
+                         f'{(str(error).splitlines() or [""])[0][:200]})') from None
+    shapes = {name: tuple(value.shape) for name, value in expected.items()}
+    found = {name: tuple(value.shape) for name, value in checkpoint.model.items()}
+    different = [f'{name}: expected {shapes.get(name, "none")}, found {found.get(name, "none")}'
+                 for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+    if different:
+        raise ValueError(f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
+                         f'command line change the model? {len(different)} tensors differ: {"; ".join(different[:3])}')
+
+
 def build_teacher(config, model):
     """The momentum teacher of a model, or None where the config has none, or no term that it would teach."""
     if config.loss.teacher != 'momentum' or not distils(config.loss.weights):

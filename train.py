@@ -38,7 +38,7 @@ from data_provider import Collection, build_loaders
 from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, result_line,
                         search_examples, table, write_report)
 from loss import NRCCRLoss, build_loss, discriminator_loss
-from model import NRCCR, MomentumTeacher, build_model, build_teacher
+from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
 
 
 SEED_STEP = 1_000_003                    # between the seeds of two processes of a run
@@ -314,6 +314,8 @@ def build_optimizers(model, config):
 def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None):
     """The config completed with the feature width found, the model on the device, the loaders."""
     architecture = checkpoint.architecture if checkpoint else None
+    if checkpoint:
+        refuse_misfit(config, checkpoint)
     if config.visual.kind == 'clip':                 # the images' size is CLIP's, ...
         model = build_model(config, architecture=architecture)
         if checkpoint:

@@ -46,7 +46,7 @@ def _is_valid(folder, ids, made_from):
     try:
         return (json.loads((folder / MADE_FROM).read_text(encoding='utf-8')) == made_from
                 and (folder / IDS).read_text(encoding='utf-8') == _lines(ids) and (folder / ARRAY).is_file())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):    # not there, cut off, or a folder in its place
         return False
 
 

@@ -19,6 +19,7 @@ from basic.board import STEP, add_code, add_scalars, attempt, open_board
 from basic.checkpoint import BEST, LAST
 from basic.config import ConfigError, config_from_dict, config_to_dict
 from basic.files import write_atomically
+from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
@@ -26,6 +27,9 @@ RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}   # see evaluation.py
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
 RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *REPORTS)
+# a line of log.jsonl as others need it: see basic.foreign
+RECORD = {'epoch': int, 'best_epoch': (int, None),
+          'speed': ({'train_seconds': float, 'val_seconds': float}, None)}
 MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
@@ -73,11 +77,8 @@ def read_config(folder):
     """The Config that a run folder was started with; ConfigError if its file is damaged."""
     path = Path(folder) / CONFIG
     try:
-        tree = yaml.safe_load(path.read_text(encoding='utf-8'))
-        if not isinstance(tree, dict):
-            raise ValueError('expected keys and values')
-        return config_from_dict(tree)
-    except (ValueError, yaml.YAMLError) as error:
+        return config_from_dict(read_yaml(path))
+    except ValueError as error:
         raise ConfigError(f'{path} is not a config as train.py writes it: {" ".join(str(error).split())[:300]}'
                           ) from None
 
@@ -85,8 +86,10 @@ def read_config(folder):
 def is_trained(folder, config):
     """Whether a run's log has all the epochs that its config asks for, or those that made it stop early."""
     records = read_log(folder)
-    return bool(records) and (records[-1]['epoch'] >= config.train.epochs
-                              or records[-1]['epoch'] - records[-1]['best_epoch'] > config.train.patience)
+    if not records:
+        return False
+    epoch, best = records[-1]['epoch'], records[-1].get('best_epoch')
+    return epoch >= config.train.epochs or best is not None and epoch - best > config.train.patience
 
 
 def clear_run_folder(folder):
@@ -150,7 +153,7 @@ def record_start(folder, start, config, *, resumed_after=0):
     path = Path(folder) / RUN
     if resumed_after and path.exists():
         try:
-            first = json.loads(path.read_text(encoding='utf-8'))
+            first = read_json(path, {'resumed': ([dict], None)})
         except ValueError as error:
             raise ConfigError(f'{path} is damaged ({error}): move it away, and the run goes on without it') from None
         first.setdefault('resumed', []).append({'after_epoch': resumed_after, **start})
@@ -370,17 +373,16 @@ class _Lines:
 
 
 def read_log(folder):
-    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left out."""
+    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left out.
+
+    Raises:
+        DataError: a line that is no such record; names it.
+    """
     path = Path(folder) / LOG
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f'{path}, line {number}: not JSON: {line[:80]!r}') from None
-    return records
+    lines = read_text(path).removesuffix('\n').split('\n') if path.exists() else ['']
+    if not is_json(lines[-1]):
+        lines.pop()
+    return [parse_json(line, RECORD, f'{path}, line {number}') for number, line in enumerate(lines, 1)]
 
 
 def summary_line(record):

@@ -1,5 +1,4 @@
 """util/check_captions.py: damaged text, translations that were never made, swapped files, lost letters."""
-import re
 
 import pytest
 import tiny

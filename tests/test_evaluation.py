@@ -352,7 +352,7 @@ def test_what_was_left_out_is_in_the_report(run_folder, tmp_path, capsys):
     report = json.loads((tmp_path / 'r.json').read_text())
     assert report['left_out'] == {'captions': 2, 'of_captions': 12, 'visuals': 1, 'of_visuals': 7}
     assert (report['captions'], report['visuals']) == (10, 6)         # the gallery is the id list's
-    assert 'without 2 of 12 captions' in capsys.readouterr().out
+    assert 'Without 2 of 12 captions' in capsys.readouterr().out
     assert report['altered'] == ["data.missing: 'error' -> 'skip'"]
 
 

@@ -2,7 +2,6 @@
 raises there, so one sees where a step waits for it, and tensors that lie on the wrong device.
 """
 import pytest
-import torch
 from torch.optim import adam
 
 import train

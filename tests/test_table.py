@@ -297,6 +297,29 @@ def test_folders_without_tested_runs(runs, tmp_path, capsys):
     assert 'is not as train.py writes it' in refused(capsys, tmp_path)
 
 
+@pytest.mark.parametrize('change, expected', [
+    ({'rows': 3}, "key 'rows' is 3"), ({'epoch': None}, "key 'epoch' is None"), ({'chosen_weight': 'x'}, "key 'chosen_weight'"),
+    ({'rows': [{'weight': 0.5}]}, r"key 'rows[0].SumR' is None"), ({'captions': 10**30}, "key 'captions'"),
+    ({'rows': []}, 'has no row'), ({'altered': 'x'}, "key 'altered'"), ({'val_weight': float('nan')}, "key 'val_weight'"),
+    ([1], 'it is a list')])
+def test_a_report_of_another_form_is_named(runs, capsys, change, expected):
+    path = runs[0] / 'full/seed_1/metrics.json'
+    path.write_text(json.dumps(change if isinstance(change, list) else {**json.loads(path.read_text()), 'chosen_weight': None,
+                                                                        **change}))
+    assert expected in refused(capsys, runs[0])
+
+
+@pytest.mark.parametrize('change', [
+    {'owner': OWNER + 20}, {'owner': OWNER - 1}, {'owner': OWNER.astype(np.float32)}, {'t2v': np.ones((3, 59))},
+    {'weights': np.array(['x', 'y', 'z'])}, {'v2t': np.ones((2, 20))}, {'caption_ids': np.arange(60)}, {'v2t': np.ones((3, 0))}],
+    ids=str)
+def test_ranks_of_another_shape_are_refused(runs, capsys, change):
+    path = runs[0] / 'full/seed_1/ranks.npz'
+    np.savez_compressed(path, **{**make_ranks(1, 12), **change})
+    message = refused(capsys, runs[0], '--base', 'full')
+    assert str(path) in message and ('damaged' in message or 'does not belong' in message)
+
+
 @pytest.mark.parametrize('options', [['--metric', 'R@1'], ['--base', 'full', '--metric', 't2v/R@1'], ['--curve', 'x.png', '--base', 'full'],
                                      ['--curve', 'x.png', '--metric', 'SumR,t2v/R@1'], ['--confidence', '95']])
 def test_options_that_do_not_go_together(tmp_path, options):

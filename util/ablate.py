@@ -24,10 +24,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from basic.checkpoint import BEST, LAST
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
+from basic.foreign import read_yaml
 from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, duration, is_trained
 from basic.runtime import cpu_count
 from train import default_run_folder
@@ -74,7 +73,7 @@ class Job:
         if CONFIG not in present:        # stopped before it had written its config: nothing of value is lost
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
             return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
-        stored = yaml.safe_load((self.folder / CONFIG).read_text(encoding='utf-8'))
+        stored = read_yaml(self.folder / CONFIG)
         changes = config_changes(stored, config_to_dict(self.config), NO_EFFECT)
         if changes:
             return OTHER, '; '.join(changes)

@@ -20,6 +20,7 @@ import numpy as np
 
 from basic.collection import CollectionFiles
 from basic.config import SPLITS, load_config
+from basic.foreign import read_json
 from util import demo_language, demo_vision, demo_world
 
 VERSION = 1                              # raise it when the same options make another corpus
@@ -101,7 +102,7 @@ def read_manifest(folder):
     """The manifest of a collection made here; None if there is no folder; ValueError if the folder is not ours."""
     path = folder / MANIFEST
     if path.is_file():
-        return json.loads(path.read_text(encoding='utf-8'))
+        return read_json(path, {'options': {str: int}, 'noise': {str: float}})
     if folder.exists():
         raise ValueError(f'{folder} is in the way: it has no {MANIFEST}, so the demo did not make it and leaves it as '
                          'it is. Give another --root, or move it')
@@ -313,7 +314,7 @@ def build_vocabulary():
 def options_there(root, collection, lang):
     """The options of `make_demo` that the corpus at hand was made with; {} if there is none."""
     manifest = read_manifest(Path(root) / collection) or {'options': {}, 'noise': {}}
-    found = {key: value for key, value in manifest['options'].items() if key != 'version'}
+    found = {key: value for key, value in manifest['options'].items() if key in ('seed', *SPLITS)}
     return {**found, **({'noise': manifest['noise'][lang]} if lang in manifest['noise'] else {})}
 
 
