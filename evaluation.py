@@ -263,15 +263,24 @@ def table(report):
             marks = [mark for mark, weight in (('result', used), ('chosen', chosen)) if row['weight'] == weight]
             lines.append(f'{row["weight"]:<5.4g}' + ''.join(cells) + f'{row["SumR"]:8.1f}' * last
                          + (f'  <- {", ".join(marks)}' if marks else ''))
-    notes = (f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. "result": at w = {used:g}, '
-             'by which validation selects the model, as in the paper'
-             + ('' if chosen is None else '; "chosen": at the w that had the best SumR on validation') + '.')
-    lines += ['', *textwrap.wrap(notes, WIDTH)]
+    notes = [f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}']
     if report.get('left_out'):
         gone = report['left_out']
-        lines += textwrap.wrap(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items '
-                               'are missing (data.missing=skip): not to be compared with published results.', WIDTH)
-    return '\n'.join(lines)
+        notes.append(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
+                     'missing (data.missing=skip): not to be compared with published results.')
+    return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+
+
+def which_w(report):
+    """One sentence on the marks of a table."""
+    used, preset = report['result']['weight'], report['val_weight']
+    if used == preset:
+        text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
+    else:
+        text = f'"result": at w = {used:g}, for want of the queries that w = {preset:g} needs'
+    if report.get('chosen_weight') is None:
+        return f'{text}.'
+    return f'{text}; "chosen": at the w that had the best SumR on validation.'
 
 
 def result_line(report):
