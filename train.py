@@ -7,6 +7,7 @@ The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir
 run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at the end, metrics.json and ranks.npz.
 """
 import argparse
+import gc
 import json
 import math
 import os
@@ -329,6 +330,13 @@ def training_state(run):
             'random': distributed.gather_objects(random_states(run.device))}  # of each process
 
 
+def release(run):
+    """Free what only training needs: the test builds a model of its own on the same device."""
+    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
+    run.loaders = {}
+    gc.collect()                         # modules and their hooks refer to each other
+
+
 def changeable(config):
     """As options, what a continuation may have changed: the best model's own config may be of the time before."""
     tree = flatten(config_to_dict(config))
@@ -394,6 +402,7 @@ def main(argv=None):
     try:
         train(run)
         if not args.no_test:
+            release(run)
             distributed.wait_for_all()   # until the best model is written
             report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
                                          overrides=changeable(run.config))
