@@ -11,6 +11,7 @@ from basic.arguments import check_first, training_arguments
 if __name__ == '__main__':
     check_first('train.py', training_arguments)   # before the imports, which take seconds
 
+import gc
 import json
 import math
 import os
@@ -392,6 +393,13 @@ def training_state(run):
             'random': distributed.gather_objects(random_states(run.device))}  # of each process
 
 
+def release(run):
+    """Free what only training needs: the test builds a model of its own on the same device."""
+    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
+    run.loaders = {}
+    gc.collect()                         # modules and their hooks refer to each other
+
+
 def changeable(config):
     """As options, what a continuation may have changed: the best model's own config may be of the time before."""
     tree = flatten(config_to_dict(config))
@@ -451,8 +459,8 @@ def main(argv=None):
 
 def test(run, args):
     """Test the best model, show and write the result; the training's state is not kept, unless it was asked for."""
+    release(run)
     distributed.wait_for_all()           # until the best model is written
-    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None   # a device need not hold two models
     report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
                                  overrides=changeable(run.config))
     if not distributed.is_main():

@@ -2,6 +2,8 @@
 import json
 
 import numpy as np
+import os
+
 import pytest
 import torch
 from conftest import IMAGE_SIZE

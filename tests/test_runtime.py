@@ -1,6 +1,7 @@
 """Devices, seeds and random states."""
 import os
 import random
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -74,17 +75,16 @@ def older_switches():
     return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
-SWITCHES = '''
-torch.backends.fp32_precision = 'tf32'
-torch.backends.cuda.matmul.fp32_precision = 'tf32'
-torch.backends.cudnn.conv.fp32_precision = 'tf32'
-torch.backends.cudnn.conv.fp32_precision = 'ieee'
-torch.backends.cudnn.fp32_precision = 'ieee'
-torch.backends.mkldnn.matmul.fp32_precision = 'bf16'
-torch.backends.cuda.matmul.allow_tf32 = True
-torch.backends.cudnn.allow_tf32 = False
-torch.set_float32_matmul_precision('medium')
-'''.strip().splitlines()
+SWITCHES = [('backends.fp32_precision', 'tf32'), ('backends.cuda.matmul.fp32_precision', 'tf32'),
+            ('backends.cudnn.conv.fp32_precision', 'tf32'), ('backends.cudnn.conv.fp32_precision', 'ieee'),
+            ('backends.cudnn.fp32_precision', 'ieee'), ('backends.mkldnn.matmul.fp32_precision', 'bf16'),
+            ('backends.cuda.matmul.allow_tf32', True), ('backends.cudnn.allow_tf32', False)]
+
+
+def turn(switch):
+    name, value = switch
+    where, _, leaf = name.rpartition('.')
+    setattr(attrgetter(where)(torch), leaf, value)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def switches():
 
 @pytest.mark.parametrize('switch', SWITCHES)
 def test_precision_whichever_switches_the_process_has_used(switches, switch):
-    exec(switch)
+    turn(switch)
     before = newer_switches()
     with matrix_precision('fp32'):
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
@@ -114,7 +114,7 @@ def test_precision_whichever_switches_the_process_has_used(switches, switch):
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
     assert newer_switches() == before
     for precision in ('tf32', 'fp32'):
-        exec(switch)
+        turn(switch)
         set_precision(precision)
         assert older_switches()[1:] == (precision == 'tf32',) * 2
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,21 @@ def test_a_finite_step_is_the_optimizers_own(step):
 
 
 # ------------------------------------------------------------------------------------------------------- the whole run
+
+def test_the_test_finds_the_training_s_model_freed(world, tmp_path, monkeypatch):
+    """Two models side by side may not fit on a GPU."""
+    kept = []
+    monkeypatch.setattr(train, 'train', lambda run: kept.extend(
+        weakref.ref(part) for part in (run.model, run.optimizer, run.loaders['train'])))
+
+    def evaluate_checkpoint(*_, **__):
+        assert [part() for part in kept] == [None, None, None]
+        raise ValueError('was here')
+
+    monkeypatch.setattr(train, 'evaluate_checkpoint', evaluate_checkpoint)
+    arguments = ['--config', CONFIG, '--rootpath', str(world[0]), '--run-dir', str(tmp_path / 'run'),
+                 *tiny.options(world[1]), 'compute.checkpointing=true']
+    assert main(arguments) == 2 and len(kept) == 3
 
 def arguments(world, run_dir, *more):
     root, bert = world
