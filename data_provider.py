@@ -160,7 +160,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
     except OSError as error:
         raise DataError(f"compute.image_cache={kind} keeps the images' {kind} in {folder}, which cannot be used: "
                         f'{error}; let it be written, or set compute.image_cache=none') from None
-    return StoredImages(path, ids, where=source.where)
+    return StoredImages(path, ids, where=source.where, images=source)
 
 
 def embedded(batches, encoder, device):
@@ -416,31 +416,6 @@ def pack_branch(config, role, file, tokenizer):
     clean = role == 'en' and config.text.clean_en
     return PackedTokens([clean_english(text) for text in file.texts] if clean else file.texts, tokenizer,
                         max_tokens=config.text.positions)
-
-
-def fingerprint(loaders):
-    """What tells whether a run goes on with the data that it began with.
-
-    Args:
-        loaders: dict split -> TrainLoader or EvalSet.
-    Returns:
-        dict split -> dict: captions and visual_items (counts), text (a hash of which item each caption belongs to, and
-        of its tokens), features (dict file name -> bytes; empty for images).
-    """
-    found = {}
-    for split, loader in loaders.items():
-        dataset, source = ((loader.dataset, loader.dataset.source) if split == 'train' else
-                           (loader.captions.dataset, loader.visuals.dataset.source))
-        ids, owner = (dataset.visual_ids, dataset.owner) if split == 'train' else (loader.visual_ids, loader.owner)
-        text = hashlib.sha256('\n'.join(ids).encode())
-        text.update(np.ascontiguousarray(owner))
-        for role, packed in dataset.tokens.items():
-            text.update(role.encode())
-            text.update(packed.offsets)
-            text.update(packed.ids)
-        found[split] = {'captions': len(owner), 'visual_items': len(ids), 'text': text.hexdigest(),
-                        'features': getattr(source, 'files', {})}
-    return found
 
 
 def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device='cpu',

@@ -12,11 +12,14 @@ from basic.arguments import check_first, evaluation_arguments
 if __name__ == '__main__':
     check_first('evaluation.py', evaluation_arguments)   # before the imports, which take seconds
 
+import errno
 import io
 import json
 import os
 import sys
 import textwrap
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,14 +29,15 @@ import torch
 from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
-from basic.command import command, is_out_of_memory
+from basic.command import command, memory_advice
 from basic.collection import CollectionFiles, scored_branches, validation_weights
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
-from basic.files import write_atomically
+from basic.files import holder_of, write_atomically
 from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
                           progress, tell)
 from basic.print_config import describe_config
+from basic.run_folder import LOCK
 from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
@@ -431,18 +435,19 @@ def save_embeddings(folder, embeddings, eval_set):
         if tensor is None:
             (folder / f'{name}.npy').unlink(missing_ok=True)           # of an earlier evaluation
             continue
-        np.save(folder / f'{name}.npy', tensor.cpu().numpy())
-    np.save(folder / 'owner.npy', np.asarray(eval_set.owner))
+        write_atomically(folder / f'{name}.npy', partial(np.save, arr=tensor.cpu().numpy()))
+    write_atomically(folder / 'owner.npy', partial(np.save, arr=np.asarray(eval_set.owner)))
     for name in ('visual_ids', 'caption_ids'):
         write_atomically(folder / f'{name}.txt', ''.join(f'{item}\n' for item in getattr(eval_set, name)))
 
 
-def write_report(report, output=None, folder=None):
+def write_report(report, output=None, folder=None, *, own=False):
     """Write a report as JSON and its ranks as .npz: to `output`, or into a folder, or, if read-only, here.
 
     The folder is that of the checkpoint unless another is given. The ranks go to ranks.npz beside metrics.json (for val
     ranks_val.npz), or to OUTPUT with the ending .npz. What an altered test finds (see `alterations`) goes to
-    metrics_altered.json and ranks_altered.npz, and leaves the run's own result alone.
+    metrics_altered.json and ranks_altered.npz, and leaves the run's own result alone. A run folder that another process
+    trains in counts as read-only, unless `own` says that this process does.
 
     Returns:
         the path of the JSON file.
@@ -453,13 +458,16 @@ def write_report(report, output=None, folder=None):
         names = [ALTERED[name] for name in names]
     path = Path(output) if output else beside / names[0]
     ranks = path.with_suffix('.npz') if output else beside / names[1]
+    holder = None if own or output else holder_of(beside / LOCK)
     try:
+        if holder:
+            raise PermissionError(errno.EBUSY, f'it is in use by {holder}')
         _write_both(report, path, ranks)
     except OSError as error:
         if output:
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
         path, ranks = Path.cwd() / path.name, Path.cwd() / ranks.name
-        print(f'note: {beside} cannot be written to ({error.strerror}); {path.name} and {ranks.name} go here',
+        print(f'note: {beside} cannot be written to ({error.strerror or error}); {path.name} and {ranks.name} go here',
               file=sys.stderr)
         _write_both(report, path, ranks)
     return path
@@ -489,16 +497,14 @@ def main(argv=None):
     devices = choose_devices(args.device)
     if len(devices) > 1 and not distributed.launched():
         return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
-    try:
+    with ExitStack() as stack:
+        stack.callback(close_progress)   # a message may follow
+        stack.enter_context(memory_advice(
+            'compute.score_memory=256 (same result), compute.precision=bf16 and a smaller eval.test_batch_size (with '
+            'text.pooling=padded_mean it moves figures a little) need less memory'))
         report = evaluate_checkpoint(
             args.checkpoint, rootpath=args.rootpath, split=args.split, device=args.device, tokenizer=args.tokenizer,
             images=args.images, embeddings_folder=folder, overrides=args.overrides)
-    except BaseException as error:
-        close_progress()
-        if is_out_of_memory(error):
-            error.add_note('These need less memory: compute.score_memory=256 (same result), compute.precision=bf16, '
-                           'a smaller eval.test_batch_size (with padded_mean pooling it matters to the result).')
-        raise
     if distributed.is_main():
         print(table(report))
         if report['altered']:

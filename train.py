@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,18 +29,20 @@ from torch.nn.utils import clip_grad_norm_
 from basic import distributed
 from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
-from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, training_of
-from basic.command import command, full_disk, is_out_of_memory, typed
-from basic.config import Config, ConfigError, config_from_dict, config_to_dict
-from basic.logger import (MAY_DIFFER, NEXT_BEST, TOKENIZER, RunLog, check_run_folder, clear_run_folder, config_changes,
-                          describe_start, epoch_progress, flatten, hold_run_folder, is_finished, peak_memory,
-                          record_start, remove_leftovers, remove_reports, retire_run, settle_best, settle_retired_run,
-                          show_test, tell)
+from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
+from basic.command import command, is_out_of_memory, killed_worker, typed
+from basic.config import Config, config_from_dict, config_to_dict
+from basic.errors import DataError
+from basic.fingerprint import changes, data_fingerprint
+from basic.logger import (MAY_DIFFER, METRICS, TOKENIZER, RunLog, check_run_folder, describe_start, epoch_progress,
+                          flatten, is_finished, peak_memory, record_start, remove_leftovers, remove_reports, show_test,
+                          tell)
 from basic.metric import recall_sum
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
+from basic.run_folder import RunFolder, keep_best, set_aside, settle
 from basic.schedule import Schedule, build_schedule
-from data_provider import Collection, build_loaders, fingerprint
+from data_provider import Collection, build_loaders
 from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, result_line,
                         search_examples, table, write_report)
 from loss import NRCCRLoss, build_loss, discriminator_loss
@@ -52,7 +54,7 @@ SEED_STEP = 1_000_003                    # between the seeds of two processes of
 
 class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; the message gives every term, the epoch and the step."""
-    exit_status = 1
+    status = 1                           # of the command
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Run:
     teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
     kept: int = 0                        # epochs that last.pt holds
     seconds: float | None = None         # that the last epoch took, with its validation
-    data: dict[str, Any] | None = None   # data_provider.fingerprint of the loaders
+    data: dict[str, Any] | None = None   # basic.fingerprint of the loaders
 
     @property
     def unfinished(self):
@@ -88,6 +90,7 @@ def train(run):
             lr = run.optimizer.param_groups[0]['lr']
             means = train_one_epoch(run, epoch, log)
             trained = time.monotonic()
+            check_data_unchanged(run)
 
             val_set = run.loaders['val']
             embeddings = encode(run.model, val_set, run.device, config.compute.precision)
@@ -109,11 +112,18 @@ def train(run):
             run.seconds = time.monotonic() - started
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # this makes the epoch count, ...
             run.kept = epoch
-            if log:                      # ... what is left to do, a continuation would do, too
-                settle_best(run.folder, schedule)
-                settle_retired_run(run.folder)
+            if log:                      # ... and what is left to do, a continuation would do, too
+                keep_best(run.folder, schedule.best_epoch)
+                settle(run.folder)       # an older run that this one replaces is not needed any more
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
+
+
+def check_data_unchanged(run):
+    """Raise DataError if a file of features was changed since the run began; images are read anew each time."""
+    for source in (run.loaders['train'].dataset.source, run.loaders['val'].visuals.dataset.source):
+        if hasattr(source, 'check_unchanged'):
+            source.check_unchanged()
 
 
 def run_log(run):
@@ -139,6 +149,7 @@ def train_one_epoch(run, epoch, log=None):
         try:
             values = train_step(batch.to(run.device, non_blocking=True), **options)
         except NonFiniteLoss as error:
+            check_data_unchanged(run)
             raise NonFiniteLoss(f'epoch {epoch}, step {step}: {error}') from None
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -258,6 +269,7 @@ class Start(NamedTuple):
     rootpath: Path
     folder: Path                         # the run folder
     last: Path | None                    # its last.pt, where a run goes on
+    other_data: bool = False             # it may go on with other data
 
 
 def check_start(args):
@@ -275,17 +287,18 @@ def check_start(args):
     folder = run_folder(args)
     last = check_run_folder(folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite)
     Collection(config, rootpath).check_files(['train', 'val', *([] if args.no_test else ['test'])])
-    return Start(config, rootpath, folder, last)
+    return Start(config, rootpath, folder, last, args.other_data)
 
 
-def prepare(start, device):
+def prepare(start, device, held=None):
     """From a Start to a Run that is ready for its next epoch.
 
     Args:
         start: of `check_start`.
         device: this process's torch.device.
+        held: basic.run_folder.RunFolder, in the process that writes.
     Raises:
-        ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
+        ValueError: (ConfigError, DataError, CheckpointError, Locked) something that the user can put right; says what.
     """
     config, folder = start.config, start.folder
     set_precision(config.compute.precision)
@@ -297,15 +310,20 @@ def prepare(start, device):
     optimizer, discriminator_optimizer = build_optimizers(model, config)
     run = Run(config=config, rootpath=start.rootpath, folder=folder, device=device, loaders=loaders, model=model,
               criterion=build_loss(config), schedule=build_schedule(config), optimizer=optimizer,
-              discriminator_optimizer=discriminator_optimizer, data=fingerprint(loaders))
+              discriminator_optimizer=discriminator_optimizer, data=data_fingerprint(loaders))
     distributed.broadcast_module(model)
     run.teacher = build_teacher(config, model)
     if checkpoint:
-        restore_training_state(run, training_of(checkpoint))
+        training = training_of(checkpoint)
+        if not start.other_data:
+            check_same_data(training.get('data'), run.data, folder)
+        restore_training_state(run, training)
         run.kept = run.schedule.epoch
     else:
         seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout
     distributed.wait_for_all()           # before anything changes that another process still looks at
+    if held:
+        held.open()
     if distributed.is_main():
         open_run_folder(run, tokenizer, fresh=checkpoint is None)
     return run
@@ -318,6 +336,19 @@ def run_folder(args):
     return default_run_folder(args.config, Path(os.path.abspath(args.rootpath)))
 
 
+def check_same_data(before, now, folder):
+    """Raise DataError, naming what differs, unless a run goes on with the data that it began with.
+
+    Args:
+        before: of basic.fingerprint, as last.pt has it; None in one of an older version; now: of the data at hand.
+    """
+    different = changes(before, now) if before else []
+    if different:
+        raise DataError(f'cannot resume {folder}: the data are not those that it was trained on '
+                        f'({"; ".join(different)}): put them back, or start a run of its own with name=NAME; '
+                        '--other-data goes on all the same')
+
+
 def default_run_folder(config, rootpath):
     """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
     noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
@@ -327,17 +358,16 @@ def default_run_folder(config, rootpath):
 
 def open_run_folder(run, tokenizer, *, fresh):
     """Clear the run's folder if it is a fresh run, write down how it starts, and say so."""
-    remove_leftovers(run.folder)
     if fresh:
-        if (run.folder / LAST).exists() or (run.folder / BEST).exists():
-            retire_run(run.folder)       # it comes back unless this one gets as far as its first epoch
-        clear_run_folder(run.folder)     # not before everything else has been found to be in order
+        set_aside(run.folder)            # not before everything else has been found to be in order
         save_tokenizer(tokenizer, run.folder / TOKENIZER)
     else:
-        settle_best(run.folder, run.schedule)
+        remove_leftovers(run.folder)
+        keep_best(run.folder, run.schedule.best_epoch)
         if run.unfinished:
             remove_reports(run.folder)   # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
+    start['data'] = run.data
     start['left_out'] = {split: loader.left_out.counts() for split, loader in run.loaders.items()
                          if loader.left_out}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
@@ -407,11 +437,7 @@ def changeable(config):
 
 
 def restore_training_state(run, state):
-    """Put a fresh run to where `training_state` was taken; ConfigError if the data are not those of then."""
-    different = config_changes(state['data'], run.data) if state.get('data') else []
-    if different:
-        raise ConfigError(f'cannot resume {run.folder} with other data ({"; ".join(different)[:600]}): put back those '
-                          'that it was started with, or start a run of its own with name=NAME')
+    """Put a fresh run to where `training_state` was taken."""
     run.optimizer.load_state_dict(state['optimizer'])
     run.discriminator_optimizer.load_state_dict(state['discriminator_optimizer'])
     run.schedule.load_state_dict(state['schedule'])
@@ -440,59 +466,62 @@ def main(argv=None):
         check_start(args)                # a mistake is told once, not by each process
         return distributed.launch(__file__, words, processes=len(devices))
     if args.resume and is_finished(run_folder(args), args.config):
-        tell(f'nothing to resume: {run_folder(args)} is trained and tested')
+        print(f'nothing to do: {run_folder(args)} is finished and tested, see {METRICS["test"]}')
         return 0
-    device, run = distributed.start(devices), None
-    try:
-        with hold_run_folder(run_folder(args)) if distributed.is_main() else nullcontext():
-            distributed.wait_for_all()
-            run = prepare(check_start(args), device)
+    device = distributed.start(devices)
+    with RunFolder(run_folder(args)) if distributed.is_main() else nullcontext() as held:
+        with advice(words):
+            distributed.wait_for_all()   # until an interrupted replacement is settled
+            run = prepare(check_start(args), device, held)
+        with advice(words, run):
             train(run)
             if not args.no_test:
-                test(run, args)
-    except BaseException as error:
-        advise(error, run, words)
-        raise
+                test(run, args.device)
     distributed.stop()
     return 0
 
 
-def test(run, args):
-    """Test the best model, show and write the result; the training's state is not kept, unless it was asked for."""
+def test(run, device):
+    """Test the best model, show and write the result; last.pt is then deleted, unless it was asked for."""
+    finished = not run.unfinished
     release(run)
     distributed.wait_for_all()           # until the best model is written
-    report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
-                                 overrides=changeable(run.config))
+    report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=device, overrides=changeable(run.config))
     if not distributed.is_main():
         return
     show_test(run.folder, report, table(report))
     print(table(report))
-    print(f'written: {write_report(report)}')
-    if not run.config.train.keep_last:
+    print(f'written: {write_report(report, own=True)}')
+    if finished and not run.config.train.keep_last:
         (run.folder / LAST).unlink(missing_ok=True)
     print(f'next: tensorboard --logdir {shlex.quote(str(run.folder.parent))}')
     print(result_line(report))
 
 
-def advise(error, run, words):
-    """Add to an error what this run's user can do about it."""
-    if isinstance(error, KeyboardInterrupt):
-        error.add_note(kept(run, words))
-    elif is_out_of_memory(error):
-        error.add_note('These need less memory: compute.micro_batch=32 or compute.checkpointing=true (same result), '
-                       'compute.precision=bf16, a smaller eval.val_batch_size (with padded_mean pooling it matters '
-                       'to the result), or train.batch_size=64 (fewer negatives: other results).')
-    elif run is not None and (full_disk(error) or isinstance(error, OSError)):
-        error.add_note(kept(run, words))
+@contextmanager
+def advice(words, run=None):
+    """Add to an error what helps, and how to go on after it, in the user's words.
 
-
-def kept(run, words):
-    """What is kept of a training that ends early, and the command that goes on with it."""
-    if run is not None and run.kept:
-        return (f'Epochs finished and kept: {run.kept}. To go on:\n  '
-                f'{typed(words, "--resume", without=("--overwrite",))}')
-    started = run is not None and '--overwrite' not in words     # an older run would have been put back
-    return f'No epoch was finished. To start again:\n  {typed(words, *(["--resume"] if started else []))}'
+    Args:
+        words: of the command line; run: None before it is prepared.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, ValueError | NonFiniteLoss):      # it says itself what to do
+            raise
+        if is_out_of_memory(error):
+            error.add_note('compute.micro_batch=16 (pairs encoded at once; the losses stay those of the whole batch) '
+                           'and compute.checkpointing=true need less memory, compute.score_memory=256 and a smaller '
+                           'eval.val_batch_size less in validation; a smaller train.batch_size is another training, '
+                           'with fewer negatives')
+        if killed_worker(error):
+            error.add_note('a smaller train.workers needs less memory')
+        anew = run is None or not run.kept and '--overwrite' in words        # the older run is back, then
+        again = typed(words) if anew else typed(words, '--resume', without=('--overwrite',))
+        error.add_note((f'epochs finished and kept: {run.kept}, in {run.folder}' if run else 'nothing was changed')
+                       + f'. To go on:\n  {again}')
+        raise
 
 
 if __name__ == '__main__':

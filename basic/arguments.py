@@ -22,7 +22,7 @@ def training_arguments(argv=None):
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: configs (files), overrides (all options, as key=value), config (the Config they make),
-        rootpath, device, run_dir, resume, overwrite, no_test.
+        rootpath, device, run_dir, resume, overwrite, other_data, no_test.
     Raises:
         ValueError: (ConfigError) what they name cannot be.
     """
@@ -36,7 +36,10 @@ def training_arguments(argv=None):
     parser.add_argument('--run-dir', metavar='DIR',
                         help='run folder (default: ROOT/<collection>/runs/<config>_<lang>/seed_<n>)')
     parser.add_argument('--resume', action='store_true', help="go on after the run folder's last finished epoch")
-    parser.add_argument('--overwrite', action='store_true', help='replace the run that the run folder holds')
+    parser.add_argument('--overwrite', action='store_true', help='replace the run that the run folder holds, which '
+                        'is kept until the new one has its first epoch')
+    parser.add_argument('--other-data', action='store_true',
+                        help='let --resume go on with other data than the run began with')
     parser.add_argument('--no-test', action='store_true', help='do not test the best model at the end')
     parser.add_argument('--print-config', action='store_true',
                         help='show every option with its meaning, its value and its default, and train nothing')

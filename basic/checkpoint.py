@@ -21,6 +21,7 @@ from basic.files import write_atomically
 from basic.foreign import expect, plain_tree
 
 FORMAT = 'nrccr-1'
+NEXT_BEST = 'model_best.next.pt'         # until last.pt has its epoch, and makes it count
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
 RELEASED_PARTS = ('visual_encoder', 'text_encoder', 'visual_projection', 'text_projection', 'discriminator')
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / 'configs'
@@ -59,7 +60,7 @@ def save_checkpoint(path, content):
         path: file to write.
         content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, choice][, training].
     Raises:
-        OSError, or torch's RuntimeError over it: it cannot be written; see basic.command.full_disk.
+        OSError, or torch's RuntimeError over it: it cannot be written; what was there is unchanged.
     """
     write_atomically(path, lambda file: torch.save({'format': FORMAT, **content}, file))
 

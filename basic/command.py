@@ -2,20 +2,26 @@
 
 Exit status: 0 done; 1 it ended without success, as the command's own help says; 2 something that the user can put
 right; 3 out of memory; 128 + the signal's number where a signal stopped it (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138
-SIGUSR1, which clusters send before the time is up).
+SIGUSR1, which clusters send before the time is up; macOS counts SIGUSR1 otherwise), or, of several processes, killed
+one of them (137 SIGKILL).
 """
-import errno
+import faulthandler
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
+
+from basic.files import disk_error
 
 STOPPING = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1') if hasattr(signal, name))
 OUT_OF_MEMORY = 3
 TYPED = 'NRCCR_TYPED'                    # the command as the user typed it, where a driver started this one
+NO_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'Cannot allocate memory',
+             'CUBLAS_STATUS_ALLOC_FAILED')
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,11 +32,34 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class Killed(RuntimeError):
+    """A process that this one started was killed from outside.
+
+    Args:
+        who: such as 'process 1'; number: the signal's.
+    """
+
+    def __init__(self, who, number):
+        super().__init__(killed(who, number))
+        self.status = 128 + number
+
+
+def killed(who, number):
+    """The sentence that says so."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f'signal {number}'
+    likely = {'SIGKILL': ', most often because memory ran out',
+              'SIGBUS': ', most often because a file that it had mapped was cut short'}
+    return f'{who} was killed ({name}){likely.get(name, "")}'
+
+
 def command(name):
     """Decorator for a `main(argv=None)`: ends it as this module says, and returns the exit status.
 
     What a `main` knows beside the error (how to go on, which options help) it attaches by `error.add_note`; each note
-    is printed as a line of its own.
+    is a line of its own. An error with a `status` of its own ends with that.
 
     Args:
         name: as messages call the command, such as 'train.py'.
@@ -39,6 +68,7 @@ def command(name):
         @wraps(main)
         def run(argv=None):
             readable_output()
+            show_crashes()
             try:
                 with stopping_signals():
                     return main(argv) or 0
@@ -50,8 +80,9 @@ def command(name):
                 if ending is None:       # a mistake of ours: the traceback is what helps
                     raise
                 message, status = ending
-                if _is_to_speak(interrupted=status > 128):
-                    print(f'{name}: {message}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)
+                if not _has_the_word(interrupted=status > 128):
+                    return status
+                print(f'{name}: {message}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)
                 return status
         return run
     return decorate
@@ -65,37 +96,49 @@ def describe(error):
         return 'interrupted', 128 + signal.SIGINT
     if is_out_of_memory(error):
         return f'error: out of memory: {_first_line(error)}', OUT_OF_MEMORY
-    cause = full_disk(error)
-    if cause:
-        return f'error: {cause}', 2
+    if killed_worker(error):
+        return f'error: {killed("a worker process (train.workers)", killed_worker(error))}', 128 + killed_worker(error)
+    if isinstance(error, Exception) and not getattr(error, 'filename', None) and disk_error(error):
+        return f'error: {disk_error(error)}', 2
+    if hasattr(error, 'status'):
+        return f'error: {error}', error.status
     if isinstance(error, ValueError | OSError):
         return f'error: {error}', 2
-    if hasattr(error, 'exit_status'):
-        return f'error: {error}', error.exit_status
     return None
 
 
 def is_out_of_memory(error):
     """Whether an error says that memory, the machine's or a GPU's, did not suffice."""
     return (isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
-            or isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+            or isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in NO_MEMORY))
 
 
-def full_disk(error):
-    """The OSError behind an error that a library raised because a file could not be written; else None."""
-    if isinstance(error, RuntimeError):  # torch.save raises it while it closes the file that failed
-        while error is not None:
-            if isinstance(error, OSError):
-                return error
-            error = error.__cause__ or error.__context__
-    elif f'(os error {errno.ENOSPC})' in str(error):        # tokenizers raises a bare Exception
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return None
+@contextmanager
+def memory_advice(text):
+    """Add to an error that says that memory ran out, which options help."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) or killed_worker(error):
+            error.add_note(text)
+        raise
+
+
+def killed_worker(error):
+    """The number of the signal that killed a worker of torch's DataLoader; 0 if that is not what happened."""
+    told = re.search(r'DataLoader worker .*killed by signal: (\w+)', str(error)) if isinstance(
+        error, RuntimeError) else None
+    names = {signal.strsignal(number): number for number in signal.valid_signals()} if told else {}
+    return next((int(number) for text, number in names.items() if text and text.startswith(told[1])),
+                int(signal.SIGKILL) if told else 0)
 
 
 @contextmanager
 def stopping_signals():
-    """Raise Stopped when one of STOPPING arrives, as Ctrl-C raises KeyboardInterrupt; in the main thread only."""
+    """Raise Stopped when one of STOPPING arrives, as Ctrl-C raises KeyboardInterrupt; in the main thread only.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,9 +162,17 @@ def typed(words, *more, without=()):
         more: words to add; without: words to leave out.
     """
     line = os.environ.get(TYPED)
-    first = shlex.split(line) if line else ['python', sys.argv[0], *words]
+    try:
+        first = shlex.split(line) if line else [*_program(), *words]
+    except ValueError:                   # not as a shell quotes it
+        first = [*_program(), *words]
     kept = [word for word in first if word not in without and word not in more]
     return shlex.join([*kept, *more])
+
+
+def _program():
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    return ['python', '-m', spec.name] if spec and spec.name.startswith('util.') else ['python', sys.argv[0]]
 
 
 def readable_output():
@@ -131,14 +182,21 @@ def readable_output():
             stream.reconfigure(errors='backslashreplace')
 
 
-def _is_to_speak(interrupted):
-    """Whether this process says why it ends: of several that have the same to say, it is the first."""
-    if os.environ.get('RANK', '0') == '0' or 'TORCHELASTIC_RUN_ID' not in os.environ:
-        return True
-    if not interrupted:
+def show_crashes():
+    """Let a crash in native code (SIGSEGV; SIGBUS, of a mapped file that was cut short) show where it came from."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, AttributeError):      # no stderr, or none of the system's
+            faulthandler.enable()
+
+
+def _has_the_word(interrupted):
+    """Whether this process says why it ends: of several, one does."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
         from basic import distributed
+        if interrupted and not distributed.is_main():
+            return False                 # all of them are
         distributed.after_process_0()
-    return not interrupted
+    return True
 
 
 def _first_line(error):

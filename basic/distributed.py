@@ -21,6 +21,8 @@ import torch
 from torch import distributed, nn
 from torch.distributed import ReduceOp
 
+from basic.command import TYPED, Killed, typed
+
 GRACE = 10                               # seconds that a process waits for the message of another
 PATIENCE = timedelta(minutes=10)         # how long a process waits for another: a process that hangs is noticed
 WHILE_CACHING = timedelta(hours=12)      # and while another may be making a cache of images: see `patiently`
@@ -41,11 +43,14 @@ def launch(script, arguments, processes):
 
     Returns:
         the exit status: 0, or that of the process that failed first, or 128 + the signal's number.
+    Raises:
+        basic.command.Killed: one of them was killed from outside.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
+    os.environ.setdefault(TYPED, typed(list(map(str, arguments))))   # for what the processes say about going on
     os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
     for name in list(logging.root.manager.loggerDict):           # each has a level of its own
         if name.startswith('torch.distributed.elastic'):
@@ -56,23 +61,13 @@ def launch(script, arguments, processes):
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            print(f'process {number} {killed_by(-failure.exitcode)}; the others were stopped', file=sys.stderr)
-            return 128 - failure.exitcode
+            raise Killed(f'process {number}', -failure.exitcode) from None
         return failure.exitcode or 1
     except SignalException as error:
         return 128 + int(error.sigval)
     except KeyboardInterrupt as error:
         return 128 + getattr(error, 'number', signal.SIGINT)
     return 0
-
-
-def killed_by(number):
-    """What to say of a process that a signal ended, such as 'was killed (SIGKILL), most often because ...'."""
-    name = signal.Signals(number).name
-    return f'was killed ({name})' + {
-        'SIGKILL': ', most often because memory ran out: compute.micro_batch or compute.checkpointing need less',
-        'SIGBUS': ', most often because a file that it was reading was cut, or the disk of a temporary folder is full',
-        'SIGSEGV': ', a fault in a compiled library'}.get(name, '')
 
 
 def _watch_the_launcher():

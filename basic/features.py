@@ -24,26 +24,27 @@ class FeatureSource:
         self.dim = features.shape[1]
         self._row = {name: row for row, name in enumerate(ids)}
         self._sound = np.zeros(len(ids), dtype=bool)
-        self._opened = open(self.file, 'rb')             # its state tells whether the mapped file is still the same
-        self._state = self._look()
+        self._opened = _state(self.file)
 
-    def _look(self):
-        stat = os.fstat(self._opened.fileno())
-        return stat.st_size, stat.st_mtime_ns
+    def check_unchanged(self, *, size_alone=False):
+        """DataError if the file of the features is not as it was when it was mapped.
 
-    def check_unchanged(self):
-        """DataError if the features on disk were changed since they were opened: what is mapped is then not to be had.
+        Reading a map beyond the end of a file that was cut since kills the process (SIGBUS), or
+        gives zeros.
 
-        Reading beyond the end of a file that was cut would end the process without a word (SIGBUS).
+        Args:
+            size_alone: look at its size only, as before each batch; else also at when it was
+                written to, and whether another file is in its place.
         """
-        if self._look() != self._state:
-            raise DataError(f'{self.file} was changed while it was being read ({self._state[0]:,} bytes at first, now '
-                            f'{self._look()[0]:,}): put the right file there, and start again')
-
-    @property
-    def files(self):
-        """dict name -> size in bytes of the files that hold the features."""
-        return {self.file.name: self._state[0]}
+        now = _state(self.file)
+        if now[0] != self._opened[0]:
+            size = ('it is gone' if now[0] is None else
+                    f'{self._opened[0]:,} bytes before, {now[0]:,} now')
+            raise DataError(f'{self.file} was changed while it was in use ({size}): put the file '
+                            'back as it was')
+        if not size_alone and now != self._opened:
+            raise DataError(f'{self.file} was written to, or replaced, while it was in use: what '
+                            'was read since may be of either; put the file back as it was')
 
     def __contains__(self, name):
         return name in self._row
@@ -94,7 +95,7 @@ class FrameSource(FeatureSource):
         return np.minimum(self.counts[[self._row[name] for name in ids]], self.max_frames)
 
     def batch(self, ids, own=slice(None)):
-        self.check_unchanged()
+        self.check_unchanged(size_alone=True)
         counts = self.lengths(ids)
         visual = np.empty((len(ids[own]), counts.max(), self.dim), dtype=np.float32)
         mask, counts = np.arange(counts.max()) < counts[own, None], counts[own]
@@ -146,8 +147,17 @@ class PooledSource(FeatureSource):
         return [self.ids[row] for row in rows]
 
     def batch(self, ids, own=slice(None)):
-        self.check_unchanged()
+        self.check_unchanged(size_alone=True)
         rows = np.array([self._row[name] for name in ids[own]], dtype=np.int64)
         features = self.features[rows].astype(np.float32, copy=False)
         self._check(rows, features)
         return torch.from_numpy(features), None
+
+
+def _state(path):
+    """(size, time of the last change, number) of a file; Nones if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None, None, None
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there: atomic writes, replaced folders, locks."""
 import errno
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+
+# What a write may find wrong with a disk.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class Locked(ValueError):
@@ -42,6 +47,25 @@ def write_atomically(path, content):
         temporary.unlink(missing_ok=True)
 
 
+def disk_error(error):
+    """The OSError of a full or broken disk behind an error that a library raised, or None.
+
+    torch.save raises a RuntimeError while it closes the file that could not be written, with the
+    OSError as its context; the libraries in Rust (tokenizers, safetensors) raise errors of their
+    own that end in '(os error 28)'; NumPy tells how many bytes were written.
+    """
+    told = re.search(r'\(os error (\d+)\)', str(error))
+    if told and int(told[1]) in NO_SPACE:
+        return OSError(int(told[1]), os.strerror(int(told[1])))
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return error
+        if isinstance(error, OSError) and re.search(r'requested and \d+ written', str(error)):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def replace_folder(folder, fill):
     """Let fill(new folder) make a folder, then put it in the place of the old one.
 
@@ -68,7 +92,7 @@ def replace_folder(folder, fill):
         if _is_there(old) and not _is_there(folder):
             os.replace(old, folder)      # stopped between the two renames
         for left in (temporary, old):
-            _remove(left)
+            remove(left)
 
 
 def remove_leftovers(path):
@@ -80,7 +104,7 @@ def remove_leftovers(path):
     own = re.compile(rf'\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)')
     for left in path.parent.iterdir():
         if own.fullmatch(left.name):
-            _remove(left)
+            remove(left)
 
 
 def _temporary(path):
@@ -91,7 +115,9 @@ def _is_there(path):
     return path.is_symlink() or path.exists()
 
 
-def _remove(path):
+def remove(path):
+    """Remove a file, a folder with all that it holds, or a symbolic link, if it is there."""
+    path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -136,6 +162,21 @@ def locked(path, *, wait=False, waiting=None):
         yield
     finally:
         lock.release()
+
+
+def holder_of(path):
+    """Who holds a lock, as text; None if nobody does. Makes and changes nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, 'O_NOFOLLOW', 0))
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(path)
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def symbolic_link(path):

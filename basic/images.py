@@ -197,11 +197,13 @@ class StoredImages:
         path: .npy of a row an image.
         ids: the rows' images.
         where: the file that the ids come from, for messages.
+        images: ImageSource that they were made from.
     """
 
     dim, in_processes = 0, False
 
-    def __init__(self, path, ids, *, where):
+    def __init__(self, path, ids, *, where, images=None):
+        self.images = images
         self.ids, self.where, self._row = ids, where, {name: row for row, name in enumerate(ids)}
         self._array = np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
 

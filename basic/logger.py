@@ -3,11 +3,9 @@ import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import weakref
-from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from basic import distributed
+from basic import distributed, files
 from basic.board import STEP, add_code, add_scalars, attempt, open_board
-from basic.checkpoint import BEST, LAST
+from basic.checkpoint import BEST, LAST, NEXT_BEST
 from basic.config import ConfigError, config_from_dict, config_to_dict
-from basic.files import locked, write_atomically
+from basic.files import remove, write_atomically
 from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
@@ -27,10 +25,7 @@ METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}   # see evaluation.py
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
-RUN_FILES = (LAST, BEST, CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, *REPORTS)     # LAST first: see retire_run
-LOCK = '.lock'                           # held by the process that trains in the folder
-NEXT_BEST = f'.{BEST}.next'              # the best model of an epoch that is not finished yet
-OLD, MOVING = '.old', '.moving'          # a run that --overwrite replaces, until the new one has its first epoch
+RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
 # a line of log.jsonl as others need it: see basic.foreign
 RECORD = {'epoch': int, 'best_epoch': (int, None),
           'speed': ({'train_seconds': float, 'val_seconds': float}, None)}
@@ -84,76 +79,6 @@ def is_finished(folder, config):
             and not config_changes(config_to_dict(read_config(folder)), config_to_dict(config), MAY_DIFFER))
 
 
-@contextmanager
-def hold_run_folder(folder):
-    """Keep every other process from training in a folder; it is made, and removed if it is still empty at the end.
-
-    A run that an earlier process was about to replace when it was killed is put back first.
-
-    Raises:
-        basic.files.Locked: another process trains there; the message names it.
-    """
-    folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder / LOCK):
-            settle_retired_run(folder)
-            try:
-                yield
-            finally:
-                settle_retired_run(folder)
-                (folder / LOCK).unlink(missing_ok=True)      # whoever has opened it sees that it is gone
-    finally:
-        with suppress(OSError):          # not empty
-            for path in made:
-                path.rmdir()
-
-
-def retire_run(folder):
-    """Put the run that a folder holds aside, for a new one to begin; `settle_retired_run` decides what becomes of it.
-
-    last.pt goes first and comes last: where it is missing, the new run has no epoch yet.
-    """
-    folder = Path(folder)
-    present = [name for name in RUN_FILES if os.path.lexists(folder / name)]
-    if present:
-        (folder / MOVING).mkdir()
-        for name in present:
-            os.replace(folder / name, folder / MOVING / name)
-        os.replace(folder / MOVING, folder / OLD)
-
-
-def settle_retired_run(folder):
-    """After a new run's first epoch, delete the run that it replaces; before, put that one back. May be killed anywhere.
-
-    Returns:
-        whether a run was put back.
-    """
-    folder = Path(folder)
-    if (folder / OLD).is_dir():
-        if (folder / LAST).exists():
-            shutil.rmtree(folder / OLD)
-            return False
-        clear_run_folder(folder)
-        os.replace(folder / OLD, folder / MOVING)
-    if not (folder / MOVING).is_dir():
-        return False
-    for name in reversed(RUN_FILES):
-        if os.path.lexists(folder / MOVING / name):
-            os.replace(folder / MOVING / name, folder / name)
-    shutil.rmtree(folder / MOVING)
-    return True
-
-
-def settle_best(folder, schedule):
-    """Keep or drop a best model whose epoch was being finished when its process was killed, as last.pt tells."""
-    path = Path(folder) / NEXT_BEST
-    if path.exists() and schedule.epoch and schedule.best_epoch == schedule.epoch:
-        os.replace(path, Path(folder) / BEST)
-    path.unlink(missing_ok=True)
-
-
 def read_config(folder):
     """The Config that a run folder was started with; ConfigError if its file is damaged."""
     path = Path(folder) / CONFIG
@@ -176,11 +101,8 @@ def is_trained(folder, config):
 def clear_run_folder(folder):
     """Make the folder, without what an older run left in it; other files stay."""
     remove_leftovers(folder)
-    for path in (Path(folder) / name for name in (*RUN_FILES, NEXT_BEST)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for name in RUN_FILES:
+        remove(Path(folder) / name)
     Path(folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -192,9 +114,9 @@ def remove_reports(folder):
 
 def remove_leftovers(folder):
     """Remove the half-written files of a process that was killed while it wrote atomically."""
-    for name in (*RUN_FILES, NEXT_BEST):
-        for path in Path(folder).glob(f'.{name}.*.tmp'):
-            path.unlink(missing_ok=True)
+    if Path(folder).is_dir():
+        for name in RUN_FILES:
+            files.remove_leftovers(Path(folder) / name)
 
 
 def config_changes(stored, asked, ignored=()):

@@ -1,9 +1,8 @@
 """compute.image_cache: images kept on disk as pixels or as the frozen tower's embeddings."""
 import json
-
-import numpy as np
 import os
 
+import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_SIZE

@@ -1,0 +1,124 @@
+"""How a command line ends: message, exit status, signals, the command in the user's words."""
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from basic import command as module
+from basic.command import Killed, command, describe, killed, memory_advice, stopping_signals, typed
+
+REPOSITORY = Path(module.__file__).resolve().parent.parent
+
+
+def ends(error):
+    @command('tool')
+    def main(argv=None):
+        raise error
+    return main([])
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+class Own(RuntimeError):
+    status = 1
+
+
+@pytest.mark.parametrize('error, status, text', [
+    (ValueError('wrong'), 2, 'tool: error: wrong'),
+    (FileNotFoundError(2, 'No such file', 'x'), 2, "No such file: 'x'"),
+    (Own('not finite'), 1, 'tool: error: not finite'),
+    (MemoryError(), 3, 'out of memory: MemoryError'),
+    (OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), 3, 'Tried to allocate 2 GiB\n'),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"), 3,
+     'out of memory'),
+    (RuntimeError('CUDA error: out of memory'), 3, 'out of memory'),
+    (OSError(errno.ENOMEM, 'Cannot allocate memory'), 3, 'out of memory'),
+    (Exception('No space left on device (os error 28)'), 2, 'No space left on device'),
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), 137, 'SIGKILL), most often because memory'),
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. '), 128 + signal.SIGBUS, 'SIGBUS'),
+    (Killed('process 1', signal.SIGKILL), 137, 'process 1 was killed (SIGKILL), most often because memory ran out'),
+    (KeyboardInterrupt(), 130, 'tool: interrupted'),
+    (module.Stopped(signal.SIGTERM), 143, 'tool: stopped by SIGTERM')])
+def test_endings(capsys, error, status, text):
+    assert ends(error) == status
+    printed = capsys.readouterr().err
+    assert text in printed and printed.startswith('tool: ') and printed.count('\n') == 1
+
+
+def test_notes_have_lines_of_their_own(capsys):
+    error = KeyboardInterrupt()
+    error.add_note('To go on: python x --resume')
+    assert ends(error) == 130
+    assert capsys.readouterr().err == 'tool: interrupted\nTo go on: python x --resume\n'
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    for error in (TypeError('ours'), RuntimeError('ours'), AssertionError('ours')):
+        assert describe(error) is None
+        with pytest.raises(type(error)):
+            ends(error)
+    with pytest.raises(SystemExit):      # argparse's
+        ends(SystemExit(2))
+
+
+def test_advice_is_for_memory_only():
+    for error, expected in ((MemoryError(), ['less']), (ValueError(), [])):
+        with pytest.raises(type(error)), memory_advice('less'):
+            raise error
+        assert getattr(error, '__notes__', []) == expected
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_stop_it(capsys, number):
+    @command('tool')
+    def main(argv=None):
+        os.kill(os.getpid(), number)
+        signal.pause()
+    before = signal.getsignal(number)
+    assert main([]) == 128 + number
+    assert f'stopped by {signal.Signals(number).name}' in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)        # as under nohup
+    try:
+        with stopping_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_users_own_words(monkeypatch):
+    monkeypatch.delenv(module.TYPED, raising=False)
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    words = ['--config', 'a b.yaml', '--overwrite']
+    assert typed(words, '--resume', without=('--overwrite',)) == "python train.py --config 'a b.yaml' --resume"
+    monkeypatch.setenv(module.TYPED, "./do_all_vatex.sh 'my demo' cpu --resume")
+    assert typed(words, '--resume', without=('--overwrite',)) == "./do_all_vatex.sh 'my demo' cpu --resume"
+    monkeypatch.setenv(module.TYPED, "not 'quoted")
+    assert typed(words).startswith('python train.py')
+
+
+def test_killed_from_outside():
+    assert killed('it', 11) == 'it was killed (SIGSEGV)' and 'signal 99' in killed('it', 99)
+    assert 'cut short' in killed('it', signal.SIGBUS)
+
+
+def test_output_that_the_terminal_cannot_show_and_nobody_reads():
+    code = ("from basic.command import command\n@command('tool')\ndef main(argv=None):\n"
+            "    print('\\u00e9' * 100000 * {})\nraise SystemExit(main())")
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run([sys.executable, '-c', code.format(1)], cwd=REPOSITORY, capture_output=True, env=environment)
+    assert done.returncode == 0 and b'\\xe9' in done.stdout
+    with subprocess.Popen([sys.executable, '-c', code.format(100)], cwd=REPOSITORY, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=environment) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert b'Traceback' not in process.stderr.read()
