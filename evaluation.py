@@ -35,7 +35,7 @@ from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import holder_of, write_atomically
 from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
-                          progress, tell)
+                          counted, progress, tell)
 from basic.print_config import describe_config
 from basic.run_folder import LOCK
 from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
@@ -119,7 +119,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
     en, tgt = branches_for(weights, embeddings)
     scoring = scored(embeddings.visual, en, tgt, eval_set.owner, weights, ties=config.eval.ties,
-                     memory=config.compute.score_memory)
+                     memory=config.compute.score_memory,
+                     progress=counted(f'scoring {eval_set.split}: block', shown=distributed.is_main()))
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
     report = {'split': eval_set.split, 'captions': len(en), 'visuals': len(embeddings.visual),
               'ties': config.eval.ties, 'units': UNITS, 'val_weight': used, 'result': result_of(rows, used),
@@ -320,6 +321,7 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     config = with_images(checkpoint.config, images) if images else checkpoint.config
     set_precision(config.compute.precision)
     rootpath = Path(rootpath) if rootpath else root_of(checkpoint.path, config)
+    tell('making its tokenizer and model')
     saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
                                config.text.lowercase)

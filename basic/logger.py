@@ -282,14 +282,27 @@ def progress(iterable, label='', *, parts=None, shown=True, seconds=30):
     Returns:
         tqdm's iterator.
     """
-    def counted(done, total, elapsed):
+    def plain(done, total, elapsed):
         left = [f'{clock(elapsed * (total - done) / done)} left'] if done and total else []
         return [f'{label} {done}/{total or "?"}', *left]
 
-    options = {'parts': parts or counted, 'leave': False, 'miniters': 1, 'disable': not shown}
+    options = {'parts': parts or plain, 'leave': False, 'miniters': 1, 'disable': not shown}
     if sys.stderr.isatty():
         return _Line(iterable, mininterval=0.5, dynamic_ncols=True, **options)
     return _Line(iterable, mininterval=seconds, delay=seconds, file=_Lines(sys.stderr), **options)
+
+
+def counted(label, *, shown=True):
+    """A function (done, of how many) that keeps a line as that of `progress` up to date, for work that is no loop."""
+    lines = []
+
+    def report(done, total):
+        if not lines:
+            lines.append(progress(range(total), label, shown=shown))
+        lines[0].update(done - lines[0].n)
+        if done >= total:
+            lines[0].close()
+    return report
 
 
 def epoch_progress(loader, *, epoch, epochs, last=None, shown=True, seconds=30):

@@ -22,7 +22,7 @@ import train
 from basic import hub
 from basic.board import add_queries, forget_later
 from basic.config import load_config
-from basic.logger import RunLog, close_progress, epoch_progress, progress, summary_line
+from basic.logger import RunLog, _Line, close_progress, counted, epoch_progress, progress, summary_line
 from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table, without_folder
 from util import table as tables
 
@@ -93,6 +93,17 @@ def test_encoding_shows_where_it_is(monkeypatch):
     bar.refresh()
     close_progress()
     assert any(piece.startswith('encoding val: captions, batch 3/7  ') for piece in terminal.pieces())
+
+
+def test_scoring_shows_where_it_is(monkeypatch):
+    terminal = Terminal(monkeypatch, 80)
+    report = counted('scoring test: block')
+    for done in range(1, 9):
+        report(done, 8)
+        for line in _Line.shown:
+            line.refresh()
+    pieces = terminal.pieces()
+    assert any(piece.startswith('scoring test: block 5/8  ') for piece in pieces) and pieces[-2].strip() == ''
 
 
 def record(**changes):
@@ -359,7 +370,7 @@ def on_terminal(monkeypatch, capsys, columns, *argv):
 def test_a_table_on_a_terminal_fits(runs, monkeypatch, capsys, columns, more):
     text = on_terminal(monkeypatch, capsys, columns, runs, *more)
     assert max(map(len, text.splitlines())) <= columns and '| ' not in text
-    assert ('w=0' in text.partition('Mean ±')[0]) == (more == ['--all-columns'])
+    assert ('w=0' in text and 'w = 0' in text) == (more == ['--all-columns']) == ('w = 0' in text)
     assert ('MedR' in text) == (more == ['--all-columns']) and ('Δ SumR' in text) == bool(more[1:])
     heads = re.findall('(?:t2v|v2t) R@1(?= |\n)|SumR', text.partition('\n\nMean ±')[0])
     assert len(heads) >= 3 and '..' + 30 * 'x' in text

@@ -276,12 +276,13 @@ def used(block):
 FORMATS = {'text': as_text, 'markdown': markdown, 'latex': latex, 'csv': as_csv}
 
 
-def notes_of(rows, base, confidence, resamples, weight='val'):
+def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
     """What a reader must know to read the table, a sentence or two a line."""
     which = {'val': 'the one that validation uses, as the paper does',
              'chosen': 'the one that scored best on the validation split'}[weight]
     notes = ['Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP in per cent. '
-             f'w: share of the English branch in the score, {which}; w = 0: no translation at test time.']
+             f'w: share of the English branch in the score, {which}'
+             + ('; w = 0: no translation at test time.' if ZERO in groups else '.')]
     if any('(preset)' in row.weights for row in rows):
         notes.append('(preset): no choice is stored with the model; it is the weight that validation uses.')
     if any(row.differences for row in rows):
@@ -343,8 +344,8 @@ def main(argv=None):
             return 0
         rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
             difference, resamples=args.resamples, confidence=args.confidence))
-        notes = notes_of(rows, args.base, args.confidence, args.resamples, args.weight)
         options = {'groups': [MAIN]} if args.compact else {}
+        notes = notes_of(rows, args.base, args.confidence, args.resamples, weight=args.weight, **options)
         text = FORMATS[args.format](rows, args.metric, notes, **options)
         if args.output:
             write_atomically(args.output, text)
