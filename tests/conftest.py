@@ -1,4 +1,7 @@
-"""What the tests share: the path to the code, one torch thread (unless OMP_NUM_THREADS says otherwise), and small random models, configs and batches."""
+"""What the tests share: the path to the code, threads, small random models, configs and batches.
+
+One thread, unless OMP_NUM_THREADS says otherwise.
+"""
 import os
 import sys
 from pathlib import Path
