@@ -452,8 +452,8 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         pictures = source if isinstance(source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             with distributed.patiently():            # one process makes it, and the others wait
-                source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
-                                      device=device, encoder=image_encoder)
+                source = store_images(source, visual_ids, collection.folder / 'cache', split=split,
+                                      config=config, device=device, encoder=image_encoder)
         row = {name: i for i, name in enumerate(visual_ids)}
         owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
         tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}

@@ -19,8 +19,8 @@ from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscr
 from basic.distributed import GlobalBatchNorm1d, gather, shared
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import (bert_layers, bert_mask, bert_positions, build_bert, build_clip, checkpoint_layers,
-                              plain)
+from basic.pretrained import (bert_layers, bert_mask, bert_positions, build_bert, build_clip,
+                              checkpoint_layers, plain)
 from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length

@@ -227,14 +227,15 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
         figures = {'train/total': total, 'train/grad_norm': norm,
                    **{f'train/{name}': value for name, value in terms.items()},
-                   **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
                    **{f'discriminator/{name}': value for name, value in report.items()}}
+        if model.log_scale is not None:
+            figures['train/scale'] = model.log_scale.exp()
         figures = {name: value.detach().float() for name, value in figures.items()}
         step_if_finite(optimizer, figures.values())
         model.keep_in_bounds()
         if teacher:
             teacher.follow()
-        values = as_floats(figures)      # the one wait for a GPU, when it has been given all its work
+        values = as_floats(figures)      # the one wait for a GPU, once it has all its work
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss('the loss or its gradient is not finite: '
                                 + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
@@ -244,10 +245,10 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
 
 
 def step_if_finite(optimizer, figures):
-    """A step of a fused optimizer, which leaves weights and state as they are unless all scalars are finite.
+    """A fused optimizer's step, which leaves weights and state alone unless all scalars are finite.
 
-    The device itself decides, so that nobody waits for it: by the attribute through which torch.amp.GradScaler tells
-    a fused optimizer to skip a step.
+    The device itself decides, so that nobody waits for it, by the attribute through which
+    torch.amp.GradScaler tells a fused optimizer to skip a step.
     """
     optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
     try:

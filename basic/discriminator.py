@@ -62,7 +62,8 @@ class ConvDiscriminator(nn.Module):
 
     def forward(self, tokens, mask):
         """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
-        if tokens.device.type == 'cpu':  # in bfloat16 a busy CPU's threads wait for each other within the convolutions
+        if tokens.device.type == 'cpu':
+            # In bfloat16 a CPU's threads wait for each other within the convolutions.
             with autocast('cpu', 'fp32'):
                 return self._judge(tokens.float(), mask)
         return self._judge(tokens, mask)

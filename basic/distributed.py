@@ -1,9 +1,11 @@
 """Several processes that train as one: each holds a share of every batch, all see the whole.
 
-One process per GPU (or share of the CPU), started by torchrun, on one node or on several; devices are numbered on each
-node, the shares over all nodes. Every process computes the loss of the global batch from gathered embeddings, so that negatives, batch norm, the distillation's softmax and the discriminator are those of
-one process with the whole batch. A gathered row's gradient is complete where the row comes from; a parameter's is a
-sum over the processes, which `sum_gradients` adds up. Alone, everything here does nothing.
+One process per GPU (or share of the CPU), started by torchrun, on one node or on several: devices
+are numbered on each node, shares over all nodes. Every process computes the loss of the whole batch
+from gathered embeddings, so that negatives, batch norm, the distillation's softmax and the
+discriminator are those of one process with the whole batch. A gathered row's gradient is complete
+where the row comes from; a parameter's is a sum over the processes, which `sum_gradients` adds up.
+Alone, everything here does nothing.
 
 N rows of the global batch, E features.
 """
@@ -24,11 +26,12 @@ from torch.distributed import ReduceOp
 from basic.command import TYPED, Killed, typed
 
 GRACE = 10                               # seconds that a process waits for the message of another
-PATIENCE = timedelta(minutes=10)         # how long a process waits for another: a process that hangs is noticed
-WHILE_CACHING = timedelta(hours=12)      # and while another may be making a cache of images: see `patiently`
+PATIENCE = timedelta(minutes=10)         # how long a process waits for another before it gives up
+WHILE_CACHING = timedelta(hours=12)      # ... while another may make a cache of images: `patiently`
 # How gloo, NCCL and their store say that another process is no longer there.
-PEER_GONE = ('by peer', 'remote peer', 'remote process exited', 'communicator was aborted', 'Broken pipe',
-             'Socket closed', 'pair closure', 'Timed out waiting', 'Connection was likely closed')
+PEER_GONE = ('by peer', 'remote peer', 'remote process exited', 'communicator was aborted',
+             'Broken pipe', 'Socket closed', 'pair closure', 'Timed out waiting',
+             'Connection was likely closed')
 
 
 def launched():
@@ -94,8 +97,8 @@ def start(devices):
     processes = int(os.environ['LOCAL_WORLD_SIZE']) if launched() else 1
     if len(devices) != processes:
         raise ValueError(f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process needs '
-                         'one. On one machine omit torchrun, the command line starts the processes itself; on several '
-                         "nodes torchrun's --nproc-per-node is the number of devices that --device names")
+                         'one. On one machine omit torchrun: the command starts them itself. '
+                         'On several nodes --nproc-per-node is the number of devices in --device.')
     device = devices[int(os.environ['LOCAL_RANK']) if launched() else 0]
     if device.type == 'cuda':
         torch.cuda.set_device(device)
@@ -125,16 +128,18 @@ def after_process_0():
 def _after_the_first(kind, error, trace):
     """An excepthook: a process that fails because another one went away lets that one's message be the only one."""
     if peer_went_away(error):
-        time.sleep(3 * GRACE)            # torchrun stops this process long before, unless the other is on another node
+        time.sleep(3 * GRACE)            # on the same node torchrun stops this process long before
         error.add_note('another process of this run has ended, or did not answer for '
-                       f'{PATIENCE.total_seconds() / 60:.0f} minutes; if it gave a reason, that is in its own output')
+                       f'{PATIENCE.total_seconds() / 60:.0f} minutes; its own output may say why')
     sys.__excepthook__(kind, error, trace)
 
 
 def peer_went_away(error):
-    """Whether an error says that another process is no longer there, in the words of gloo, of NCCL or of their store."""
-    return (isinstance(error, distributed.DistError)
-            or isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in PEER_GONE))
+    """Whether an error says that a process is gone, in gloo's, NCCL's or the store's words."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return (isinstance(error, RuntimeError | OSError)
+            and any(words in str(error) for words in PEER_GONE))
 
 
 def wait_for_all():
@@ -145,7 +150,7 @@ def wait_for_all():
 
 @contextmanager
 def patiently():
-    """Context manager for what may take one process hours, and the others no time: then they wait for each other."""
+    """Context manager for what may take one process hours: at its end the others wait for it."""
     if size() == 1:
         yield
         return

@@ -17,10 +17,10 @@ from basic.hub import check_weights, load_pretrained, reason, refuse_empty
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig
 
 UNUSABLE = (OSError, ValueError, KeyError, ImportError)      # what from_pretrained raises for files that it cannot use
-# The types of model that give their mask to transformers' `create_bidirectional_mask` and nowhere else: it takes a
-# ready one of four dimensions as it is. ModernBERT's layers of local attention, for one, would lose their window.
-READY_MASKS = ('bert', 'camembert', 'distilbert', 'electra', 'eurobert', 'mpnet', 'nomic_bert', 'roberta', 'xlm-roberta',
-               'xlm-roberta-xl')
+# Models that give their mask to transformers' `create_bidirectional_mask` and to nothing else: it
+# takes a ready one of four dimensions as it is. ModernBERT's local attention would lose its window.
+READY_MASKS = ('bert', 'camembert', 'distilbert', 'electra', 'eurobert', 'mpnet', 'nomic_bert',
+               'roberta', 'xlm-roberta', 'xlm-roberta-xl')
 MOST_LAYERS = 1000           # of any encoder: a config.json with more is not to be believed
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
@@ -48,13 +48,14 @@ def bert_positions(bert):
 def bert_mask(bert, mask):
     """The mask of a pass through a BERT-like model, in a form that the model need not look into.
 
-    From a mask (N, L) transformers first finds out whether anything is padding, for which a GPU must be waited for.
+    From a mask (N, L) transformers finds out first whether anything is padding: a GPU is waited for.
 
     Args:
         bert: the model; mask: (N, L), 1 on real positions.
     Returns:
-        what transformers would make of it: for fused attention bool (N, 1, L, L), for eager attention what is added to
-        the scores, (N, 1, 1, L). The mask itself for a model that may make something else of it.
+        what transformers would make of it: bool (N, 1, L, L) for fused attention, for eager
+        attention what is added to the scores, (N, 1, 1, L). `mask` itself for a model that may make
+        something else of it.
     """
     kernels = bert.config._attn_implementation
     if bert.config.model_type not in READY_MASKS or kernels not in ('sdpa', 'eager'):

@@ -65,7 +65,7 @@ def choose_devices(name):
 
 
 def cpu_count():
-    """How many processors this process may use: those that it is bound to, where the system tells; at least 1."""
+    """How many processors this process may use: those that it is bound to, if the system tells."""
     if hasattr(os, 'sched_getaffinity'):             # Linux; not macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -74,13 +74,13 @@ def cpu_count():
 def set_precision(precision):
     """How float32 matrix products and convolutions are computed from now on.
 
-    Exactly, or (`tf32`) in TF32 on a GPU; whichever of torch's two sets of switches the process has used before.
+    Exactly, or (`tf32`) in TF32 on a GPU, whichever of torch's two sets of switches was in use.
     """
     tf32 = precision == 'tf32'
     torch.set_float32_matmul_precision('high' if tf32 else 'highest')
     torch.backends.cudnn.allow_tf32 = tf32
-    # These alone say that convolutions *may* be exact: torch.backends.fp32_precision would decide. Setting both sets
-    # alike keeps them readable: torch refuses to read the older one where the two differ.
+    # The older switches leave convolutions to torch.backends.fp32_precision. At the end both sets
+    # say the same: torch refuses to read the older one where they differ.
     for switch in _convolutions('cudnn'):
         switch.fp32_precision = 'tf32' if tf32 else 'ieee'
     for switch in _convolutions('mkldnn'):
@@ -88,7 +88,7 @@ def set_precision(precision):
 
 
 def _convolutions(backend):
-    """torch's newer switches of convolutions and recurrent layers (of which it can only read both together)."""
+    """torch's newer switches of convolutions and recurrent layers; the older one is for both."""
     module = getattr(torch.backends, backend)
     return module.conv, module.rnn
 
@@ -110,7 +110,7 @@ def _new_switches():
 
 
 def _read_switches():
-    """(the older switches, None for one that torch refuses to read beside the newer ones; the newer ones)."""
+    """(the older switches, None for one that torch refuses to read; the newer ones)."""
     older = []
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
         try:
@@ -131,7 +131,7 @@ def _restore_switches(before):
 
 
 def autocast(device, precision):
-    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else float32."""
+    """Context manager for a forward pass: if `precision` is `bf16`, bfloat16 where it is safe."""
     kind = torch.device(device).type
     if not torch.amp.is_autocast_available(kind):    # torch's `meta` device: shapes without numbers
         return nullcontext()

@@ -1,5 +1,7 @@
-"""What the tests share: the path to the code, OMP_NUM_THREADS torch threads (one, if unset), and
-small random models, configs and batches."""
+"""What the tests share: the path to the code, threads, small random models, configs and batches.
+
+One thread, unless OMP_NUM_THREADS says otherwise.
+"""
 import os
 import sys
 from pathlib import Path

@@ -9,8 +9,9 @@ import torch
 
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import config_to_dict
-from basic.runtime import (choose_devices, cpu_count, declare_missing_torchvision_ops, matrix_precision, random_states,
-                           restore_random_states, seed_everything, set_precision)
+from basic.runtime import (choose_devices, cpu_count, declare_missing_torchvision_ops,
+                           matrix_precision, random_states, restore_random_states, seed_everything,
+                           set_precision)
 
 CPU = torch.device('cpu')
 
@@ -66,13 +67,14 @@ def test_processors_are_counted_with_and_without_an_affinity(monkeypatch):
 
 
 def newer_switches():
-    backends = torch.backends
-    return [switch.fp32_precision for switch in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
-                                                 backends.mkldnn.matmul, backends.mkldnn.conv)]
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    switches = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+    return [switch.fp32_precision for switch in switches]
 
 
 def older_switches():
-    return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32)
 
 
 SWITCHES = [('backends.fp32_precision', 'tf32'), ('backends.cuda.matmul.fp32_precision', 'tf32'),
@@ -109,7 +111,7 @@ def test_precision_whichever_switches_the_process_has_used(switches, switch):
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
         assert older_switches() == ('highest', False, False)
         with matrix_precision('tf32'):
-            assert newer_switches()[:3] == ['tf32', 'tf32', 'tf32'] and newer_switches()[-1] == 'ieee'
+            assert newer_switches() == ['tf32', 'tf32', 'tf32', 'tf32', 'ieee']
             assert older_switches() == ('high', True, True)
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
     assert newer_switches() == before

@@ -18,7 +18,7 @@ def make_bert(folder):
     """A folder as transformers saves it: config, random weights, vocab.txt."""
     vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)             # the same figures on every machine and in any order of the tests
+        torch.manual_seed(1)             # the same figures in any order of the tests
         bert = BertModel(BertConfig(
             vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=48, max_position_embeddings=64))

@@ -235,8 +235,8 @@ def main(argv=None):
         if len(devices) > 1:
             raise DataError(f'--device {args.device}: this runs on one device')
         report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
-                                   split=args.split, device=distributed.start(devices), batch_size=args.batch_size,
-                                   validate=not args.no_val)
+                                   split=args.split, device=distributed.start(devices),
+                                   batch_size=args.batch_size, validate=not args.no_val)
         print(table(report))
         print(f'written: {write_report(report, folder=folder)}')
         print(result_line(report))
