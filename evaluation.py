@@ -2,9 +2,16 @@
 
     python evaluation.py --checkpoint RUN_DIR_OR_FILE [--rootpath ROOT] [--split val|test] [key=value ...]
 
+With eval.weights=[0] the target-language queries are read and encoded alone: they need no translated
+ones. With [1] likewise the translated ones.
+
 Q captions, V visual items, E common space.
 """
-import argparse
+from basic.arguments import check_first, evaluation_arguments
+
+if __name__ == '__main__':
+    check_first('evaluation.py', evaluation_arguments)   # before the imports, which take seconds
+
 import io
 import json
 import os
@@ -19,6 +26,7 @@ import torch
 from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
+from basic.command import command, is_out_of_memory
 from basic.collection import CollectionFiles, scored_branches, validation_weights
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
@@ -26,7 +34,7 @@ from basic.files import write_atomically
 from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
                           progress, tell)
 from basic.print_config import describe_config
-from basic.runtime import autocast, choose_devices, set_precision
+from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
 from model import build_model, refuse_misfit
@@ -95,8 +103,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
-            needs may be missing.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
+            branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`; rows: for each w a
@@ -126,15 +134,16 @@ def result_of(rows, val_weight):
 
 
 def branches_for(weights, embeddings):
-    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+    """(en, tgt) embeddings to score with; for one that no weight needs the other stands in.
 
     Raises:
         ValueError: a weight needs a branch that was not encoded.
     """
     absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
     if absent:
-        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
-                         'cannot be scored; put such a w into eval.weights')
+        shown = ', '.join(f'{w:g}' for w in weights)
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {shown} cannot be scored; "
+                         'put such a w into eval.weights')
     en, tgt = embeddings.en, embeddings.tgt
     return (tgt if en is None else en), (en if tgt is None else tgt)
 
@@ -143,7 +152,8 @@ def reported_weights(config, *more, branches=('en', 'tgt')):
     """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
 
     Args:
-        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+        branches: of the queries that are there; one of the other weights that needs more is left
+            out.
     """
     others = [weight for weight in (float(config.train.val_weight), *more)
               if set(scored_branches([weight])) <= {*branches}]
@@ -253,15 +263,24 @@ def table(report):
             marks = [mark for mark, weight in (('result', used), ('chosen', chosen)) if row['weight'] == weight]
             lines.append(f'{row["weight"]:<5.4g}' + ''.join(cells) + f'{row["SumR"]:8.1f}' * last
                          + (f'  <- {", ".join(marks)}' if marks else ''))
-    notes = (f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. "result": at w = {used:g}, '
-             'by which validation selects the model, as in the paper'
-             + ('' if chosen is None else '; "chosen": at the w that had the best SumR on validation') + '.')
-    lines += ['', *textwrap.wrap(notes, WIDTH)]
+    notes = [f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}']
     if report.get('left_out'):
         gone = report['left_out']
-        lines += textwrap.wrap(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items '
-                               'are missing (data.missing=skip): not to be compared with published results.', WIDTH)
-    return '\n'.join(lines)
+        notes.append(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
+                     'missing (data.missing=skip): not to be compared with published results.')
+    return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+
+
+def which_w(report):
+    """One sentence on the marks of a table."""
+    used, preset = report['result']['weight'], report['val_weight']
+    if used == preset:
+        text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
+    else:
+        text = f'"result": at w = {used:g}, for want of the queries that w = {preset:g} needs'
+    if report.get('chosen_weight') is None:
+        return f'{text}.'
+    return f'{text}; "chosen": at the w that had the best SumR on validation.'
 
 
 def result_line(report):
@@ -455,73 +474,38 @@ def _write_both(report, path, ranks):
     write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(prog='evaluation.py', description=__doc__.splitlines()[0])
-    parser.add_argument('--checkpoint', required=True, metavar='RUN_DIR_OR_FILE',
-                        help='run folder, released folder (model_best.pth.tar), or checkpoint file')
-    parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders "
-                        '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)')
-    parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
-    parser.add_argument('--device', default='cpu',
-                        help='cpu (default), the index of a GPU, such as 0, or several, a process each: 0,1')
-    parser.add_argument('--tokenizer', metavar='NAME_OR_FOLDER',
-                        help="default: the run folder's tokenizer/, else text.bert")
-    parser.add_argument('--images', metavar='DIR', help='read raw images from here (CLIP models)')
-    parser.add_argument('--output', metavar='FILE', help='where to write the metrics as JSON (default: metrics.json, '
-                        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
-    parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
-                        help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
-                        'with "=" in its name only as --save-embeddings=DIR')
-    parser.add_argument('--print-config', action='store_true',
-                        help='show every option with its meaning, its value and its default, and test nothing')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
-    return parser.parse_intermixed_args(without_folder(sys.argv[1:] if argv is None else argv))
-
-
-def without_folder(words):
-    """The words of the command line, with a --save-embeddings before a key=value as one that names no folder."""
-    return ['--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
-            for word, following in zip(words, [*words[1:], ''])]
-
-
+@command('evaluation.py')
 def main(argv=None):
-    """The command line; returns the exit status: 0, or 2 for what the user can put right."""
-    args = parse_arguments(argv)
+    """The command line; returns the exit status, see basic.command."""
+    args = evaluation_arguments(argv)
+    keep_logs_tidy()
     folder = args.save_embeddings
-    if args.output and (args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()):
-        print(f'evaluation.py: error: --output {args.output}: expected the name of a JSON file in a folder that is '
-              'there; the ranks go beside it with the ending .npz', file=sys.stderr)
-        return 2
     if folder == '':
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
+    if args.print_config:
+        print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
+        return 0
+    devices = choose_devices(args.device)
+    if len(devices) > 1 and not distributed.launched():
+        return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
     try:
-        if args.print_config:
-            print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
-            return 0
-        devices = choose_devices(args.device)
-        if len(devices) > 1 and not distributed.launched():
-            return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
         report = evaluate_checkpoint(
             args.checkpoint, rootpath=args.rootpath, split=args.split, device=args.device, tokenizer=args.tokenizer,
             images=args.images, embeddings_folder=folder, overrides=args.overrides)
-        if distributed.is_main():
-            print(table(report))
-            if report['altered']:
-                print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
-            print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
-            print(result_line(report))
-        distributed.stop()
-    except (ValueError, OSError) as error:
+    except BaseException as error:
         close_progress()
-        distributed.after_process_0()
-        print(f'evaluation.py: error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        close_progress()
-        if distributed.is_main():
-            print('evaluation.py: interrupted', file=sys.stderr)
-        return 130
+        if is_out_of_memory(error):
+            error.add_note('These need less memory: compute.score_memory=256 (same result), compute.precision=bf16, '
+                           'a smaller eval.test_batch_size (with padded_mean pooling it matters to the result).')
+        raise
+    if distributed.is_main():
+        print(table(report))
+        if report['altered']:
+            print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
+        print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
+        print(result_line(report))
+    distributed.stop()
     return 0
 
 

@@ -11,6 +11,7 @@ from basic.files import write_atomically
 
 STEP = 'step/'                           # tags whose x is the training step; that of all others is the epoch
 SIDE, EDGE, TEXT = 160, 5, 18            # pixels: of a picture, of its frame, of a line of text
+BESIDE = 3                               # pictures in a row: TensorBoard shows a broad image small
 RIGHT, OTHER, PAPER, INK = '#1a9641', '#bbbbbb', 'white', 'black'
 
 
@@ -39,8 +40,10 @@ def forget_later(folder, epoch, step):
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     def is_kept(event):
-        tags = [value.tag for value in event.summary.value]
-        return not tags or event.step <= (step if tags[0].startswith(STEP) else epoch)
+        tag = next((value.tag for value in event.summary.value), '')
+        if tag.startswith('test/'):      # of a shorter training; the continuation has a test of its own
+            return False
+        return event.step <= (step if tag.startswith(STEP) else epoch)
 
     for path in sorted(Path(folder).glob('events.out.tfevents.*')):
         records = [raw for raw in RawEventFileLoader(str(path)).Load() if is_kept(Event.FromString(raw))]
@@ -68,7 +71,7 @@ def add_code(board, tag, text, at):
 # ------------------------------------------------------------------------------------------ what a few queries find
 
 def add_queries(board, examples, at, pictures=None):
-    """Show searches: as text, and where there are pictures, as a row of them, the right one in a green frame.
+    """Show searches: as text, and where there are pictures, as those, the right one in a green frame.
 
     Args:
         examples: list of evaluation.Example.
@@ -100,16 +103,16 @@ def draw(example, pictures):
     cell = SIDE + 2 * EDGE
     # That has Latin, Greek and Cyrillic letters; the text page has every script.
     lines = [text for text in example.texts if not text or max(text) < '\u0530'] or [example.caption_id]
-    top = TEXT * len(lines) + EDGE
-    sheet = Image.new('RGB', (cell * len(example.found), top + cell + TEXT + EDGE), PAPER)
+    top, line = TEXT * len(lines) + EDGE, cell + TEXT + EDGE
+    sheet = Image.new('RGB', (cell * BESIDE, top + line * -(-len(example.found) // BESIDE)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        pen.text((EDGE, TEXT * number), line, fill=INK, font=font)
+    for number, text in enumerate(lines):
+        pen.text((EDGE, TEXT * number), text, fill=INK, font=font)
     for number, found in enumerate(example.found):
-        left = cell * number
-        pen.rectangle((left, top, left + cell - 1, top + cell - 1), fill=RIGHT if found.right else OTHER)
-        sheet.paste(thumbnail(pictures, found.visual_id), (left + EDGE, top + EDGE))
-        pen.text((left + EDGE, top + cell), f'{found.rank}: {found.score:.3f}{" right" if found.right else ""}',
+        x, y = cell * (number % BESIDE), top + line * (number // BESIDE)
+        pen.rectangle((x, y, x + cell - 1, y + cell - 1), fill=RIGHT if found.right else OTHER)
+        sheet.paste(thumbnail(pictures, found.visual_id), (x + EDGE, y + EDGE))
+        pen.text((x + EDGE, y + cell), f'{found.rank}: {found.score:.3f}{" right" if found.right else ""}',
                  fill=RIGHT if found.right else INK, font=font)
     return np.asarray(sheet)
 

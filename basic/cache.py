@@ -3,16 +3,17 @@
 A cached array is a folder: `array.npy` (a row an item), `ids.txt` (the rows' ids, one a line) and `made_from.json`. It
 appears as a whole or not at all, and it is made anew when what it was made from has changed.
 """
-import fcntl
 import json
 import os
 import shutil
 import sys
-import tempfile
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from basic.files import locked, replace_folder
+from basic.foreign import DAMAGE, read_json, read_text, refuse_special
 
 ARRAY, IDS, MADE_FROM = 'array.npy', 'ids.txt', 'made_from.json'
 
@@ -36,58 +37,52 @@ def cached_array(folder, *, ids, made_from, parts):
     folder = Path(folder)
     if not _is_valid(folder, ids, made_from):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.parent):
+        with locked(folder.parent / '.lock', wait=True, waiting=partial(_say_waiting, folder.parent)):
             if not _is_valid(folder, ids, made_from):          # else another process has just made it
-                _make(folder, ids, made_from, parts)
+                _remove_leftovers_of_older_versions(folder)
+                replace_folder(folder, partial(_make, ids=ids, made_from=made_from, parts=parts))
     return folder / ARRAY
 
 
 def _is_valid(folder, ids, made_from):
+    """Whether the array is there, whole, and made from this; whatever else lies there is a cache miss."""
     try:
-        return (json.loads((folder / MADE_FROM).read_text(encoding='utf-8')) == made_from
-                and (folder / IDS).read_text(encoding='utf-8') == _lines(ids) and (folder / ARRAY).is_file())
-    except (OSError, ValueError, RecursionError):    # not there, cut off, or a folder in its place
+        if (read_json(folder / MADE_FROM, dict) != made_from
+                or read_text(folder / IDS) != _lines(ids)):
+            return False
+        refuse_special(folder / ARRAY)
+        return len(np.load(folder / ARRAY, mmap_mode='r', allow_pickle=False)) == len(ids)
+    except (OSError, *DAMAGE):
         return False
 
 
-def _make(folder, ids, made_from, parts):
-    """Write the array into a temporary folder, and put that in the place of what was there."""
+def _make(folder, *, ids, made_from, parts):
+    """Write the array and what it was made from into an empty folder."""
+    # Not written through a map: on a full disk, that kills the process.
+    with open(folder / ARRAY, 'wb') as file:
+        rows = 0
+        for part in parts():
+            if not rows:
+                header = {'descr': np.lib.format.dtype_to_descr(part.dtype), 'fortran_order': False,
+                          'shape': (len(ids), *part.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(part).data)
+            rows += len(part)
+        assert rows == len(ids)
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / IDS).write_text(_lines(ids), encoding='utf-8')
+    (folder / MADE_FROM).write_text(json.dumps(made_from, indent=2) + '\n', encoding='utf-8')
+
+
+def _remove_leftovers_of_older_versions(folder):
+    """Remove `.<name>.<random>` folders of killed processes; today's are `.<name>.<random>.tmp`."""
     for left in folder.parent.glob(f'.{folder.name}.*'):
-        shutil.rmtree(left, ignore_errors=True)                # of a process that was killed at it
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    try:
-        with open(temporary / ARRAY, 'wb') as file:            # not a map: on a full disk, writing one kills a process
-            rows = 0
-            for part in parts():
-                if not rows:
-                    header = {'descr': np.lib.format.dtype_to_descr(part.dtype), 'fortran_order': False,
-                              'shape': (len(ids), *part.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(part).data)
-                rows += len(part)
-            assert rows == len(ids)
-            file.flush()
-            os.fsync(file.fileno())
-        (temporary / IDS).write_text(_lines(ids), encoding='utf-8')
-        (temporary / MADE_FROM).write_text(json.dumps(made_from, indent=2) + '\n', encoding='utf-8')
-        temporary.chmod(0o755)                                 # mkdtemp's is for its owner alone
-        if folder.exists():
-            shutil.rmtree(folder)                              # a run that maps the old array keeps it
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(left, ignore_errors=True)
 
 
-@contextmanager
-def _alone(folder):
-    """Hold the folder's lock, which the system releases should this process die."""
-    with open(folder / '.lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'waiting for another process that writes into {folder}', file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _say_waiting(folder, holder):
+    print(f'waiting for {holder}, which writes into {folder}', file=sys.stderr, flush=True)
 
 
 def _lines(ids):

@@ -8,7 +8,6 @@ Released layout: {'epoch', 'model', 'best_rsum', 'opt', 'Eiters'}, 'model' a lis
 text encoder, visual projection, text projection, discriminator), the encoders' names beginning with 'module.'.
 """
 import argparse
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from basic.checkpoint_file import CheckpointError, read_content, refuse_whole_numbers, tensors_of
 from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import first_five
+from basic.files import write_atomically
 from basic.foreign import expect, plain_tree
 
 FORMAT = 'nrccr-1'
@@ -58,17 +58,10 @@ def save_checkpoint(path, content):
     Args:
         path: file to write.
         content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, choice][, training].
+    Raises:
+        OSError, or torch's RuntimeError over it: it cannot be written; see basic.command.full_disk.
     """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save({'format': FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: torch.save({'format': FORMAT, **content}, file))
 
 
 def find_checkpoint(path):

@@ -1,9 +1,11 @@
 """Files and folders that are whole or not there: atomic writes, replaced folders, locks."""
+import errno
 import json
 import os
+import re
+import secrets
 import shutil
 import socket
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +26,9 @@ def write_atomically(path, content):
         OSError: it cannot be written, a full disk included; what was there is unchanged.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    temporary = _temporary(path)
+    # O_EXCL: the file is new, so no link is followed; its mode is that of any new file.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, 'wb') as file:
             if callable(content):
@@ -33,18 +37,18 @@ def write_atomically(path, content):
                 file.write(content.encode('utf-8') if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())         # mkstemp's is for its owner alone
         os.replace(temporary, path)
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def replace_folder(folder, fill):
-    """Let fill(new folder) make a folder, and put it in the place of what was there: whole, or as it was.
+    """Let fill(new folder) make a folder, then put it in the place of the old one.
 
-    A process killed between the two renames leaves the old folder beside, as `.<name>.<random>.old`; the next call
-    removes such leftovers, so it is for folders that can be made again, never for what a user has made.
+    If anything fails, Ctrl-C included, the old folder is there as before. A process killed between
+    the two renames leaves the old folder beside, as `.<name>.<random>.old`, and the next call
+    removes such leftovers: this is for folders that can be made again, never for what a user has
+    made. Two processes must not call it for one folder at a time (see `locked`).
 
     Args:
         folder: Path; its parent exists.
@@ -52,25 +56,39 @@ def replace_folder(folder, fill):
     """
     folder = Path(folder)
     remove_leftovers(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.tmp', dir=folder.parent))
+    temporary = _temporary(folder)
     old = temporary.with_suffix('.old')
     try:
-        temporary.chmod(0o777 & ~_umask())
+        temporary.mkdir()
         fill(temporary)
         if folder.is_symlink() or folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
     finally:
+        if _is_there(old) and not _is_there(folder):
+            os.replace(old, folder)      # stopped between the two renames
         for left in (temporary, old):
             _remove(left)
 
 
 def remove_leftovers(path):
-    """Remove what a killed process left beside `path` while it wrote there by `write_atomically` or `replace_folder`."""
+    """Remove what killed calls of `write_atomically` and `replace_folder` for `path` left beside it.
+
+    No other process may be writing `path` meanwhile.
+    """
     path = Path(path)
-    for ending in ('tmp', 'old'):
-        for left in path.parent.glob(f'.{path.name}.*.{ending}'):
+    own = re.compile(rf'\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)')
+    for left in path.parent.iterdir():
+        if own.fullmatch(left.name):
             _remove(left)
+
+
+def _temporary(path):
+    return path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+
+
+def _is_there(path):
+    return path.is_symlink() or path.exists()
 
 
 def _remove(path):
@@ -84,15 +102,17 @@ def _remove(path):
 def locked(path, *, wait=False, waiting=None):
     """Hold a lock file for as long as the context lasts; the system releases it if this process dies.
 
-    A symbolic link in its place is refused, and nothing is ever written through one. The file stays when the lock is
-    released, and tells who held it last.
+    Child processes do not hold it. A second lock on the same file in one process is refused like
+    another process's, and raises even with `wait`. The file stays when the lock is released, and
+    tells who held it last. A symbolic link in its place is refused: nothing is written through one.
 
     Args:
-        path: the lock file, made if need be in a folder that exists.
+        path: the lock file; made if need be, and its folder too.
         wait: until the other process is done; False: raise at once.
         waiting: called once with the holder's description if it has to wait.
     Raises:
-        Locked: another process holds it (only without `wait`); the message names its number, machine and folder.
+        Locked: another process holds it (only without `wait`); the message names its number,
+            machine and folder.
         OSError: the file cannot be made, or is a symbolic link.
     """
     path = Path(path)
@@ -103,32 +123,51 @@ def locked(path, *, wait=False, waiting=None):
         except Timeout:
             holder = _holder(path)
             if not wait:
-                raise Locked(f'{path.parent} is in use by {holder}: wait until it is done, or stop it') from None
+                raise Locked(f'{path.parent} is in use by {holder}: wait until it is done, '
+                             'or stop it') from None
             if waiting:
                 waiting(holder)
             lock.acquire()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise symbolic_link(path) from None
         _sign(path)
         yield
     finally:
         lock.release()
 
 
+def symbolic_link(path):
+    """The OSError for a symbolic link where a file of ours is to be written."""
+    return OSError(f'{path} is a symbolic link, and would be written through: delete it')
+
+
+def open_no_link(path, flags):
+    """os.open for a file that is made if need be; OSError where a symbolic link is in its place.
+
+    Args:
+        flags: such as os.O_WRONLY | os.O_APPEND. The file is never emptied.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise symbolic_link(path) from None
+
+
 def _sign(path):
-    """Write into the lock file who holds it; other processes only read it, and may find it half-written."""
-    with suppress(OSError), open(os.open(path, os.O_WRONLY | getattr(os, 'O_NOFOLLOW', 0)), 'w') as file:
+    """Write into the lock file who holds it; others only read it, and may find it half-written."""
+    with suppress(OSError), open(open_no_link(path, os.O_WRONLY), 'w') as file:
         file.truncate(0)
         json.dump({'process': os.getpid(), 'machine': socket.gethostname()}, file)
 
 
 def _holder(path):
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding='utf-8') as file:
+            found = json.loads(file.read(1000))
         return f"process {int(found['process'])} on {str(found['machine'])[:60]}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 'another process'
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from basic import distributed
 from basic.board import STEP, add_code, add_scalars, attempt, open_board
 from basic.checkpoint import BEST, LAST
 from basic.config import ConfigError, config_from_dict, config_to_dict
-from basic.files import write_atomically
+from basic.files import locked, write_atomically
 from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
@@ -26,11 +27,14 @@ METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}   # see evaluation.py
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
-RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *REPORTS)
+RUN_FILES = (LAST, BEST, CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, *REPORTS)     # LAST first: see retire_run
+LOCK = '.lock'                           # held by the process that trains in the folder
+NEXT_BEST = f'.{BEST}.next'              # the best model of an epoch that is not finished yet
+OLD, MOVING = '.old', '.moving'          # a run that --overwrite replaces, until the new one has its first epoch
 # a line of log.jsonl as others need it: see basic.foreign
 RECORD = {'epoch': int, 'best_epoch': (int, None),
           'speed': ({'train_seconds': float, 'val_seconds': float}, None)}
-MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
+MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'train.keep_last', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
 
@@ -53,24 +57,101 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
         ConfigError: it holds a run, and neither was asked for; or resume, and there is no run, or another config.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f'run folder {folder} is a file: give another --run-dir')
     present = [name for name in RUN_FILES if (folder / name).exists()]
-    if resume and overwrite:
-        raise ConfigError('--resume and --overwrite contradict each other: give one')
     if resume and not (folder / CONFIG).exists():
         raise ConfigError(f'nothing to resume: {folder} holds no run; '
-                          + ('--overwrite clears it and starts one' if present else 'leave --resume away to start one'))
+                          + ('--overwrite clears it and starts one' if present else 'omit --resume to start one'))
     if resume:
         _check_same_config(config_to_dict(read_config(folder)), config, folder)
         if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
-            raise ConfigError(f'{folder} cannot go on: {LAST}, which holds the state of its training, is not there. '
-                              f'evaluation.py --checkpoint {folder} tests its {BEST}; --overwrite deletes the run and '
-                              'starts again')
+            raise ConfigError(f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after the '
+                              f'test (train.keep_last=true keeps it). {BEST} can still be tested: evaluation.py '
+                              f'--checkpoint {folder}. For a longer training start again: --overwrite')
         return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
     if present and not overwrite:
         done = f'tested, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
-        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it '
-                          'and starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
+        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces it '
+                          'by a new one; name=NAME, --seed N or --run-dir DIR choose another folder')
     return None
+
+
+def is_finished(folder, config):
+    """Whether a run folder holds this run, trained to its end and tested, so that nothing is left to do."""
+    folder = Path(folder)
+    return ((folder / CONFIG).is_file() and (folder / METRICS['test']).is_file() and is_trained(folder, config)
+            and not config_changes(config_to_dict(read_config(folder)), config_to_dict(config), MAY_DIFFER))
+
+
+@contextmanager
+def hold_run_folder(folder):
+    """Keep every other process from training in a folder; it is made, and removed if it is still empty at the end.
+
+    A run that an earlier process was about to replace when it was killed is put back first.
+
+    Raises:
+        basic.files.Locked: another process trains there; the message names it.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK):
+            settle_retired_run(folder)
+            try:
+                yield
+            finally:
+                settle_retired_run(folder)
+                (folder / LOCK).unlink(missing_ok=True)      # whoever has opened it sees that it is gone
+    finally:
+        with suppress(OSError):          # not empty
+            for path in made:
+                path.rmdir()
+
+
+def retire_run(folder):
+    """Put the run that a folder holds aside, for a new one to begin; `settle_retired_run` decides what becomes of it.
+
+    last.pt goes first and comes last: where it is missing, the new run has no epoch yet.
+    """
+    folder = Path(folder)
+    present = [name for name in RUN_FILES if os.path.lexists(folder / name)]
+    if present:
+        (folder / MOVING).mkdir()
+        for name in present:
+            os.replace(folder / name, folder / MOVING / name)
+        os.replace(folder / MOVING, folder / OLD)
+
+
+def settle_retired_run(folder):
+    """After a new run's first epoch, delete the run that it replaces; before, put that one back. May be killed anywhere.
+
+    Returns:
+        whether a run was put back.
+    """
+    folder = Path(folder)
+    if (folder / OLD).is_dir():
+        if (folder / LAST).exists():
+            shutil.rmtree(folder / OLD)
+            return False
+        clear_run_folder(folder)
+        os.replace(folder / OLD, folder / MOVING)
+    if not (folder / MOVING).is_dir():
+        return False
+    for name in reversed(RUN_FILES):
+        if os.path.lexists(folder / MOVING / name):
+            os.replace(folder / MOVING / name, folder / name)
+    shutil.rmtree(folder / MOVING)
+    return True
+
+
+def settle_best(folder, schedule):
+    """Keep or drop a best model whose epoch was being finished when its process was killed, as last.pt tells."""
+    path = Path(folder) / NEXT_BEST
+    if path.exists() and schedule.epoch and schedule.best_epoch == schedule.epoch:
+        os.replace(path, Path(folder) / BEST)
+    path.unlink(missing_ok=True)
 
 
 def read_config(folder):
@@ -95,7 +176,7 @@ def is_trained(folder, config):
 def clear_run_folder(folder):
     """Make the folder, without what an older run left in it; other files stay."""
     remove_leftovers(folder)
-    for path in (Path(folder) / name for name in RUN_FILES):
+    for path in (Path(folder) / name for name in (*RUN_FILES, NEXT_BEST)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -111,7 +192,7 @@ def remove_reports(folder):
 
 def remove_leftovers(folder):
     """Remove the half-written files of a process that was killed while it wrote atomically."""
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, NEXT_BEST):
         for path in Path(folder).glob(f'.{name}.*.tmp'):
             path.unlink(missing_ok=True)
 

@@ -38,14 +38,17 @@ def choose_devices(name):
     """The torch devices for a driver's GPU argument, one for each process.
 
     Args:
-        name: `cpu`, a GPU's index such as `0`, several such as `0,1,2`, or `cpu:2` for two processes on the CPU.
+        name: `auto` (the first GPU, or the CPU where there is none), `cpu`, a GPU's index such as `0`, several such as
+            `0,1,2`, or `cpu:2` for two processes on the CPU.
     Returns:
         list of torch.device, at least one.
     Raises:
         ValueError: not a device name, no such GPU, or one named twice.
     """
     name = str(name).strip()
-    valid = 'expected cpu, cpu:N for N processes, or the indices of GPUs, such as 0 or 0,1'
+    if name == 'auto':
+        name = '0' if torch.cuda.is_available() else 'cpu'
+    valid = 'expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such as 0 or 0,1'
     if re.fullmatch('cpu(:[1-9][0-9]?)?', name):
         return [torch.device('cpu')] * int(name.partition(':')[2] or 1)
     if not re.fullmatch('(cuda:)?[0-9]+(,[0-9]+)*', name):

@@ -2,6 +2,8 @@
 import json
 
 import numpy as np
+import os
+
 import pytest
 import torch
 from conftest import IMAGE_SIZE
@@ -158,3 +160,40 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / 'cache/x/made_from.json').write_text('{"a": 1')
     make_one(0, tmp_path)
     assert sorted(path.name for path in (tmp_path / 'cache').iterdir()) == ['.lock', 'x']
+
+
+def test_the_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / 'precious').write_text('kept')
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache/.lock').symlink_to('../precious')
+    with pytest.raises(OSError, match='cache/.lock is a symbolic link'):
+        make_one(0, tmp_path)
+    assert (tmp_path / 'precious').read_text() == 'kept'
+
+
+@pytest.mark.parametrize('name, content', [
+    ('made_from.json', b'[]'), ('made_from.json', b'[' * 5000), ('made_from.json', b'9' * 5000),
+    ('made_from.json', b'\xff'), ('made_from.json', None), ('ids.txt', b'\xff'), ('array.npy', b''),
+    ('array.npy', b'\x93NUMPY\x01\x00v\x00{'), ('array.npy', None)])
+def test_what_is_damaged_is_a_cache_miss(tmp_path, name, content):
+    make_one(0, tmp_path)
+    (tmp_path / 'cache/x' / name).unlink()
+    if content is None:
+        os.mkfifo(tmp_path / 'cache/x' / name)
+    else:
+        (tmp_path / 'cache/x' / name).write_bytes(content)
+    make_one(1, tmp_path)
+    assert np.load(tmp_path / 'cache/x/array.npy')[0, 0] == 1
+
+
+def test_a_full_disk_leaves_the_old_array(tmp_path):
+    make_one(0, tmp_path)
+
+    def parts():
+        yield np.zeros((1, 2))
+        raise OSError(28, 'No space left on device')
+    with pytest.raises(OSError, match='No space'):
+        cached_array(tmp_path / 'cache/x', ids=['0', '1'], made_from={}, parts=parts)
+    assert sorted(path.name for path in (tmp_path / 'cache').iterdir()) == ['.lock', 'x']
+    make_one(1, tmp_path)                                                  # there already
+    assert np.load(tmp_path / 'cache/x/array.npy')[0, 0] == 0

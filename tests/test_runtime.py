@@ -1,6 +1,7 @@
 """Devices, seeds and random states."""
 import os
 import random
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -43,10 +44,10 @@ def test_a_process_a_device(gpus):
 @pytest.mark.parametrize('count, name, parts', [
     (0, '0', ["device '0'", 'no GPU', 'give cpu']), (2, '2', ["device '2'", '2 GPU(s)', 'numbered from 0']),
     (4, '0,0', ["device '0,0'", 'named twice']), (4, '0,4', ["device '0,4'", '4 GPU(s)']),
-    (4, '0,', ['expected cpu']), (0, 'cpu:0', ['expected cpu', 'cpu:N']),
-    (2, 'gpu', ["device 'gpu'", 'expected cpu, cpu:N']),
-    (2, '-1', ["device '-1'", 'expected cpu, cpu:N']), (2, '', ['expected cpu, cpu:N']),
-    (2, '²', ['expected cpu, cpu:N']), (2, 'cuda', ['expected cpu, cpu:N'])])
+    (4, '0,', ['expected auto, cpu']), (0, 'cpu:0', ['expected auto, cpu', 'cpu:N']),
+    (2, 'gpu', ["device 'gpu'", 'expected auto, cpu, cpu:N']),
+    (2, '-1', ["device '-1'", 'expected auto, cpu, cpu:N']), (2, '', ['expected auto, cpu, cpu:N']),
+    (2, '²', ['expected auto, cpu, cpu:N']), (2, 'cuda', ['expected auto, cpu, cpu:N'])])
 def test_what_is_no_device_is_refused(gpus, count, name, parts):
     gpus(count)
     with pytest.raises(ValueError) as error:
@@ -74,17 +75,16 @@ def older_switches():
     return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
-SWITCHES = '''
-torch.backends.fp32_precision = 'tf32'
-torch.backends.cuda.matmul.fp32_precision = 'tf32'
-torch.backends.cudnn.conv.fp32_precision = 'tf32'
-torch.backends.cudnn.conv.fp32_precision = 'ieee'
-torch.backends.cudnn.fp32_precision = 'ieee'
-torch.backends.mkldnn.matmul.fp32_precision = 'bf16'
-torch.backends.cuda.matmul.allow_tf32 = True
-torch.backends.cudnn.allow_tf32 = False
-torch.set_float32_matmul_precision('medium')
-'''.strip().splitlines()
+SWITCHES = [('backends.fp32_precision', 'tf32'), ('backends.cuda.matmul.fp32_precision', 'tf32'),
+            ('backends.cudnn.conv.fp32_precision', 'tf32'), ('backends.cudnn.conv.fp32_precision', 'ieee'),
+            ('backends.cudnn.fp32_precision', 'ieee'), ('backends.mkldnn.matmul.fp32_precision', 'bf16'),
+            ('backends.cuda.matmul.allow_tf32', True), ('backends.cudnn.allow_tf32', False)]
+
+
+def turn(switch):
+    name, value = switch
+    where, _, leaf = name.rpartition('.')
+    setattr(attrgetter(where)(torch), leaf, value)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def switches():
 
 @pytest.mark.parametrize('switch', SWITCHES)
 def test_precision_whichever_switches_the_process_has_used(switches, switch):
-    exec(switch)
+    turn(switch)
     before = newer_switches()
     with matrix_precision('fp32'):
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
@@ -114,7 +114,7 @@ def test_precision_whichever_switches_the_process_has_used(switches, switch):
         assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
     assert newer_switches() == before
     for precision in ('tf32', 'fp32'):
-        exec(switch)
+        turn(switch)
         set_precision(precision)
         assert older_switches()[1:] == (precision == 'tf32',) * 2
 

@@ -205,9 +205,11 @@ def refused(capsys, *argv):
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, capsys):
     make_run(tmp_path / '1', seed=1)
-    make_run(tmp_path / '2', seed=2, options=['loss.weights.kd_sim=0', 'train.lr=3e-4'])
+    make_run(tmp_path / '2', seed=2, options=['loss.weights.kd_sim=0', 'train.lr=3e-4',
+                                               'data.missing=skip'])
     message = refused(capsys, tmp_path)
     assert "runs named 'full' differ in more than the seed" in message
+    assert "data.missing: 'error' and 'skip'" in message
     assert 'loss.weights.kd_sim: 0.4 and 0.0; train.lr: 0.0001 and 0.0003' in message and 'train.seed' not in message
 
 

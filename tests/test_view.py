@@ -128,6 +128,8 @@ def test_the_table_fits_80_columns_and_marks_the_result():
     assert [line.split()[6] for line in lines if line.startswith('0.2')] == ['57.57', '57.57']    # mAP in per cent
     assert 'best SumR on validation' in ' '.join(lines) and max(map(len, table(big_report(chosen_weight=0.2)).splitlines())) < 80
     assert '"chosen"' not in table(big_report(chosen_weight=None))
+    left_out = big_report(left_out={'captions': 23_456, 'of_captions': 123_456}, val_weight=0.5)
+    assert max(map(len, table(left_out).splitlines())) < 80 and 'for want of the queries that w = 0.5' in table(left_out)
 
 
 def test_the_result_is_that_of_the_papers_weight():

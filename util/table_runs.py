@@ -124,6 +124,11 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='v
     return runs
 
 
+def _preset(report):
+    """The w of a test's one result; reports of older versions have that of validation alone."""
+    return report['result']['weight'] if 'result' in report else report['val_weight']
+
+
 def _read_run(folder, weight):
     try:
         config = read_config(folder)
@@ -131,7 +136,7 @@ def _read_run(folder, weight):
         chosen = report.get('chosen_weight')
         asked = chosen if weight == 'chosen' else None
         run = TestedRun(folder=folder, config=config, report=report, chosen=chosen is not None,
-                        weight=report['val_weight'] if asked is None else asked,
+                        weight=_preset(report) if asked is None else asked,
                         preset=weight == 'chosen' and chosen is None)
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from basic import distributed
 from basic.collection import validation_weights
 from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
@@ -234,7 +235,7 @@ def main(argv=None):
         if len(devices) > 1:
             raise DataError(f'--device {args.device}: this runs on one device')
         report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
-                                   split=args.split, device=devices[0], batch_size=args.batch_size,
+                                   split=args.split, device=distributed.start(devices), batch_size=args.batch_size,
                                    validate=not args.no_val)
         print(table(report))
         print(f'written: {write_report(report, folder=folder)}')
