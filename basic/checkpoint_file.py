@@ -13,7 +13,7 @@ import zipfile
 
 import torch
 
-from basic.errors import first_five
+from basic.errors import UserError, first_five
 from basic.foreign import DAMAGE, expect, refuse_special, shown
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -21,7 +21,7 @@ COUNTS = ('num_batches_tracked', 'position_ids', 'token_type_ids')    # the ends
 AGAIN = 'copy or fetch it again'
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used: the message names the file, what was found and what to do."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from basic.errors import UserError
 from basic.foreign import LARGEST, parse_yaml, plain_tree, read_yaml, shown
 
 POOLINGS = ('padded_mean', 'mean', 'max')
@@ -32,7 +33,7 @@ MOST_FILES = 100                         # that `base:` may lead to
 MISSING_ITEMS = ('error', 'skip')
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run: the message names the key, what was found and what is valid."""
 
 

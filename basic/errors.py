@@ -2,7 +2,18 @@
 from pathlib import Path
 
 
-class DataError(ValueError):
+class UserError(ValueError):
+    """A mistake that the user can put right.
+
+    A message longer than a screen, because it quotes what a file holds, loses its middle.
+    """
+
+    def __init__(self, message=''):
+        text = str(message)
+        super().__init__(text if len(text) < 3000 else f'{text[:2000]} ... {text[-500:]}')
+
+
+class DataError(UserError):
     """Data that cannot be used: the message names the file (and line), what was found and expected, and what to do."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from basic.cache import cached_array
 from basic.config import ConfigError
-from basic.errors import DataError
+from basic.errors import DataError, UnreachableError
 from basic.foreign import expect, read_json, read_npz, shown
 from basic.logger import read_config, read_log, record_start
 from util.make_demo import options_there
@@ -48,6 +48,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     for name, kind in (('pipe', 'a pipe or a device'), ('.', 'a folder')):
         with pytest.raises(DataError, match=f'is {kind}, not a file'):
             read_json(tmp_path / name, dict)
+
+
+def test_a_message_longer_than_a_screen_loses_its_middle():
+    for kind in (ConfigError, DataError, UnreachableError):
+        assert str(kind('short')) == 'short' and kind('short').args == ('short',)
+        assert str(kind('the key ' + 'x' * 10**6 + ' is unknown')).startswith('the key xxx')
+        assert len(str(kind('x' * 10**6))) < 3000 and str(kind('x' * 10**6 + ' unknown')).endswith('unknown')
 
 
 # ----------------------------------------------------------------------------------------------------- the run folder

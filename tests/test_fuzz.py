@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,7 +58,7 @@ class Case:
 def fuzz(strategy, read, cost=1):
     """read(example) returns, or raises an error that a user can understand, in bounded time and memory."""
     @settings(max_examples=max(EXAMPLES // cost, 10), derandomize=FUZZ is None, database=None, deadline=None,
-              suppress_health_check=list(HealthCheck))
+              phases=[Phase.generate] if FUZZ else [Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
     @given(strategy.map(Case))
     def run(example):
         start, memory = time.process_time(), peak()      # the machine may be busy with something else
