@@ -12,7 +12,6 @@ batches, so that the batches are those of one process.
 """
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from basic.features import FrameSource, PooledSource
 from basic.ids import did_you_mean, read_ids
 from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
 from basic.loader import Loader
+from basic.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ class Batch:
         visual_mask: (N, F) float32 for frames, else None.
         en, tgt, back: the branches' tokens, each padded to its own longest caption; `tgt` and `back` are None where
             no loss term needs them.
-        index: (N,) int64, the captions' rows in the split's `en` file.
+        index: (N,) int64, the pairs' numbers, in the order of the split's `en` file.
         total: pairs of the whole batch, in all processes; None: this is the whole batch, and it becomes N.
-        owner: (N,) int64, the visual item of each pair, as a number; None where no loss term asks for it.
+        owner: (N,) int64, the visual item of each pair, as a number; None without
+            `loss.mask_same_visual`.
     """
     visual: torch.Tensor
     visual_mask: torch.Tensor | None
@@ -99,19 +100,16 @@ class Collection(CollectionFiles):
             captions: CaptionFile, whose visual items are taken where a collection of images has no id list.
             image_size: S.
         """
-        data, visual = self.config.data, self.config.visual
+        data, visual, paths = self.config.data, self.config.visual, self.visual_files(split)
         if visual.kind == 'frames':
-            folder = self.find([data.frames], split, 'frame features', 'visual.feature, data.frames')
+            folder = paths['frames']
             if folder not in self._opened:
                 self._opened[folder] = FrameSource(folder, max_frames=visual.max_frames)
             source = self._opened[folder]
         else:
-            lists = list(data.ids[split])
-            list_path = self.find(lists, split, 'id list', f'data.ids.{split}') if lists else None
+            list_path = paths.get('ids')
             if visual.kind == 'pooled':
-                features = self.find(list(data.pooled[split]), split, 'image features',
-                                     f'visual.feature, data.pooled.{split}')
-                source = PooledSource(features, list_path)
+                source = PooledSource(paths['pooled'], list_path)
             else:
                 templates = [str(path) for path in self.paths(data.images, split)]
                 template = next((t for t in templates if Path(t.partition('{id}')[0] + 'x').parent.is_dir()),
@@ -150,7 +148,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
         made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
         key += [made_from['weights'], made_from['tf32']]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
-    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    workers = min(16, cpu_count())
 
     def parts():
         loader = Loader(VisualBatches(source, ids, batch_size=128), workers=workers, processes=True)
@@ -185,13 +183,13 @@ def check_known(source, captions):
     if unknown:
         raise DataError(f'{len(unknown):,} of the {len(captions.visual_ids):,} visual items of {captions.path} are not '
                         f'in {source.where}, or have no frames there: {first_five(unknown)}'
-                        f'{did_you_mean(unknown, source.ids)}; add them, or leave their captions out with '
-                        'data.missing=skip')
+                        f'{did_you_mean(unknown, source.ids)}; add them, or leave their captions '
+                        'out with data.missing=skip')
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What `data.missing=skip` left out of a split: captions and visual items, each of how many, the items' names."""
+    """What `data.missing=skip` left out of a split, each of how many; `names`: the visual items."""
     split: str
     captions: int
     of_captions: int
@@ -200,25 +198,27 @@ class LeftOut:
     names: tuple[str, ...]
 
     def __str__(self):
-        text = (f"data.missing=skip: '{self.split}' is without {self.captions:,} of its {self.of_captions:,} captions: "
-                f'{self.visuals:,} of its {self.of_visuals:,} visual items are missing: {first_five(self.names)}')
+        text = (f"data.missing=skip: '{self.split}' is without {self.captions:,} of its "
+                f'{self.of_captions:,} captions: {self.visuals:,} of its {self.of_visuals:,} visual '
+                f'items are missing: {first_five(self.names)}')
         if self.split != 'train':
             text += '; a result on fewer items cannot be compared with published ones'
         return text
 
     def counts(self):
         """The counts as plain data, for records."""
-        return {name: getattr(self, name) for name in ('captions', 'of_captions', 'visuals', 'of_visuals')}
+        return {'captions': self.captions, 'of_captions': self.of_captions,
+                'visuals': self.visuals, 'of_visuals': self.of_visuals}
 
 
 def present_items(config, split, source, files):
-    """A split's captions and visual items; those that are missing are refused or left out, as `data.missing` says.
+    """A split's captions and visual items; missing ones are refused or left out (`data.missing`).
 
     Args:
         source: visual source.
         files: dict role -> CaptionFile, all with the same ids.
     Returns:
-        (files, visual ids in the order of `visual_order`, LeftOut or None where nothing is missing).
+        (files, visual ids in the order of `visual_order`, LeftOut or None: nothing is missing).
     Raises:
         DataError: items are missing and data.missing=error, or nothing is left.
     """
@@ -235,15 +235,17 @@ def present_items(config, split, source, files):
         return files, visual_order(config, split, source, first), None
     rows = [row for row, (visual, _) in enumerate(first.ids) if visual not in gone]
     if not rows:
-        raise DataError(f'all of the {len(first.visual_ids):,} visual items of {first.path} are missing in '
-                        f'{source.where}: {first_five(list(gone))}{did_you_mean(list(gone), source.ids)}; nothing is '
-                        'left after data.missing=skip')
+        names = list(gone)
+        raise DataError(f'all of the {len(first.visual_ids):,} visual items of {first.path} are '
+                        f'missing in {source.where}: {first_five(names)}'
+                        f'{did_you_mean(names, source.ids)}; data.missing=skip would leave nothing')
     ids = [first.ids[row] for row in rows]
-    files = {role: CaptionFile(file.path, ids, [file.texts[row] for row in rows]) for role, file in files.items()}
-    order = visual_order(config, split, source, next(iter(files.values())))
-    return files, [name for name in order if name not in gone], LeftOut(
-        split, captions=len(first) - len(rows), of_captions=len(first), visuals=len(gone), of_visuals=len(named),
-        names=tuple(gone))
+    kept = {role: CaptionFile(file.path, ids, [file.texts[row] for row in rows])
+            for role, file in files.items()}
+    order = visual_order(config, split, source, next(iter(kept.values())))
+    left_out = LeftOut(split, captions=len(first) - len(rows), of_captions=len(first),
+                       visuals=len(gone), of_visuals=len(named), names=tuple(gone))
+    return kept, [name for name in order if name not in gone], left_out
 
 
 class PairDataset(Dataset):
@@ -270,7 +272,8 @@ class PairDataset(Dataset):
         visual, mask = self.source.batch([self.visual_ids[i] for i in self.owner[rows]], own)
         tokens = {role: packed.padded(rows, own) for role, packed in self.tokens.items()}
         owner = torch.from_numpy(self.owner[rows[own]]) if self.with_owner else None
-        return Batch(visual=visual, visual_mask=mask, index=torch.from_numpy(rows[own]), total=len(rows), owner=owner,
+        return Batch(visual=visual, visual_mask=mask, index=torch.from_numpy(rows[own]),
+                     total=len(rows), owner=owner,
                      **{role: tokens.get(role) for role in ('en', 'tgt', 'back')})
 
 
@@ -307,7 +310,9 @@ class VisualBatches(Dataset):
 
 
 class CaptionBatches(Dataset):
-    """Captions of a split. An index is the number of a batch, an item (en Tokens, tgt Tokens), None where not needed.
+    """Captions of a split. An index is the number of a batch, an item (en Tokens, tgt Tokens).
+
+    A branch that is not needed is None.
 
     Args:
         tokens: dict of en, tgt, or one of them -> PackedTokens.
@@ -322,8 +327,8 @@ class CaptionBatches(Dataset):
 
     def __getitem__(self, number):
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return tuple(self.tokens[role].padded(self.order[role][place]) if role in self.tokens else None
-                     for role in ('en', 'tgt'))
+        return tuple(self.tokens[role].padded(self.order[role][place])
+                     if role in self.tokens else None for role in ('en', 'tgt'))
 
 
 class TrainLoader(Loader):
@@ -358,17 +363,18 @@ class EvalSet:
 
     Attributes:
         split: its name.
-        captions: Loader of (en Tokens, tgt Tokens), of which one is None where it is not in `branches`.
+        captions: Loader of (en Tokens, tgt Tokens); one that is not in `branches` is None.
         visuals: Loader of (visual, mask or None), as in Batch. `indices` of both are the batches' numbers.
         order: dict visual, en, tgt -> (V,) or (Q,) int64: which item comes in which place. A branch is not in it if
             its captions come in the order of the first branch's file, or the visual items in that of `visual_ids`.
         owner: (Q,) int64, the visual item (index into `visual_ids`) of each caption.
         caption_ids: '<visual id>#<n>' of each caption.
-        visual_ids: videos in order of first appearance in the first branch's file; images in the order of the id list, those
-            without captions included.
+        visual_ids: videos in order of first appearance in the first branch's file; images in the
+            order of the id list, those without captions included.
         feature_dim: D, 0 for images.
         branches: those of the captions, `en` before `tgt`: see `basic.config.scored_branches`.
         left_out: LeftOut, or None.
+        texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where there are none.
     """
     split: str
     captions: Loader
@@ -380,6 +386,8 @@ class EvalSet:
     feature_dim: int
     branches: tuple[str, ...] = ('en', 'tgt')
     left_out: LeftOut | None = None
+    texts: dict[str, list[str]] | None = None
+    pictures: ImageSource | None = None
 
     @property
     def longest(self):
@@ -410,6 +418,31 @@ def pack_branch(config, role, file, tokenizer):
                         max_tokens=config.text.positions)
 
 
+def fingerprint(loaders):
+    """What tells whether a run goes on with the data that it began with.
+
+    Args:
+        loaders: dict split -> TrainLoader or EvalSet.
+    Returns:
+        dict split -> dict: captions and visual_items (counts), text (a hash of which item each caption belongs to, and
+        of its tokens), features (dict file name -> bytes; empty for images).
+    """
+    found = {}
+    for split, loader in loaders.items():
+        dataset, source = ((loader.dataset, loader.dataset.source) if split == 'train' else
+                           (loader.captions.dataset, loader.visuals.dataset.source))
+        ids, owner = (dataset.visual_ids, dataset.owner) if split == 'train' else (loader.visual_ids, loader.owner)
+        text = hashlib.sha256('\n'.join(ids).encode())
+        text.update(np.ascontiguousarray(owner))
+        for role, packed in dataset.tokens.items():
+            text.update(role.encode())
+            text.update(packed.offsets)
+            text.update(packed.ids)
+        found[split] = {'captions': len(owner), 'visual_items': len(ids), 'text': text.hexdigest(),
+                        'features': getattr(source, 'files', {})}
+    return found
+
+
 def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_size=224, device='cpu',
                   image_encoder=None, number=None, of=None, weights=None):
     """Open, join and tokenise the splits.
@@ -423,7 +456,8 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         device: where the model is; batches are put into pinned memory if that is a GPU.
         image_encoder: model.ClipEncoder, for compute.image_cache=embeddings.
         number, of: this process's number and how many there are; None: as basic.distributed has it.
-        weights: shares w that val and test are scored with, which tell the branches needed; see Collection.roles.
+        weights: shares w that val and test are scored with, which tell the branches needed; see
+            `Collection.roles`.
     Returns:
         dict split -> TrainLoader (train) or EvalSet.
     Raises:
@@ -440,9 +474,11 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
         first = next(iter(files.values()))
         if left_out and distributed.is_main():
             log.warning('%s', left_out)
+        pictures = source if isinstance(source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
-            source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
-                                  device=device, encoder=image_encoder)
+            with distributed.patiently():            # one process makes it, and the others wait
+                source = store_images(source, visual_ids, collection.folder / 'cache', split=split, config=config,
+                                      device=device, encoder=image_encoder)
         row = {name: i for i, name in enumerate(visual_ids)}
         owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
         tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
@@ -475,5 +511,6 @@ def build_loaders(config, rootpath, tokenizer, splits=('train', 'val'), image_si
                 visuals=Loader(visuals, sampler=range(number, len(visuals), of), processes=source.in_processes,
                                **options),
                 caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids,
-                feature_dim=source.dim, branches=tuple(files), left_out=left_out)
+                feature_dim=source.dim, branches=tuple(files), left_out=left_out,
+                texts={role: file.texts for role, file in files.items()}, pictures=pictures)
     return loaders

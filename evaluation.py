@@ -2,13 +2,21 @@
 
     python evaluation.py --checkpoint RUN_DIR_OR_FILE [--rootpath ROOT] [--split val|test] [key=value ...]
 
+With eval.weights=[0] the target-language queries are read and encoded alone: they need no translated
+ones. With [1] likewise the translated ones.
+
 Q captions, V visual items, E common space.
 """
-import argparse
+from basic.arguments import check_first, evaluation_arguments
+
+if __name__ == '__main__':
+    check_first('evaluation.py', evaluation_arguments)   # before the imports, which take seconds
+
 import io
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,20 +26,25 @@ import torch
 from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
+from basic.command import command, is_out_of_memory
 from basic.collection import CollectionFiles, scored_branches, validation_weights
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import write_atomically
-from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes)
+from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
+                          progress, tell)
 from basic.print_config import describe_config
-from basic.runtime import autocast, choose_devices, set_precision
-from basic.scoring import scored
+from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
+from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
-from model import build_model
+from model import build_model, refuse_misfit
 
 # what an option may change, and the test is still the run's own: where things lie, and how fast they are
 SAME_TEST = (*MAY_DIFFER, 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained', 'data.images')
-COLUMNS = ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')
+COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}      # and how wide each is
+UNITS = {'R@k': 'per cent', 'SumR': 'per cent, six recalls added', 'MedR': 'rank, from 1', 'MeanR': 'rank, from 1',
+         'mAP': 'from 0 to 1'}           # of the figures in metrics.json; what people see has mAP in per cent
+WIDTH = 79                               # characters that a line for people has at most, but for paths
 
 
 class Embeddings(NamedTuple):
@@ -55,11 +68,11 @@ def encode(model, eval_set, device, precision='fp32'):
     was_training = model.training
     model.eval()
     parts = {'visual': [], **{role: [] for role in eval_set.branches}}
-    for batch, mask in eval_set.visuals:
+    for batch, mask in shown(eval_set.visuals, f'encoding {eval_set.split}: visual items, batch'):
         mask = None if mask is None else mask.to(device, non_blocking=True)
         with autocast(device, precision):
             parts['visual'].append(model.encode_visual(batch.to(device, non_blocking=True), mask))
-    for pair in eval_set.captions:
+    for pair in shown(eval_set.captions, f'encoding {eval_set.split}: captions, batch'):
         for role, tokens in zip(('en', 'tgt'), pair):
             if role not in eval_set.branches:
                 continue
@@ -69,6 +82,11 @@ def encode(model, eval_set, device, precision='fp32'):
     model.train(was_training)
     return Embeddings(**{role: in_order(distributed.gather_batches(encoded, device), eval_set.order.get(role))
                          for role, encoded in parts.items()})
+
+
+def shown(batches, label):
+    """Iterate batches, with a progress line in one process of several."""
+    return progress(batches, label, shown=distributed.is_main())
 
 
 def in_order(rows, order):
@@ -85,12 +103,13 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         embeddings: Embeddings of the split.
         eval_set: data_provider.EvalSet, for its ground truth.
         config: basic.config.Config, for the tie rule and the weights.
-        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A branch that none of them
-            needs may be missing.
+        weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
+            branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
     Returns:
-        dict: split, captions, visuals (counts), ties, val_weight; rows: for each w a dict of weight, t2v, v2t and SumR
-        as `basic.metric.retrieval_metrics` gives them; and, if wanted, ranks: see `collect_ranks`.
+        dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`; rows: for each w a
+        dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics` gives them; and, if wanted, ranks: see
+        `collect_ranks`.
     """
     used = float(config.train.val_weight)
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
@@ -99,20 +118,32 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
                      memory=config.compute.score_memory)
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
     report = {'split': eval_set.split, 'captions': len(en), 'visuals': len(embeddings.visual),
-              'ties': config.eval.ties, 'val_weight': used, 'rows': rows}
+              'ties': config.eval.ties, 'units': UNITS, 'val_weight': used, 'result': result_of(rows, used),
+              'rows': rows}
     return {**report, 'ranks': collect_ranks(scoring, weights, eval_set)} if with_ranks else report
 
 
+def result_of(rows, val_weight):
+    """The one result of a test, that of the paper's protocol: at the w that validation used (else the first row's).
+
+    Returns:
+        dict: weight, SumR, and R@1 of t2v and of v2t.
+    """
+    row = next((row for row in rows if row['weight'] == val_weight), rows[0])
+    return {'weight': row['weight'], 'SumR': row['SumR'], **{f'{way} R@1': row[way].get('R@1') for way in ('t2v', 'v2t')}}
+
+
 def branches_for(weights, embeddings):
-    """(en, tgt) embeddings to score with; the other stands in, times 0, for one that no weight needs.
+    """(en, tgt) embeddings to score with; for one that no weight needs the other stands in.
 
     Raises:
         ValueError: a weight needs a branch that was not encoded.
     """
     absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
     if absent:
-        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {', '.join(f'{w:g}' for w in weights)} "
-                         'cannot be scored; put such a w into eval.weights')
+        shown = ', '.join(f'{w:g}' for w in weights)
+        raise ValueError(f"no '{absent[0]}' queries were encoded, so w = {shown} cannot be scored; "
+                         'put such a w into eval.weights')
     en, tgt = embeddings.en, embeddings.tgt
     return (tgt if en is None else en), (en if tgt is None else tgt)
 
@@ -121,7 +152,8 @@ def reported_weights(config, *more, branches=('en', 'tgt')):
     """The weights that a report has, falling: `eval.weights`, the one that validation uses, and more.
 
     Args:
-        branches: of the queries that are there; what needs another than `eval.weights` needs is left out.
+        branches: of the queries that are there; one of the other weights that needs more is left
+            out.
     """
     others = [weight for weight in (float(config.train.val_weight), *more)
               if set(scored_branches([weight])) <= {*branches}]
@@ -157,30 +189,105 @@ def choose_weight(embeddings, eval_set, config):
             'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows]}
 
 
-def table(report):
-    """The rows of a report (see `evaluate_checkpoint`) as aligned text, for people."""
-    def row(first, cells, last):
-        return f'{first:<9}' + ''.join(f' |{"".join(cells[i:i + 6])}' for i in (0, 6)) + f' | {last:>6}'.rstrip()
+class Found(NamedTuple):
+    """A visual item that a search has found: its place, its score, whether it is right, a caption of it."""
+    rank: int
+    score: float
+    visual_id: str
+    right: bool
+    caption: str
 
-    head = [f'{name:>7}' for name in COLUMNS] * 2
-    lines = [(f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,} captions, '
-             f'{report["visuals"]:,} visual items; ties {report["ties"]}; model of epoch {report["epoch"]}'),
-             row('', [f'{"text to visual (t2v)":^42}', *[''] * 5, f'{"visual to text (v2t)":^42}', *[''] * 5], ''),
-             row('w(en)', head, 'SumR')]
-    for entry in report['rows']:
-        cells = [f'{entry[way][name]:7.4f}' if name == 'mAP' else f'{entry[way][name]:7.1f}'
-                 for way in ('t2v', 'v2t') for name in COLUMNS]
-        marked = (('val', report['val_weight']), ('chosen on val', report.get('chosen_weight')))
-        marks = [mark for mark, weight in marked if entry['weight'] == weight]
-        lines.append(row(f'{entry["weight"]:<4g}', cells, f'{entry["SumR"]:.1f}')
-                     + (f'  <- {", ".join(marks)}' if marks else ''))
+
+class Example(NamedTuple):
+    """A search, to be looked at. texts: the query, target language first; rank: the right item's; found: list."""
+    caption_id: str
+    texts: list[str]
+    rank: int
+    found: list[Found]
+
+
+@torch.no_grad()
+def search_examples(embeddings, eval_set, config, *, queries=4, top=5):
+    """What some queries find at the weight that validation uses; the captions at even distances in the split.
+
+    Args:
+        embeddings, eval_set, config: as `evaluate` has; eval_set with its texts.
+        queries: how many; top: visual items of each, and the right one after them, if it is not among them.
+    Returns:
+        list of Example.
+    """
+    owner, weight = np.asarray(eval_set.owner), config.train.val_weight
+    rows = sorted({round(place) for place in np.linspace(0, len(owner) - 1, queries)})
+    roles = [role for role in ('en', 'tgt') if getattr(embeddings, role) is not None]
+    found = {role: _normalised_scores(getattr(embeddings, role), embeddings.visual, rows) for role in roles}
+    scores = mix(found['en'], found['tgt'], weight) if len(found) == 2 else found[roles[0]]      # (queries, V)
+    first = {visual: row for row, visual in reversed(list(enumerate(owner.tolist())))}           # caption of each item
+
+    def text(row):
+        return [eval_set.texts[role][row] for role in reversed(roles)]
+
+    examples = []
+    for row, line in zip(rows, scores.cpu()):
+        order = line.argsort(descending=True, stable=True).tolist()
+        rank = order.index(owner[row]) + 1
+        places = [*range(1, min(top, len(order)) + 1), *([rank] if rank > top else [])]
+        examples.append(Example(eval_set.caption_ids[row], text(row), rank, [
+            Found(place, float(line[item]), eval_set.visual_ids[item], item == owner[row],
+                  text(first[item])[-1] if item in first else '')
+            for place in places for item in [order[place - 1]]]))
+    return examples
+
+
+def _normalised_scores(captions, visual, rows):
+    """Scores (len(rows), V) of some captions, min-max normalised over the scores of all of them."""
+    low, high = [], []
+    for block in captions.split(1024):
+        scores = similarity(block, visual)
+        low.append(scores.min())
+        high.append(scores.max())
+    return normalise(similarity(captions[rows], visual), torch.stack(low).min(), torch.stack(high).max())
+
+
+def table(report):
+    """The rows of a report (see `evaluate_checkpoint`) as aligned text, for people, within `WIDTH`."""
+    lines = [f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,} captions, '
+             f'{report["visuals"]:,} visual items', f'model of epoch {report["epoch"]}; ties {report["ties"]}']
+    used, chosen = report['result']['weight'], report.get('chosen_weight')
+    for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
+        last = way == 'v2t'
+        lines += ['', title, f'{"w":<5}' + ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
+                  + '    SumR' * last]
+        for row in report['rows']:
+            cells = [f'{100 * row[way][name]:{width}.2f}' if name == 'mAP' else f'{row[way][name]:{width}.1f}'
+                     for name, width in COLUMNS.items()]
+            marks = [mark for mark, weight in (('result', used), ('chosen', chosen)) if row['weight'] == weight]
+            lines.append(f'{row["weight"]:<5.4g}' + ''.join(cells) + f'{row["SumR"]:8.1f}' * last
+                         + (f'  <- {", ".join(marks)}' if marks else ''))
+    notes = [f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}']
     if report.get('left_out'):
         gone = report['left_out']
-        lines.append(f'without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are missing '
-                     '(data.missing=skip): not to be compared with published results')
-    lines.append('w: share of the English branch in the score; "val": the share that validation uses in training, '
-                 '"chosen on val": the best one there. R@k in per cent, mAP from 0 to 1.')
-    return '\n'.join(lines)
+        notes.append(f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
+                     'missing (data.missing=skip): not to be compared with published results.')
+    return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+
+
+def which_w(report):
+    """One sentence on the marks of a table."""
+    used, preset = report['result']['weight'], report['val_weight']
+    if used == preset:
+        text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
+    else:
+        text = f'"result": at w = {used:g}, for want of the queries that w = {preset:g} needs'
+    if report.get('chosen_weight') is None:
+        return f'{text}.'
+    return f'{text}; "chosen": at the w that had the best SumR on validation.'
+
+
+def result_line(report):
+    """The last line of a test: its one result."""
+    found = report['result']
+    return (f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t {found["v2t R@1"]:.1f}) '
+            f'at w = {found["weight"]:g}')
 
 
 def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', tokenizer=None, images=None,
@@ -204,6 +311,7 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
     device = distributed.start(choose_devices(device))
+    tell(f'reading {path}')
     checkpoint = load_checkpoint(path, overrides)
     config = with_images(checkpoint.config, images) if images else checkpoint.config
     set_precision(config.compute.precision)
@@ -211,18 +319,22 @@ def evaluate_checkpoint(path, *, rootpath=None, split='test', device='cpu', toke
     saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
     tokenizer = load_tokenizer(tokenizer or (str(saved) if saved.is_dir() else config.text.bert),
                                config.text.lowercase)
+    refuse_misfit(config, checkpoint)
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
     model.to(device)
     choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
     weights = reported_weights(config, *([choice['chosen_weight']] if checkpoint.choice else []),
                                branches=CollectionFiles(config, rootpath).branches_there(split))
+    tell(f'opening the {split} split in {rootpath}')
     eval_set = build_loaders(config, rootpath, tokenizer, splits=(split,), image_size=model.image_size,
                              device=device, image_encoder=model.visual_encoder, weights=weights)[split]
     check_text(model, tokenizer, [eval_set])
+    tell(f'encoding {len(eval_set.caption_ids):,} captions and {len(eval_set.visual_ids):,} visual items')
     embeddings = encode(model, eval_set, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
+    tell(f'scoring at {len(weights)} weights')
     return {'checkpoint': str(checkpoint.path), 'epoch': checkpoint.epoch, 'config': config.name,
             'collection': config.data.collection, 'lang': config.data.lang,
             'altered': alterations(checkpoint, config, tokenizer_given), **choice, **left_out(eval_set),
@@ -362,67 +474,38 @@ def _write_both(report, path, ranks):
     write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(prog='evaluation.py', description=__doc__.splitlines()[0])
-    parser.add_argument('--checkpoint', required=True, metavar='RUN_DIR_OR_FILE',
-                        help='run folder, released folder (model_best.pth.tar), or checkpoint file')
-    parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders "
-                        '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)')
-    parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
-    parser.add_argument('--device', default='cpu',
-                        help='cpu (default), the index of a GPU, such as 0, or several, a process each: 0,1')
-    parser.add_argument('--tokenizer', metavar='NAME_OR_FOLDER',
-                        help="default: the run folder's tokenizer/, else text.bert")
-    parser.add_argument('--images', metavar='DIR', help='read raw images from here (CLIP models)')
-    parser.add_argument('--output', metavar='FILE', help='where to write the metrics as JSON (default: metrics.json, '
-                        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
-    parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
-                        help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint)')
-    parser.add_argument('--print-config', action='store_true',
-                        help='show every option with its meaning, its value and its default, and test nothing')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
-    args = parser.parse_intermixed_args(argv)
-    if '=' in (args.save_embeddings or ''):
-        parser.error(f'--save-embeddings took {args.save_embeddings!r} for its folder: name one, or put the option '
-                     'last')
-    return args
-
-
+@command('evaluation.py')
 def main(argv=None):
-    """The command line; returns the exit status: 0, or 2 for what the user can put right."""
-    args = parse_arguments(argv)
+    """The command line; returns the exit status, see basic.command."""
+    args = evaluation_arguments(argv)
+    keep_logs_tidy()
     folder = args.save_embeddings
-    if args.output and (args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()):
-        print(f'evaluation.py: error: --output {args.output}: expected the name of a JSON file in a folder that is '
-              'there; the ranks go beside it with the ending .npz', file=sys.stderr)
-        return 2
     if folder == '':
         folder = Path(args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent)
         folder = folder / f'embeddings_{args.split}'
+    if args.print_config:
+        print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
+        return 0
+    devices = choose_devices(args.device)
+    if len(devices) > 1 and not distributed.launched():
+        return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
     try:
-        if args.print_config:
-            print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
-            return 0
-        devices = choose_devices(args.device)
-        if len(devices) > 1 and not distributed.launched():
-            return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
         report = evaluate_checkpoint(
             args.checkpoint, rootpath=args.rootpath, split=args.split, device=args.device, tokenizer=args.tokenizer,
             images=args.images, embeddings_folder=folder, overrides=args.overrides)
-        if distributed.is_main():
-            print(table(report))
-            if report['altered']:
-                print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
-            print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
-        distributed.stop()
-    except (ValueError, OSError) as error:
-        distributed.after_process_0()
-        print(f'evaluation.py: error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if distributed.is_main():
-            print('evaluation.py: interrupted', file=sys.stderr)
-        return 130
+    except BaseException as error:
+        close_progress()
+        if is_out_of_memory(error):
+            error.add_note('These need less memory: compute.score_memory=256 (same result), compute.precision=bf16, '
+                           'a smaller eval.test_batch_size (with padded_mean pooling it matters to the result).')
+        raise
+    if distributed.is_main():
+        print(table(report))
+        if report['altered']:
+            print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
+        print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
+        print(result_line(report))
+    distributed.stop()
     return 0
 
 

@@ -8,9 +8,9 @@ belonging to pair i; similarity is their dot product.
 
 With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their names.
 
-As released, captions of one visual item are each other's negatives. `loss.mask_same_visual` takes these pairs out of
-the triplet and InfoNCE terms, of the one between two texts too. The distillation has no negatives: its teacher gives
-such a pair the probability that it deserves.
+As released, captions of one visual item are each other's negatives. `loss.mask_same_visual` takes
+these pairs out of the triplet and InfoNCE terms, triplet(en, back) included. The distillation has no
+negatives: its teacher gives such a pair the probability that it finds.
 """
 import torch
 from torch import nn
@@ -24,7 +24,8 @@ def triplet(x, y, *, margin, hardest=True, same=None):
         x, y: (N, E) embeddings; row i of x matches row i of y and no other.
         margin: in cosine.
         hardest: only the hardest negative of each row and column; False: all of them.
-        same: (N, N) bool, the diagonal included: pairs that are no negatives; None: the diagonal alone.
+        same: (N, N) bool, True at pairs that are no negatives, the diagonal included; None: the
+            diagonal alone.
     Returns:
         Scalar, sum over the batch.
     """
@@ -53,7 +54,8 @@ def infonce(x, y, *, log_scale, same=None):
     Args:
         x, y: (N, E); row i of x matches row i of y and no other.
         log_scale: scalar parameter.
-        same: (N, N) bool, the diagonal included: pairs that are no negatives; None: the diagonal alone.
+        same: (N, N) bool, True at pairs that are no negatives, the diagonal included; None: the
+            diagonal alone.
     Returns:
         Scalar, sum over the batch.
     """
@@ -145,7 +147,8 @@ class NRCCRLoss(nn.Module):
                                                             detach_visual=detach_teacher_visual),
             'kd_feat': lambda e, *_: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
                                                           detach_cross=detach_cross_feature),
-            'triplet_back': lambda e, _, same=None: triplet(e.en, e.back, margin=margin, hardest=hardest, same=same),
+            'triplet_back': lambda e, _, same=None: triplet(e.en, e.back, margin=margin,
+                                                            hardest=hardest, same=same),
             'adversarial': lambda _, fake_logits, same=None: adversarial(fake_logits),
         }
 
@@ -155,7 +158,7 @@ class NRCCRLoss(nn.Module):
         Args:
             encoded: `model.Encoded` of the batch.
             fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph to the encoder.
-            owner: (N,) the visual item of each pair, as a number; read with `mask_same_visual` alone.
+            owner: (N,), the visual item of each pair, as a number; for `mask_same_visual` alone.
         Returns:
             dict of term -> scalar, for the terms of weight above 0.
         """

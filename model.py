@@ -19,7 +19,9 @@ from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscr
 from basic.distributed import GlobalBatchNorm1d, gather, shared
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import bert_layers, bert_positions, build_bert, build_clip, checkpoint_layers, plain
+from basic.pretrained import (bert_layers, bert_mask, bert_positions, build_bert, build_clip, checkpoint_layers,
+                              plain)
+from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length
 FIRST_TEMPERATURE, LARGEST_SCALE = 0.07, 100  # of InfoNCE, as in CLIP: the scale is 1 / temperature
@@ -154,7 +156,7 @@ class TextEncoder(nn.Module):
 
         Args:
             branches: list of (ids (n, L_i) int64, mask (n, L_i)).
-            together: in one pass; None: if the branches are on a GPU.
+            together: in one pass; None: unless the branches are on a CPU.
         Returns:
             list of (n, L_i, D). Where padding does not matter it holds zeros there.
         Raises:
@@ -165,7 +167,7 @@ class TextEncoder(nn.Module):
             raise ValueError(f'a caption of {longest} tokens, but this BERT has only {self.longest} positions: set '
                              f'text.positions={self.longest} or less, then longer captions are cut')
         if together is None:
-            together = len(branches) > 1 and branches[0][0].is_cuda
+            together = len(branches) > 1 and branches[0][0].device.type != 'cpu'
         if self.padding_matters and not together:
             return [self._bert(ids, mask.to(ids.dtype)) for ids, mask in branches]
         padded = [F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1])) for ids, mask in branches]
@@ -175,7 +177,7 @@ class TextEncoder(nn.Module):
         return [part[:, :ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
 
     def _bert(self, ids, mask):
-        return self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.bert(input_ids=ids, attention_mask=bert_mask(self.bert, mask)).last_hidden_state
 
     def _bert_by_length(self, ids, mask):
         """(K, L) int64 each -> (K, L, D), zeros at padding: short captions together, then longer ones."""
@@ -389,7 +391,7 @@ class MomentumTeacher(nn.Module):
 
 def in_float32(projection, x):
     """projection(x) in float32 under autocast too: the losses and the scores compare what comes out."""
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device, 'fp32'):
         return projection(x.float())
 
 
@@ -442,6 +444,31 @@ def build_model(config, feature_dim=0, architecture=None):
         use_tgt=needs_tgt(weights), use_cross=distils(weights) and loss.teacher == 'self',
         use_back=weights.triplet_back > 0, learn_scale=loss.contrastive == 'infonce',
         architecture={'bert': plain(bert.config), 'clip': clip_config, 'feature_dim': stored['feature_dim']})
+
+
+def refuse_misfit(config, checkpoint):
+    """Raise ValueError unless a checkpoint's tensors are those of the model that its config describes.
+
+    The model is made without memory for its weights, so that a stranger's file cannot ask for a huge one.
+
+    Args:
+        config: with the options of the command line; checkpoint: basic.checkpoint.Checkpoint.
+    """
+    try:
+        with torch.device('meta'):
+            expected = build_model(config, architecture=checkpoint.architecture).state_dict()
+    except ValueError:
+        raise
+    except Exception as error:           # transformers raises errors of many kinds for a config that is none
+        raise ValueError(f'{checkpoint.path}: its architecture describes no model ({type(error).__name__}: '
+                         f'{(str(error).splitlines() or [""])[0][:200]})') from None
+    shapes = {name: tuple(value.shape) for name, value in expected.items()}
+    found = {name: tuple(value.shape) for name, value in checkpoint.model.items()}
+    different = [f'{name}: expected {shapes.get(name, "none")}, found {found.get(name, "none")}'
+                 for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+    if different:
+        raise ValueError(f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
+                         f'command line change the model? {len(different)} tensors differ: {"; ".join(different[:3])}')
 
 
 def build_teacher(config, model):

@@ -6,7 +6,12 @@
 The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir says otherwise) gets config.yaml,
 run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at the end, metrics.json and ranks.npz.
 """
-import argparse
+from basic.arguments import check_first, training_arguments
+
+if __name__ == '__main__':
+    check_first('train.py', training_arguments)   # before the imports, which take seconds
+
+import gc
 import json
 import math
 import os
@@ -16,27 +21,30 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from basic import distributed
+from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
-from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from basic.config import Config, config_from_dict, config_to_dict, load_config
-from basic.logger import (MAY_DIFFER, TOKENIZER, RunLog, check_run_folder, clear_run_folder, describe_start, flatten,
-                          peak_memory, progress, record_start, remove_leftovers, remove_reports)
+from basic.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, training_of
+from basic.command import command, full_disk, is_out_of_memory, typed
+from basic.config import Config, ConfigError, config_from_dict, config_to_dict
+from basic.logger import (MAY_DIFFER, NEXT_BEST, TOKENIZER, RunLog, check_run_folder, clear_run_folder, config_changes,
+                          describe_start, epoch_progress, flatten, hold_run_folder, is_finished, peak_memory,
+                          record_start, remove_leftovers, remove_reports, retire_run, settle_best, settle_retired_run,
+                          show_test, tell)
 from basic.metric import recall_sum
-from basic.print_config import describe_config
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
 from basic.schedule import Schedule, build_schedule
-from data_provider import Collection, build_loaders
-from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, table,
-                        write_report)
+from data_provider import Collection, build_loaders, fingerprint
+from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, result_line,
+                        search_examples, table, write_report)
 from loss import NRCCRLoss, build_loss, discriminator_loss
-from model import NRCCR, MomentumTeacher, build_model, build_teacher
+from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
 
 
 SEED_STEP = 1_000_003                    # between the seeds of two processes of a run
@@ -44,6 +52,7 @@ SEED_STEP = 1_000_003                    # between the seeds of two processes of
 
 class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; the message gives every term, the epoch and the step."""
+    exit_status = 1
 
 
 @dataclass
@@ -61,6 +70,8 @@ class Run:
     schedule: Schedule
     teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
     kept: int = 0                        # epochs that last.pt holds
+    seconds: float | None = None         # that the last epoch took, with its validation
+    data: dict[str, Any] | None = None   # data_provider.fingerprint of the loaders
 
     @property
     def unfinished(self):
@@ -71,11 +82,11 @@ class Run:
 def train(run):
     """Train epoch by epoch, from where the run is until its schedule or `train.epochs` ends it."""
     schedule, config = run.schedule, run.config
-    with RunLog(run.folder, epoch=schedule.epoch) if distributed.is_main() else nullcontext() as log:
+    with run_log(run) if distributed.is_main() else nullcontext() as log:
         while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
             lr = run.optimizer.param_groups[0]['lr']
-            means = train_one_epoch(run, epoch)
+            means = train_one_epoch(run, epoch, log)
             trained = time.monotonic()
 
             val_set = run.loaders['val']
@@ -86,21 +97,32 @@ def train(run):
                 group['lr'] = decision.lr
 
             if decision.improved:
-                save(run, BEST, epoch=epoch, val=val, choice=choose_weight(embeddings, val_set, config))
+                save(run, NEXT_BEST, epoch=epoch, val=val, choice=choose_weight(embeddings, val_set, config))
             if log:
                 log.add({'epoch': epoch, **means, 'lr': lr, 'val': val, 'improved': decision.improved,
                          'best_epoch': schedule.best_epoch, 'halved': decision.halved,
                          'speed': {'train_seconds': trained - started, 'val_seconds': time.monotonic() - trained,
                                    'samples_per_s': run.loaders['train'].dataset_size / (trained - started),
                                    'peak_memory_gib': peak_memory(run.device)}})
-            save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # last: it makes the epoch count
+                if decision.improved and log.board:
+                    log.show(add_queries, search_examples(embeddings, val_set, config), epoch, val_set.pictures)
+            run.seconds = time.monotonic() - started
+            save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # this makes the epoch count, ...
             run.kept = epoch
+            if log:                      # ... what is left to do, a continuation would do, too
+                settle_best(run.folder, schedule)
+                settle_retired_run(run.folder)
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
 
 
-def train_one_epoch(run, epoch):
-    """One pass over the training pairs.
+def run_log(run):
+    """The RunLog of a run that goes on after its last finished epoch."""
+    return RunLog(run.folder, epoch=run.schedule.epoch, steps=len(run.loaders['train']))
+
+
+def train_one_epoch(run, epoch, log=None):
+    """One pass over the training pairs; log: RunLog for its steps.
 
     Returns:
         dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and accuracies, empty if no
@@ -111,7 +133,8 @@ def train_one_epoch(run, epoch):
     run.model.train()
     run.loaders['train'].set_epoch(epoch)
     sums, options = {}, step_options(run)
-    bar = progress(run.loaders['train'], f'epoch {epoch}', shown=distributed.is_main())
+    bar = epoch_progress(run.loaders['train'], epoch=epoch, epochs=run.config.train.epochs, last=run.seconds,
+                         shown=distributed.is_main())
     for step, batch in enumerate(bar, 1):
         try:
             values = train_step(batch.to(run.device, non_blocking=True), **options)
@@ -119,8 +142,9 @@ def train_one_epoch(run, epoch):
             raise NonFiniteLoss(f'epoch {epoch}, step {step}: {error}') from None
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
-        bar.set_postfix({name.removeprefix('train/'): f'{total / step:.3g}' for name, total in sums.items()
-                         if name.startswith('train/')}, refresh=False)
+        bar.loss = sums['train/total'] / step
+        if log:
+            log.step(values, epoch=epoch, step=step, lr=run.optimizer.param_groups[0]['lr'])
     means = {'train': {}, 'discriminator': {}}
     for name, total in sums.items():
         group, key = name.split('/')
@@ -151,7 +175,7 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm (before clipping),
         train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: before the encoders' weights are touched.
+        NonFiniteLoss: the encoders' weights are those of before the step.
     """
     discriminator, device = model.discriminator, batch.index.device
     with phase('forward'), autocast(device, precision):
@@ -190,56 +214,94 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         distributed.sum_gradients(parameters)
     with phase('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = as_floats({'train/total': total, 'train/grad_norm': norm,
-                            **{f'train/{name}': value for name, value in terms.items()},
-                            **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
-                            **{f'discriminator/{name}': value for name, value in report.items()}})
-        if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss('the loss or its gradient is not finite: '
-                                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
-                                + '; a smaller train.lr, or compute.precision=fp32, may help')
-        optimizer.step()
+        figures = {'train/total': total, 'train/grad_norm': norm,
+                   **{f'train/{name}': value for name, value in terms.items()},
+                   **({'train/scale': model.log_scale.exp()} if model.log_scale is not None else {}),
+                   **{f'discriminator/{name}': value for name, value in report.items()}}
+        figures = {name: value.detach().float() for name, value in figures.items()}
+        step_if_finite(optimizer, figures.values())
         model.keep_in_bounds()
         if teacher:
             teacher.follow()
+        values = as_floats(figures)      # the one wait for a GPU, when it has been given all its work
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteLoss('the loss or its gradient is not finite: '
+                                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
+                                + '; a smaller train.lr, or compute.precision=fp32, may help; were the features '
+                                'changed on disk? (python -m util.check_data looks at them)')
     return values
+
+
+def step_if_finite(optimizer, figures):
+    """A step of a fused optimizer, which leaves weights and state as they are unless all scalars are finite.
+
+    The device itself decides, so that nobody waits for it: by the attribute through which torch.amp.GradScaler tells
+    a fused optimizer to skip a step.
+    """
+    optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 def as_floats(scalars):
     """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for each."""
-    stacked = torch.stack([value.detach().float() for value in scalars.values()])
-    return dict(zip(scalars, stacked.tolist()))
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
 # ------------------------------------------------------------------------------------------------ preparing and saving
 
-def prepare(args, device):
-    """From the command line to a Run that is ready for its next epoch.
+class Start(NamedTuple):
+    """What a command line asks for, checked without reading any data: see `check_start`."""
+    config: Config
+    rootpath: Path
+    folder: Path                         # the run folder
+    last: Path | None                    # its last.pt, where a run goes on
+
+
+def check_start(args):
+    """Check, cheapest first, what can be wrong before any data are read: devices, run folder, files that are not there.
 
     Args:
-        args: of `parse_arguments`.
+        args: of basic.arguments.training_arguments.
+    Returns:
+        Start.
+    Raises:
+        ValueError: (ConfigError, DataError) something that the user can put right; says what.
+    """
+    config, rootpath = args.config, Path(os.path.abspath(args.rootpath))
+    choose_devices(args.device)
+    folder = run_folder(args)
+    last = check_run_folder(folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite)
+    Collection(config, rootpath).check_files(['train', 'val', *([] if args.no_test else ['test'])])
+    return Start(config, rootpath, folder, last)
+
+
+def prepare(start, device):
+    """From a Start to a Run that is ready for its next epoch.
+
+    Args:
+        start: of `check_start`.
         device: this process's torch.device.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right; says what.
     """
-    config = load_config(args.config, options(args))
+    config, folder = start.config, start.folder
     set_precision(config.compute.precision)
-    rootpath = Path(os.path.abspath(args.rootpath))
-    folder = Path(os.path.abspath(args.run_dir)) if args.run_dir else default_run_folder(config, rootpath)
-    last = check_run_folder(folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite)
-    checkpoint = load_checkpoint(last) if last else None
+    tell('loading the encoders and the data ...')
+    checkpoint = load_checkpoint(start.last) if start.last else None
     tokenizer = load_tokenizer(str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase)
     seed_everything(config.train.seed)
-    config, model, loaders = build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint)
+    config, model, loaders = build_model_and_loaders(config, start.rootpath, tokenizer, device, checkpoint)
     optimizer, discriminator_optimizer = build_optimizers(model, config)
-    run = Run(config=config, rootpath=rootpath, folder=folder, device=device, loaders=loaders, model=model,
+    run = Run(config=config, rootpath=start.rootpath, folder=folder, device=device, loaders=loaders, model=model,
               criterion=build_loss(config), schedule=build_schedule(config), optimizer=optimizer,
-              discriminator_optimizer=discriminator_optimizer)
+              discriminator_optimizer=discriminator_optimizer, data=fingerprint(loaders))
     distributed.broadcast_module(model)
     run.teacher = build_teacher(config, model)
     if checkpoint:
-        remove_leftovers(folder)
-        restore_training_state(run, checkpoint.training)
+        restore_training_state(run, training_of(checkpoint))
         run.kept = run.schedule.epoch
     else:
         seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout
@@ -249,10 +311,11 @@ def prepare(args, device):
     return run
 
 
-def options(args):
-    """The key=value strings of a command line, the short forms among them."""
-    short = [f'train.{key}={value}' for key in ('seed', 'workers') if (value := getattr(args, key)) is not None]
-    return [*args.overrides, *short]
+def run_folder(args):
+    """The run folder that a command line names, or else the default one."""
+    if args.run_dir:
+        return Path(os.path.abspath(args.run_dir))
+    return default_run_folder(args.config, Path(os.path.abspath(args.rootpath)))
 
 
 def default_run_folder(config, rootpath):
@@ -264,17 +327,23 @@ def default_run_folder(config, rootpath):
 
 def open_run_folder(run, tokenizer, *, fresh):
     """Clear the run's folder if it is a fresh run, write down how it starts, and say so."""
+    remove_leftovers(run.folder)
     if fresh:
+        if (run.folder / LAST).exists() or (run.folder / BEST).exists():
+            retire_run(run.folder)       # it comes back unless this one gets as far as its first epoch
         clear_run_folder(run.folder)     # not before everything else has been found to be in order
         save_tokenizer(tokenizer, run.folder / TOKENIZER)
-    elif run.unfinished:
-        remove_reports(run.folder)       # they are of a shorter training
+    else:
+        settle_best(run.folder, run.schedule)
+        if run.unfinished:
+            remove_reports(run.folder)   # they are of a shorter training
     start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
-    start |= {'left_out': {split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out}}
+    start['left_out'] = {split: loader.left_out.counts() for split, loader in run.loaders.items()
+                         if loader.left_out}
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
-          f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained '
-          f'parameters, {start["device"]}, run folder {run.folder}', flush=True)
+          f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'
+          f'at most {run.config.train.epochs} epochs on {start["device"]}\nrun folder {run.folder}', flush=True)
 
 
 def build_optimizers(model, config):
@@ -287,6 +356,8 @@ def build_optimizers(model, config):
 def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None):
     """The config completed with the feature width found, the model on the device, the loaders."""
     architecture = checkpoint.architecture if checkpoint else None
+    if checkpoint:
+        refuse_misfit(config, checkpoint)
     if config.visual.kind == 'clip':                 # the images' size is CLIP's, ...
         model = build_model(config, architecture=architecture)
         if checkpoint:
@@ -318,8 +389,15 @@ def training_state(run):
     """What a continuation needs beside the weights, as plain tensors and plain data."""
     return {'optimizer': run.optimizer.state_dict(), 'schedule': run.schedule.state_dict(),
             'discriminator_optimizer': run.discriminator_optimizer.state_dict(),
-            'teacher': run.teacher.weights() if run.teacher else None,
+            'teacher': run.teacher.weights() if run.teacher else None, 'data': run.data,
             'random': distributed.gather_objects(random_states(run.device))}  # of each process
+
+
+def release(run):
+    """Free what only training needs: the test builds a model of its own on the same device."""
+    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
+    run.loaders = {}
+    gc.collect()                         # modules and their hooks refer to each other
 
 
 def changeable(config):
@@ -329,7 +407,11 @@ def changeable(config):
 
 
 def restore_training_state(run, state):
-    """Put a fresh run to where `training_state` was taken."""
+    """Put a fresh run to where `training_state` was taken; ConfigError if the data are not those of then."""
+    different = config_changes(state['data'], run.data) if state.get('data') else []
+    if different:
+        raise ConfigError(f'cannot resume {run.folder} with other data ({"; ".join(different)[:600]}): put back those '
+                          'that it was started with, or start a run of its own with name=NAME')
     run.optimizer.load_state_dict(state['optimizer'])
     run.discriminator_optimizer.load_state_dict(state['discriminator_optimizer'])
     run.schedule.load_state_dict(state['schedule'])
@@ -347,79 +429,70 @@ def restore_training_state(run, state):
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(prog='train.py', description=__doc__.splitlines()[0],
-                                     epilog='Options are keys of basic/config.py, for example train.lr=3e-4.')
-    parser.add_argument('--config', required=True, action='append', metavar='FILE', help='for example '
-                        'configs/vatex.yaml; given again, what a further file says wins, for example '
-                        'configs/ablation/no_adversary.yaml')
-    asks = '--print-config' in (sys.argv[1:] if argv is None else argv)
-    parser.add_argument('--rootpath', required=not asks, metavar='ROOT', help="folder that holds the collections' folders")
-    parser.add_argument('--device', default='cpu', help='cpu (default), the index of a GPU, such as 0, or of several, '
-                        'a process each: 0,1,2 (cpu:2: two processes on the CPU)')
-    parser.add_argument('--run-dir', metavar='DIR',
-                        help='run folder (default: ROOT/<collection>/runs/<config>_<lang>/seed_<n>)')
-    parser.add_argument('--resume', action='store_true', help="go on after the run folder's last finished epoch")
-    parser.add_argument('--overwrite', action='store_true', help='delete the run that the run folder holds')
-    parser.add_argument('--no-test', action='store_true', help='do not test the best model at the end')
-    parser.add_argument('--print-config', action='store_true',
-                        help='show every option with its meaning, its value and its default, and train nothing')
-    parser.add_argument('--seed', type=int, metavar='N', help='short for train.seed=N')
-    parser.add_argument('--workers', type=int, metavar='N', help='short for train.workers=N')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config file')
-    return parser.parse_intermixed_args(argv)
-
-
+@command('train.py')
 def main(argv=None):
-    """The command line; returns the exit status.
-
-    0: done; 1: the loss is not finite; 2: something that the user can put right; 130: interrupted.
-    """
-    args = parse_arguments(argv)
+    """The command line; returns the exit status, see basic.command; 1: the loss is not finite."""
+    args = training_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
     keep_logs_tidy()
+    devices = choose_devices(args.device)
+    if len(devices) > 1 and not distributed.launched():
+        check_start(args)                # a mistake is told once, not by each process
+        return distributed.launch(__file__, words, processes=len(devices))
+    if args.resume and is_finished(run_folder(args), args.config):
+        tell(f'nothing to resume: {run_folder(args)} is trained and tested')
+        return 0
+    device, run = distributed.start(devices), None
     try:
-        if args.print_config:
-            print(describe_config(load_config(args.config, options(args))), end='')
-            return 0
-        devices = choose_devices(args.device)
-        if len(devices) > 1 and not distributed.launched():
-            return distributed.launch(__file__, words, processes=len(devices))
-        run = prepare(args, distributed.start(devices))
-    except (ValueError, OSError) as error:
-        return fail(error, 2)
-    except KeyboardInterrupt:
-        return fail('interrupted before the first epoch', 130)
-    try:
-        train(run)
-        if not args.no_test:
-            distributed.wait_for_all()   # until the best model is written
-            report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
-                                         overrides=changeable(run.config))
-            if distributed.is_main():
-                print(table(report))
-                print(f'written: {write_report(report)}')
-    except ValueError as error:          # DataError, or embeddings that are not finite
-        return fail(error, 2)
-    except OSError as error:                         # a full disk, say
-        return fail(f'{error}; run folder {run.folder}, --resume goes on with it', 2)
-    except NonFiniteLoss as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        words = [word for word in words if word not in ('--resume', '--overwrite')]
-        return fail(f'interrupted; epochs finished and kept: {run.kept}. To go on: '
-                    f'python {shlex.join([sys.argv[0], *words, "--resume"])}', 130)
+        with hold_run_folder(run_folder(args)) if distributed.is_main() else nullcontext():
+            distributed.wait_for_all()
+            run = prepare(check_start(args), device)
+            train(run)
+            if not args.no_test:
+                test(run, args)
+    except BaseException as error:
+        advise(error, run, words)
+        raise
     distributed.stop()
     return 0
 
 
-def fail(message, status):
-    """Say why it ends, in one process of several; returns the status."""
-    if status == 130 and not distributed.is_main():
-        return status                    # all of them are interrupted
-    distributed.after_process_0()
-    print(f'train.py: {"error: " if status != 130 else ""}{message}', file=sys.stderr)
-    return status
+def test(run, args):
+    """Test the best model, show and write the result; the training's state is not kept, unless it was asked for."""
+    release(run)
+    distributed.wait_for_all()           # until the best model is written
+    report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=args.device,
+                                 overrides=changeable(run.config))
+    if not distributed.is_main():
+        return
+    show_test(run.folder, report, table(report))
+    print(table(report))
+    print(f'written: {write_report(report)}')
+    if not run.config.train.keep_last:
+        (run.folder / LAST).unlink(missing_ok=True)
+    print(f'next: tensorboard --logdir {shlex.quote(str(run.folder.parent))}')
+    print(result_line(report))
+
+
+def advise(error, run, words):
+    """Add to an error what this run's user can do about it."""
+    if isinstance(error, KeyboardInterrupt):
+        error.add_note(kept(run, words))
+    elif is_out_of_memory(error):
+        error.add_note('These need less memory: compute.micro_batch=32 or compute.checkpointing=true (same result), '
+                       'compute.precision=bf16, a smaller eval.val_batch_size (with padded_mean pooling it matters '
+                       'to the result), or train.batch_size=64 (fewer negatives: other results).')
+    elif run is not None and (full_disk(error) or isinstance(error, OSError)):
+        error.add_note(kept(run, words))
+
+
+def kept(run, words):
+    """What is kept of a training that ends early, and the command that goes on with it."""
+    if run is not None and run.kept:
+        return (f'Epochs finished and kept: {run.kept}. To go on:\n  '
+                f'{typed(words, "--resume", without=("--overwrite",))}')
+    started = run is not None and '--overwrite' not in words     # an older run would have been put back
+    return f'No epoch was finished. To start again:\n  {typed(words, *(["--resume"] if started else []))}'
 
 
 if __name__ == '__main__':

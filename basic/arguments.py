@@ -1,10 +1,13 @@
-"""The arguments of train.py, checked as far as they can be without importing torch.
+"""The arguments of train.py and evaluation.py, checked as far as they can be without importing torch.
 
 Importing torch and transformers takes seconds; a mistyped option is told before that.
 """
 import argparse
 import re
+import sys
+from pathlib import Path
 
+from basic.command import command
 from basic.config import ConfigError, load_config
 from basic.print_config import describe_config
 
@@ -13,13 +16,15 @@ DEVICE = ('auto: the first GPU, or the CPU where there is none (default); cpu; t
 
 
 def training_arguments(argv=None):
-    """Parse and check; where something is wrong, say so and end the program with status 2.
+    """Parse and check the words; argparse ends the program where they make no sense.
 
     Args:
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: configs (files), overrides (all options, as key=value), config (the Config they make),
         rootpath, device, run_dir, resume, overwrite, no_test.
+    Raises:
+        ValueError: (ConfigError) what they name cannot be.
     """
     parser = argparse.ArgumentParser(prog='train.py', description='Train NRCCR on one collection, keep the best '
                                      'model, test it.', epilog='--print-config lists the options.')
@@ -41,23 +46,75 @@ def training_arguments(argv=None):
     args = parser.parse_intermixed_args(argv)
     args.overrides += [f'train.{key}={value}' for key in ('seed', 'workers')
                        if (value := getattr(args, key)) is not None]
-    try:
-        args.config = load_config(args.configs, args.overrides)
-    except (ConfigError, OSError) as error:
-        parser.exit(2, f'train.py: error: {error}\n')
+    args.config = load_config(args.configs, args.overrides)
     if args.print_config:
         print(describe_config(args.config), end='')
         parser.exit(0)
     if args.rootpath is None:
         parser.error('the following arguments are required: --rootpath')
-    check_device(args.device, parser)
+    _check_device(args.device)
     if args.resume and args.overwrite:
-        parser.error('--resume and --overwrite contradict each other: give one')
+        raise ConfigError('--resume and --overwrite contradict each other: give one')
     return args
 
 
-def check_device(name, parser):
-    """End the program where a device's name cannot be one; whether there is such a GPU, torch tells later."""
-    if not re.fullmatch('auto|cpu(:[1-9][0-9]?)?|(cuda:)?[0-9]+(,[0-9]+)*', name):
-        parser.error(f"--device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such "
-                     'as 0 or 0,1')
+def evaluation_arguments(argv=None):
+    """Parse and check the words; argparse ends the program where they make no sense.
+
+    Args:
+        argv: list of words; None: those of the command line.
+    Returns:
+        argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output, save_embeddings (None: no;
+        '': into the default folder), print_config, overrides.
+    Raises:
+        ValueError: what they name cannot be.
+    """
+    parser = argparse.ArgumentParser(prog='evaluation.py', description='Test a trained or a released model.')
+    parser.add_argument('--checkpoint', required=True, metavar='RUN_DIR_OR_FILE',
+                        help='run folder, released folder (model_best.pth.tar), or checkpoint file')
+    parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders "
+                        '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)')
+    parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
+    parser.add_argument('--device', default='auto', help=DEVICE)
+    parser.add_argument('--tokenizer', metavar='NAME_OR_FOLDER',
+                        help="default: the run folder's tokenizer/, else text.bert")
+    parser.add_argument('--images', metavar='DIR', help='read raw images from here (CLIP models)')
+    parser.add_argument('--output', metavar='FILE', help='where to write the metrics as JSON (default: metrics.json, '
+                        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
+    parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
+                        help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
+                        'with "=" in its name only as --save-embeddings=DIR')
+    parser.add_argument('--print-config', action='store_true',
+                        help='show every option with its meaning, its value and its default, and test nothing')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
+    args = parser.parse_intermixed_args(_without_folder(sys.argv[1:] if argv is None else argv))
+    _check_device(args.device)
+    if not Path(args.checkpoint).exists():
+        raise ValueError(f'no checkpoint at {args.checkpoint}: give a run folder or a checkpoint file')
+    if args.output and (args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()):
+        raise ValueError(f'--output {args.output}: expected the name of a JSON file in a folder that is there; the '
+                         'ranks go beside it with the ending .npz')
+    return args
+
+
+def _without_folder(words):
+    """The words of the command line, with a --save-embeddings before a key=value as one that names no folder."""
+    return ['--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
+            for word, following in zip(words, [*words[1:], ''])]
+
+
+def _check_device(name):
+    """ValueError where a device's name cannot be one; whether there is such a GPU, torch tells later."""
+    if not re.fullmatch('auto|cpu(:[1-9][0-9]?)?|(cuda:)?[0-9]+(,[0-9]+)*', name.strip()):
+        raise ValueError(f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such as "
+                         '0 or 0,1')
+
+
+def check_first(name, parse):
+    """Let parse() look at the command line, and end the program where it complains; for before slow imports."""
+    @command(name)
+    def check(_):
+        parse()
+    status = check()
+    if status:
+        sys.exit(status)

@@ -46,7 +46,8 @@ class BigFile:
             DataError: id.txt is missing, has another number of ids, or has an id twice.
         """
         path = self._file('id.txt')
-        # Split the bytes: as text in ISO-8859-1, 0x85 and 0xA0 count as white space and would cut UTF-8 ids in two.
+        # Split the bytes: as text in ISO-8859-1, 0x85 and 0xA0 are white space, and would cut
+        # UTF-8 ids in two.
         ids = [_text(name) for name in read_bytes(path).split()]
         if len(ids) != self.rows:
             raise DataError(f"{path}: {len(ids):,} ids, but {self.folder / 'shape.txt'} says {self.rows:,} rows; they "
@@ -70,8 +71,8 @@ class BigFile:
         absent = [frame for frames in videos.values() for frame in frames if frame not in row]
         if absent:
             raise DataError(f"{path}: {len(absent):,} frames are not in {self.folder / 'id.txt'}: "
-                            f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are of different '
-                            'features: fetch both again')
+                            f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are '
+                            'of different features: fetch both again')
         ids = [visual_id(name) for name in videos]
         if len(set(ids)) != len(ids):
             raise DataError(f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of each')
@@ -88,7 +89,8 @@ class BigFile:
     def _read_shape(self):
         path = self._file('shape.txt')
         words = read_bytes(path).decode(ENCODING).split()
-        if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 and int(word) > 0 for word in words):
+        if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 and int(word) > 0
+                                      for word in words):
             raise DataError(f"{path}:1: expected two whole numbers above 0, 'rows dims', found "
                             f"{' '.join(words)[:60]!r}")
         return int(words[0]), int(words[1])
@@ -106,7 +108,7 @@ def read_video2frames(path):
     """
     data = read_bytes(path)
     text = _text(data)
-    # Letters that stand for bytes: of a file that is not UTF-8, or in the escapes of Python 2's '\\xe4\\xb8\\xad'.
+    # Does a letter stand for a byte? In a file that is not UTF-8, and in Python 2's '\\xe4\\xb8\\xad'.
     bytewise = '\\' in text if data.isascii() else text.encode('utf-8') != data
     try:
         pairs = _json_pairs(text) if '"' not in text and '\\' not in text else None
@@ -120,7 +122,8 @@ def read_video2frames(path):
             raise DataError(f'{path}: video {video!r}: expected a list of frame ids (strings), found '
                             f'{str(frames)[:80]}')
     if bytewise:
-        pairs = [(_as_utf8(video), [_as_utf8(frame) for frame in frames]) for video, frames in pairs]
+        pairs = [(_as_utf8(video), [_as_utf8(frame) for frame in frames])
+                 for video, frames in pairs]
     videos = dict(pairs)
     if len(videos) != len(pairs):
         again = repeated([video for video, _ in pairs])
@@ -170,8 +173,8 @@ def _text(data):
 
 
 def _as_utf8(name):
-    """An id whose bytes were read one a letter, in ISO-8859-1 or as Python 2 escapes them, by what UTF-8 they are."""
+    """An id of which each letter is a byte, as UTF-8; as it is, where it cannot be that."""
     try:
         return name if name.isascii() else name.encode(ENCODING).decode('utf-8')
-    except UnicodeError:                 # letters beyond ISO-8859-1, or bytes that are no UTF-8: it was text already
+    except UnicodeError:                 # a letter that is no byte, or bytes that are no UTF-8
         return name

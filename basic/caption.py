@@ -1,5 +1,4 @@
 """Captions: files, joins between branches, cleaning, tokenising."""
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
+from basic.foreign import read_json
 from basic.hub import NeedsCodeError, load_pretrained, reason, refuse_empty
 from basic.ids import did_you_mean, hidden, lines_of, read_bytes, visual_id
 
@@ -23,11 +23,13 @@ SPECIAL = {'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]', 'pa
 FORM = '<visual id>#<tag>#<n> <caption>'
 _SECOND_ID = re.compile(r'\r[^\s#]+#\S*\s')
 
-# Tokenizers that are BERT's own WordPiece, by the names that configurations give them; "Fast" is left off.
-PLAIN = {'BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MobileBertTokenizer', 'ConvBertTokenizer',
-         'LayoutLMTokenizer', 'LxmertTokenizer', 'SqueezeBertTokenizer', 'SplinterTokenizer', 'RetriBertTokenizer',
-         'DPRContextEncoderTokenizer', 'DPRQuestionEncoderTokenizer', 'DPRReaderTokenizer', 'RealmTokenizer'}
-UNTOLD = {'PreTrainedTokenizer', 'PreTrainedTokenizerBase', 'TokenizersBackend', 'AutoTokenizer'}  # names of any kind
+# Tokenizers that are BERT's own WordPiece, as configurations name them, without 'Fast'; and names
+# that say nothing.
+PLAIN = {'BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MobileBertTokenizer',
+         'ConvBertTokenizer', 'LayoutLMTokenizer', 'LxmertTokenizer', 'SqueezeBertTokenizer',
+         'SplinterTokenizer', 'RetriBertTokenizer', 'DPRContextEncoderTokenizer',
+         'DPRQuestionEncoderTokenizer', 'DPRReaderTokenizer', 'RealmTokenizer'}
+UNTOLD = {'PreTrainedTokenizer', 'PreTrainedTokenizerBase', 'TokenizersBackend', 'AutoTokenizer'}
 
 
 @dataclass
@@ -60,7 +62,7 @@ class CaptionFile:
 def read_captions(path, problems=None):
     """Read a caption file: one `<visual id>#<tag>#<n> <caption>` a line, UTF-8; blank lines are skipped.
 
-    Ids hold no white space: the first, of whatever kind, ends the id, and the caption is all that follows it.
+    Ids hold no white space: the first, of whatever kind, ends the id; the caption is all after it.
 
     Args:
         path: the file.
@@ -69,9 +71,9 @@ def read_captions(path, problems=None):
     Returns:
         CaptionFile.
     Raises:
-        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that are not UTF-8, a line
-            without an id or white space after it, an id without '#' or with invisible characters, an id (visual id,
-            n) that stands twice.
+        DataError: no such file, one in UTF-16; without `problems` also an empty file, bytes that
+            are not UTF-8, a line without an id or without white space after it, an id without '#'
+            or with invisible characters, an id (visual id, n) that stands twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,17 +100,17 @@ def read_captions(path, problems=None):
 
 
 def caption_lines(path):
-    """Yield (number, bytes) of each line of a caption file that is not blank, without its end; see `ids.lines_of`."""
+    """Yield (number, bytes) of each line of a caption file that is not blank, without its end."""
     for number, line in lines_of(read_bytes(path)):
         if line.strip():
             yield number, line
 
 
 def split_line(line):
-    """A caption file's line (bytes) as (id, caption): the id ends at the first white space, of whatever kind.
+    """A caption file's line (bytes) as (id, caption): any white space ends the id.
 
     Raises:
-        ValueError: not UTF-8, no id at the head of the line, no white space after it; says what is there.
+        ValueError: not UTF-8, no id at the head of the line, no white space after it.
     """
     try:
         line = line.decode('utf-8')
@@ -128,17 +130,21 @@ def _parse_line(line):
     name, text = split_line(line)
     visual, mark, rest = name.partition('#')
     n = rest.rpartition('#')[2]
+    if not visual_id(visual):
+        raise ValueError(f"no visual id before the '#' in {name[:60]!r}; expected '{FORM}'")
     if not mark:
         raise ValueError(f"no '#' in the caption's id {name[:60]!r}; expected '{FORM}'")
     if not name.isprintable() and hidden(name):
-        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, {ascii(hidden(name))}; "
-                         'remove it, or put a space in its place')
+        raise ValueError(f"the caption's id {ascii(name[:60])} holds an invisible character, "
+                         f'{ascii(hidden(name))}; remove it, or put a space in its place')
     if not re.fullmatch(r'[\w.+-]*', n):  # 'v0#enc#0,Two dogs': the first word would be lost
-        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number and then a space: "
-                         f"'{FORM}'")
+        raise ValueError(f"the caption's id {name[:60]!r} ends with '#{n[:40]}'; expected a number "
+                         f"and then a space: '{FORM}'")
+    if not n.isdecimal() and text.lstrip().startswith('#'):
+        raise ValueError(f"white space in the caption's id {name + ' ' + text[:40]!r}; remove it")
     if '\r' in text and _SECOND_ID.search(text):
-        raise ValueError('a second caption in the line, after a carriage return; end every line with a newline: '
-                         "tr '\\r' '\\n' < FILE")
+        raise ValueError('a second caption in the line, after a carriage return; end every line '
+                         "with a newline: tr '\\r' '\\n' < FILE")
     return (visual_id(visual), n), text
 
 
@@ -159,8 +165,9 @@ def join_captions(first, other):
         unknown = [visual for visual in first.visual_ids if visual not in there]
         raise DataError(f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
                         f'{other.path}, which has {len(other):,}: {first_five(missing)}'
-                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by <visual id> and <n>: '
-                        'complete the second file, or remove these lines from the first')
+                        f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by '
+                        '<visual id> and <n>: complete the second file, or remove these lines from '
+                        'the first')
     return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
 
 
@@ -182,7 +189,8 @@ def load_tokenizer(name_or_folder, lowercase):
         transformers' PreTrainedTokenizerFast.
     Raises:
         UnreachableError: neither here nor to be downloaded.
-        DataError: not a tokenizer, one without a fast form, or `lowercase` for one that is not WordPiece.
+        DataError: not a tokenizer, one without a fast form, or `lowercase` for one that is not
+            WordPiece.
     """
     path = Path(name_or_folder).expanduser()
     vocabulary = path / 'vocab.txt' if path.is_dir() else path
@@ -198,8 +206,8 @@ def load_tokenizer(name_or_folder, lowercase):
         raise DataError(f'{name_or_folder}: {error}') from None
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if backend is None:
-        raise DataError(f'{name_or_folder}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json'
-                        '), which is what is read here; choose a model that has one')
+        raise DataError(f'{name_or_folder}: its tokenizer, {type(tokenizer).__name__}, has no fast '
+                        'form (tokenizer.json), which is what is read here; choose a model that has one')
     backend.no_truncation()
     backend.no_padding()
     if lowercase:
@@ -220,7 +228,7 @@ def save_tokenizer(tokenizer, folder):
     """
     try:
         tokenizer.save_pretrained(str(folder))
-    except Exception as error:           # the tokenizers library, which is no Python, raises Exception itself
+    except Exception as error:           # the tokenizers library raises Exception itself
         number = re.search(r'\(os error (\d+)\)', str(error))
         if not number or isinstance(error, OSError):
             raise
@@ -228,29 +236,35 @@ def save_tokenizer(tokenizer, folder):
 
 
 def _load_vocabulary(path, folder):
-    """A tokenizer of a vocabulary alone, of the kind that the configurations beside it name: BERT's if none does.
+    """The tokenizer of a vocabulary, of the kind that the files beside it name; BERT's if none does.
 
     Args:
-        path: vocab.txt; folder: the one that it lies in, or None where the vocabulary itself was named.
+        path: vocab.txt.
+        folder: the one that it lies in, or None where the vocabulary itself was named.
     """
     own, kind = _read_object(path.with_name('tokenizer_config.json')), _kind_of_tokenizer(path)
     if kind in PLAIN or kind is None:
         return _wordpiece(path, own)
     if folder is None:
-        raise DataError(f"{path} belongs to a {kind}, as the files beside it say, not to BERT's own WordPiece; give "
-                        'the folder, if transformers can load its tokenizer')
+        raise DataError(f"{path} belongs to a {kind}, as the files beside it say, not to BERT's own "
+                        'WordPiece; give the folder, if transformers can load its tokenizer')
     return _load_folder(folder, kind)
 
 
 def _kind_of_tokenizer(vocabulary):
-    """The class that the files beside a vocabulary name, without 'Fast'; None where none of them says."""
-    own, model = (_read_object(vocabulary.with_name(name)) for name in ('tokenizer_config.json', 'config.json'))
-    if own.get('mecab_kwargs') or own.get('word_tokenizer_type') or own.get('subword_tokenizer_type'):
+    """The class that the files beside a vocabulary name, without 'Fast'; None if none of them does."""
+    own = _read_object(vocabulary.with_name('tokenizer_config.json'))
+    model = _read_object(vocabulary.with_name('config.json'))
+    if any(own.get(key) for key in ('mecab_kwargs', 'word_tokenizer_type', 'subword_tokenizer_type')):
         return 'BertJapaneseTokenizer'
     for tree in (own, model):
         name = str(tree.get('tokenizer_class') or '').removesuffix('Fast')
         if name and name not in UNTOLD:
             return name
+    code = own.get('auto_map')           # a tokenizer that only code in its own files could load
+    code = code.get('AutoTokenizer') if isinstance(code, dict) else code
+    if code:
+        return str(code[0] if isinstance(code, list) else code)
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
     name = TOKENIZER_MAPPING_NAMES.get(str(model.get('model_type')))
     name = name.removesuffix('Fast') if isinstance(name, str) else None
@@ -259,18 +273,15 @@ def _kind_of_tokenizer(vocabulary):
 
 def _read_object(path):
     """The dict in a JSON file; an empty one where there is no such file."""
-    try:
-        found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-        if isinstance(found, dict):
-            return found
-        error = f'a {type(found).__name__}'
-    except (OSError, ValueError, RecursionError) as wrong:
-        error = wrong
-    raise DataError(f'{path}: not a JSON object ({error}); mend it, or remove it')
+    return read_json(path, dict) if path.is_file() else {}
 
 
 def _wordpiece(path, own):
-    """BERT's tokenizer on a bare vocabulary, one token a line; `own`: what tokenizer_config.json says of it."""
+    """BERT's tokenizer on a vocabulary, a token per line.
+
+    Args:
+        own: what tokenizer_config.json says of it, a dict.
+    """
     from transformers import PreTrainedTokenizerFast
     lines = path.read_text(encoding='utf-8', errors='replace').removesuffix('\n').split('\n')
     vocabulary = {token: i for i, token in enumerate(lines)}      # the id is the line, counted from 0
@@ -280,7 +291,8 @@ def _wordpiece(path, own):
     strip = own.get('strip_accents')
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL['unk_token']))
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=bool(own.get('do_lower_case')), strip_accents=strip if isinstance(strip, bool) else None,
+        lowercase=bool(own.get('do_lower_case')),
+        strip_accents=strip if isinstance(strip, bool) else None,
         handle_chinese_chars=own.get('tokenize_chinese_chars') is not False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.TemplateProcessing(
@@ -298,8 +310,9 @@ def _load_folder(path, kind=None):
         if is_out_of_memory(error):
             raise
         named = f', a {kind} as its files say,' if kind else ''
-        raise DataError(f'{path} holds no tokenizer{named} that transformers can load ({reason(error)}); text.bert='
-                        'FOLDER needs tokenizer.json, or the vocab.txt of a BERT, beside the weights') from None
+        raise DataError(f'{path} holds no tokenizer{named} that transformers can load '
+                        f'({reason(error)}); text.bert=FOLDER needs tokenizer.json, or the vocab.txt '
+                        'of a BERT, beside the weights') from None
 
 
 def _load_hub(name):

@@ -1,23 +1,24 @@
 """Checkpoints: ours, and the layout of the authors' released files.
 
-Both are read with torch's `weights_only` unpickler, so loading a file runs nothing that is in it. Ours hold plain
-tensors and plain data only; a released file holds an `argparse.Namespace` too, which is the one class let through.
+Both are read by basic.checkpoint_file, so loading a file runs nothing that is in it. Ours hold plain tensors and plain
+data only; a released file holds an `argparse.Namespace` too, or its options as a dict. What a file holds is checked
+against the forms below before anything is made of it.
 
 Released layout: {'epoch', 'model', 'best_rsum', 'opt', 'Eiters'}, 'model' a list of five state dicts (visual encoder,
 text encoder, visual projection, text projection, discriminator), the encoders' names beginning with 'module.'.
 """
 import argparse
-import os
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from basic.checkpoint_file import CheckpointError, read_content, refuse_whole_numbers, tensors_of
 from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import first_five
+from basic.files import write_atomically
+from basic.foreign import expect, plain_tree
 
 FORMAT = 'nrccr-1'
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
@@ -25,8 +26,15 @@ RELEASED_PARTS = ('visual_encoder', 'text_encoder', 'visual_projection', 'text_p
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / 'configs'
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the message names the file, what was found and what to do."""
+# what our files hold, in the forms of basic.foreign
+OURS = {'config': dict, 'architecture': {'bert': (dict, None), 'clip': (dict, None), 'feature_dim': (int, None)},
+        'model': dict, 'epoch': int, 'val': (dict, None), 'training': (dict, None),
+        'choice': ({'chosen_weight': float, 'chosen_from': [{'weight': float, 'SumR': float}]}, None)}
+OPTIMIZER = {'state': dict, 'param_groups': [dict]}
+TRAINING = {'optimizer': OPTIMIZER, 'discriminator_optimizer': OPTIMIZER, 'teacher': (dict, None),
+            'schedule': {'lr': float, 'epoch': int, 'best': (float, None), 'best_epoch': int, 'since_halving': int},
+            'random': [{'python': {'version': int, 'words': list}, 'numpy': {'kind': str, 'position': int}}]}
+MOST_LAYERS, LARGEST_SIZE = 1000, 100_000    # of an architecture, whatever the weights are
 
 
 @dataclass
@@ -50,17 +58,10 @@ def save_checkpoint(path, content):
     Args:
         path: file to write.
         content: dict of plain tensors and plain data: config, architecture, model, epoch, val[, choice][, training].
+    Raises:
+        OSError, or torch's RuntimeError over it: it cannot be written; see basic.command.full_disk.
     """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save({'format': FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: torch.save({'format': FORMAT, **content}, file))
 
 
 def find_checkpoint(path):
@@ -74,6 +75,8 @@ def find_checkpoint(path):
         return path
     if not path.exists():
         raise CheckpointError(f'no checkpoint at {path}: give a run folder or a checkpoint file')
+    if not path.is_dir():
+        raise CheckpointError(f'{path} is a pipe or a device: give a run folder or a checkpoint file')
     for name in (BEST, RELEASED):
         if (path / name).is_file():
             return path / name
@@ -101,42 +104,52 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         basic.config.ConfigError: an override that does not fit.
     """
     path = find_checkpoint(path)
-    _refuse_flipped(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds: unpickling, zip, end of file, a class not allowed
-        asked = re.search(r'GLOBAL ([\w.]+)', str(error))   # torch's own advice, to load it regardless, is left out
-        reason = (f'it asks for {asked[1]}' if asked else
-                  next((line for line in str(error).splitlines() if line.strip() and 'weights_only' not in line),
-                       type(error).__name__)[:300])
-        raise CheckpointError(f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold '
-                              'code; only tensors, plain data and argparse.Namespace are read') from None
-    if isinstance(content, dict) and content.get('format') == FORMAT:
-        missing = [key for key in ('config', 'architecture', 'model', 'epoch') if key not in content]
-        if missing:
-            raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
-        return Checkpoint(path=path, config=config_from_dict(content['config'], overrides),
-                          stored=config_from_dict(content['config']),
-                          architecture=content['architecture'], model=content['model'], epoch=content['epoch'],
-                          val=content.get('val'), choice=content.get('choice'), training=content.get('training'))
+    content = read_content(path)
+    if isinstance(content, dict) and isinstance(content.get('format'), str) and content['format'] == FORMAT:
+        return _ours(path, content, overrides)
     if isinstance(content, dict) and isinstance(content.get('model'), (list, tuple)) and 'opt' in content:
         return _released(path, content, overrides, bert_heads)
-    keys = ', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    keys = (', '.join(str(key)[:40] for key in list(content)[:20] if isinstance(key, str | int))
+            if isinstance(content, dict) else type(content).__name__)
     raise CheckpointError(f'{path} is neither a checkpoint of this project nor a released one; it holds: {keys[:300]}')
 
 
-def _refuse_flipped(path):
-    """CheckpointError if a part of a zip file, as torch writes, is not as it was written: torch does not look."""
+def training_of(checkpoint):
+    """What last.pt holds to go on with, as train.training_state made it; CheckpointError if it is anything else."""
+    return expect(checkpoint.training, TRAINING, f"{checkpoint.path}: key 'training'", CheckpointError)
+
+
+def _ours(path, content, overrides):
+    """A file of `save_checkpoint` as a Checkpoint."""
+    missing = [key for key in ('config', 'architecture', 'model', 'epoch') if key not in content]
+    if missing:
+        raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
+    expect(content, OURS, path, CheckpointError)
+    model = tensors_of(content['model'], path, path.stat().st_size)
+    refuse_whole_numbers(model, path)
+    plain = {key: plain_tree(content.get(key), f'{path}: {key}', CheckpointError)
+             for key in ('architecture', 'val', 'choice')}
+    architecture = plain['architecture']
+    _refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
     try:
-        if not zipfile.is_zipfile(path):
-            return                       # of an old torch, or no checkpoint at all
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        damaged = str(error)
-    if damaged:
-        raise CheckpointError(f'{path} is damaged ({damaged}): copy or fetch it again')
+        stored = config_from_dict(content['config'], source='its config')
+    except ConfigError as error:
+        raise CheckpointError(f'{path}: {error}') from None
+    return Checkpoint(path=path, config=config_from_dict(content['config'], overrides), stored=stored,
+                      architecture=architecture and {'bert': None, 'clip': None, 'feature_dim': 0, **architecture},
+                      model=model, epoch=content['epoch'], val=plain['val'], choice=plain['choice'],
+                      training=content.get('training'))
+
+
+def _refuse_absurd_sizes(architecture, numbers, path, name='architecture'):
+    """CheckpointError for a size that a model of so many `numbers` cannot have: nothing of that size is to be made."""
+    for key, value in (architecture.items() if isinstance(architecture, dict) else enumerate(architecture)):
+        if isinstance(value, dict | list):
+            _refuse_absurd_sizes(value, numbers, path, f'{name}.{key}')
+        elif isinstance(value, int):
+            most = MOST_LAYERS if 'layers' in str(key) else max(numbers, LARGEST_SIZE)
+            if not -most <= value <= most:
+                raise CheckpointError(f"{path}: key '{name}.{key}' is {value:,}; its weights are {numbers:,} numbers")
 
 
 # ---------------------------------------------------------------------------------------------- the released layout
@@ -147,22 +160,40 @@ def _released(path, content, overrides, bert_heads):
     if len(parts) != len(RELEASED_PARTS) or not all(isinstance(state, dict) for state in parts):
         raise CheckpointError(f"{path}: 'model' has {len(parts)} parts, expected the state dicts of "
                               f"{len(RELEASED_PARTS)}: {', '.join(RELEASED_PARTS)}")
-    model = {}
-    for part, state in zip(RELEASED_PARTS, parts):
-        for name, tensor in state.items():
-            for new_name, value in _translate(part, name.removeprefix('module.'), tensor, path):
-                model[f'{part}.{new_name}'] = value.float() if value.is_floating_point() else value
+    options = vars(content['opt']) if isinstance(content['opt'], argparse.Namespace) else content['opt']
+    expect(options, {str: object}, f"{path}: its options ('opt')", CheckpointError)
+    expect(options, OPTIONS, f"{path}: its options ('opt')", CheckpointError)
+    epoch = expect(content, {'epoch': (int, None)}, path, CheckpointError).get('epoch') or 0
+    model, size = {}, path.stat().st_size
     try:
+        for part, state in zip(RELEASED_PARTS, parts):
+            for name, tensor in tensors_of(state, f'{path}: {part}', size).items():
+                for new_name, value in _translate(part, re.sub(r'^(module\.)+', '', name), tensor, path):
+                    model[f'{part}.{new_name}'] = value.float() if value.is_floating_point() else value
+        refuse_whole_numbers(model, path)
         architecture = {'bert': _bert_architecture(model, bert_heads), 'clip': _clip_architecture(model),
                         'feature_dim': _feature_dim(model)}
-        tree = _released_config(content['opt'], model, path)
+        tree = _released_config(options, model, path)
     except KeyError as error:
         raise CheckpointError(f'{path}: it has no tensor for {error}; expected a video, pooled-feature or CLIP ViT '
                               'model') from None
+    except (IndexError, TypeError, RuntimeError, OverflowError) as error:    # of a shape that no such tensor has
+        raise CheckpointError(f'{path}: its tensors have shapes that no released model has ({error})') from None
+    _refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
     config = config_from_dict(tree, overrides)
-    return Checkpoint(path=path, config=config, architecture=architecture, model=model,
-                      epoch=int(content.get('epoch', 0)), released=True)
+    return Checkpoint(path=path, config=config, architecture=architecture, model=model, epoch=epoch, released=True)
 
+
+# the options of a released file that are read here, where they are there
+OPTIONS = {
+    **dict.fromkeys(('collection', 'data_type', 'model_type', 'text_pooling', 'video_pooling', 'visual_feature',
+                     'img_encoder', 'img_encoder_name', 'disc_type', 'measure', 'cost_style', 'direction'),
+                    (str, None)),
+    **dict.fromkeys(('text_num_attention', 'video_num_attention', 'batch_size'), (int, None)),
+    **dict.fromkeys(('dropout', 'glr', 'margin', 'tri_alpha', 'dtl_beta', 'l1_gama', 'back_w', 'scale',
+                     'learning_rate', 'grad_clip', 'sim_ratio'), (float, None)),
+    **dict.fromkeys(('max_violation', 'text_norm', 'visual_norm'), (bool, int, None)),
+    'task': (int, str, None), 'layer_list': ([str], None), 'frozen': (str, bool, None)}
 
 # released name -> ours, the first pattern that matches; None: not used by the model
 _RENAMES = {
@@ -241,8 +272,11 @@ def _translate(part, name, tensor, path):
 
 
 def _count(model, pattern):
-    """1 + the largest number that the pattern's group takes among the names."""
-    return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in model) if m), default=-1)
+    """1 + the largest number that the pattern's group takes among the names, of which there are at least as many."""
+    count = 1 + max((int(m[1][:9]) for m in (re.match(pattern, name) for name in model) if m), default=-1)
+    if count > len(model):
+        raise KeyError(f'layer {count - 2}')     # one of those before the last
+    return count
 
 
 def _bert_architecture(model, heads):
@@ -280,10 +314,8 @@ def _feature_dim(model):
     return 0 if is_clip else model['visual_encoder.linear.weight'].shape[1]
 
 
-def _released_config(opt, model, path):
-    """Our config tree for the options that a released file was trained with."""
-    options = vars(opt)
-
+def _released_config(options, model, path):
+    """Our config tree for the options, a dict, that a released file was trained with."""
     def option(name, default=None):
         if name not in options and default is None:
             raise CheckpointError(f"{path}: its options ('opt') have no '{name}'; found: {', '.join(sorted(options))}")
@@ -295,7 +327,7 @@ def _released_config(opt, model, path):
             raise CheckpointError(f"{path}: option {name}={option(name)!r}; only {expected!r} can be run here")
     collection = option('collection')
     base = {'msrvtt10kcn': 'msrvttcn'}.get(collection, collection)
-    if not (CONFIG_FOLDER / f'{base}.yaml').is_file():
+    if base not in [file.stem for file in CONFIG_FOLDER.glob('*.yaml')]:
         raise CheckpointError(f"{path}: it was trained on '{collection}', for which there is no configs/{base}.yaml: "
                               'add one that says where its captions and features lie')
     tree = config_to_dict(load_config(CONFIG_FOLDER / f'{base}.yaml'))
@@ -310,7 +342,7 @@ def _released_config(opt, model, path):
     if language:
         tree['data']['lang'] = language[1]
     if base == 'multi30k':
-        tree['data']['task'] = int(option('task', 1))
+        tree['data']['task'] = option('task', 1)
     tree['text'].update(
         hidden=model['text_encoder.input.linear.weight'].shape[0], heads=option('text_num_attention'),
         qk_width=model['text_encoder.block.query.weight'].shape[0], pooling=pooling('text_pooling'),

@@ -55,19 +55,20 @@ class CollectionFiles:
 
         Args:
             split: train, val or test.
-            weights: shares w of the English branch that val or test is scored with; None: those that a training
-                validates with, or `eval.weights`.
+            weights: shares w of the English branch that val or test is scored with; None: those
+                that a training validates with, or `eval.weights`.
         """
         if split != 'train':
             if weights is None:
-                weights = validation_weights(self.config) if split == 'val' else self.config.eval.weights
+                config = self.config
+                weights = validation_weights(config) if split == 'val' else config.eval.weights
             return scored_branches(weights)
         terms = self.config.loss.weights
         needed = {'en': True, 'tgt': needs_tgt(terms), 'back': terms.triplet_back > 0}
         return tuple(role for role, need in needed.items() if need)
 
     def branches_there(self, split):
-        """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there all the same."""
+        """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there."""
         needed = scored_branches(self.config.eval.weights)
         return tuple(role for role in ('en', 'tgt') if role in needed or any(
             path.exists() for path in self.paths(self._caption_template(split, role), split)))
@@ -76,11 +77,33 @@ class CollectionFiles:
         return 'TextData/' + getattr(getattr(self.config.data.captions, split), role)
 
     def caption_path(self, split, role):
-        return self.find([self._caption_template(split, role)], split, f"captions (branch '{role}')", f'data.captions.{split}.{role}, data.lang')
+        return self.find([self._caption_template(split, role)], split, f"captions (branch '{role}')",
+                         f'data.captions.{split}.{role}, data.lang')
+
+    def check_files(self, splits):
+        """Raise DataError at the first caption file, id list or feature file that a split lacks; opens none of them."""
+        for split in splits:
+            for role in self.roles(split):
+                self.caption_path(split, role)
+            self.visual_files(split)
+
+    def visual_files(self, split):
+        """dict of the paths that hold a split's visual items: frames, or pooled and ids, or ids (if there is a list)."""
+        data, kind = self.config.data, self.config.visual.kind
+        if kind == 'frames':
+            return {'frames': self.find([data.frames], split, 'frame features', 'visual.feature, data.frames')}
+        found = {}
+        if data.ids[split]:
+            found['ids'] = self.find(list(data.ids[split]), split, 'id list', f'data.ids.{split}')
+        if kind == 'pooled':
+            found['pooled'] = self.find(list(data.pooled[split]), split, 'image features',
+                                        f'visual.feature, data.pooled.{split}')
+        return found
 
     def captions(self, split, weights=None):
-        """dict role -> CaptionFile, each in the order of the first role's file and with its ids; see `roles`."""
-        files = {role: read_captions(self.caption_path(split, role)) for role in self.roles(split, weights)}
+        """dict role -> CaptionFile, all in the order and with the ids of the first; see `roles`."""
+        files = {role: read_captions(self.caption_path(split, role))
+                 for role in self.roles(split, weights)}
         first = next(iter(files.values()))
         return {role: CaptionFile(file.path, first.ids, [file.texts[row] for row in join_captions(first, file)])
                 for role, file in files.items()}
@@ -94,12 +117,12 @@ def _in_any_case(root, spellings):
 
 
 def scored_branches(weights):
-    """The caption branches that scores at these shares w of the English one read: w = 0 no `en`, w = 1 no `tgt`."""
-    return tuple(role for role, needed in (('en', any(w > 0 for w in weights)), ('tgt', any(w < 1 for w in weights)))
-                 if needed)
+    """The branches read by scores at these shares w of the English one: not en at 0, nor tgt at 1."""
+    needed = {'en': any(w > 0 for w in weights), 'tgt': any(w < 1 for w in weights)}
+    return tuple(role for role, need in needed.items() if need)
 
 
 def validation_weights(config):
-    """The shares w that validation scores with: the one that chooses the model, and those to choose w from; falling."""
-    return sorted({*map(float, config.eval.weight_grid or config.eval.weights), float(config.train.val_weight)},
-                  reverse=True)
+    """The shares w of validation, falling: that which chooses the model, those to choose w from."""
+    grid = config.eval.weight_grid or config.eval.weights
+    return sorted({*map(float, grid), float(config.train.val_weight)}, reverse=True)

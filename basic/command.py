@@ -4,6 +4,7 @@ Exit status: 0 done; 1 it ended without success, as the command's own help says;
 right; 3 out of memory; 128 + the signal's number where a signal stopped it (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138
 SIGUSR1, which clusters send before the time is up).
 """
+import errno
 import os
 import shlex
 import signal
@@ -49,8 +50,8 @@ def command(name):
                 if ending is None:       # a mistake of ours: the traceback is what helps
                     raise
                 message, status = ending
-                _leave_the_word_to_process_0(interrupted=status > 128)
-                print(f'{name}: {message}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)
+                if _is_to_speak(interrupted=status > 128):
+                    print(f'{name}: {message}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)
                 return status
         return run
     return decorate
@@ -69,6 +70,8 @@ def describe(error):
         return f'error: {cause}', 2
     if isinstance(error, ValueError | OSError):
         return f'error: {error}', 2
+    if hasattr(error, 'exit_status'):
+        return f'error: {error}', error.exit_status
     return None
 
 
@@ -85,6 +88,8 @@ def full_disk(error):
             if isinstance(error, OSError):
                 return error
             error = error.__cause__ or error.__context__
+    elif f'(os error {errno.ENOSPC})' in str(error):        # tokenizers raises a bare Exception
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
 
 
@@ -126,12 +131,14 @@ def readable_output():
             stream.reconfigure(errors='backslashreplace')
 
 
-def _leave_the_word_to_process_0(interrupted):
-    if 'TORCHELASTIC_RUN_ID' in os.environ:
+def _is_to_speak(interrupted):
+    """Whether this process says why it ends: of several that have the same to say, it is the first."""
+    if os.environ.get('RANK', '0') == '0' or 'TORCHELASTIC_RUN_ID' not in os.environ:
+        return True
+    if not interrupted:
         from basic import distributed
-        if interrupted and not distributed.is_main():
-            raise SystemExit(130)
         distributed.after_process_0()
+    return not interrupted
 
 
 def _first_line(error):

@@ -92,9 +92,8 @@ class Data:
     frames: str = 'FeatureData/{feature}'  # BigFile folder of frame features, for visual.kind=frames
     pooled: SplitFiles = field(default_factory=SplitFiles)      # .npy of one row an image, for visual.kind=pooled
     ids: SplitFiles = field(default_factory=SplitFiles)         # the image lists: row i of the .npy is line i here
-    images: str = ''                     # raw images, for visual.kind=clip; relative to the collection's folder; one
-                                         # with another ending of an image's (.JPG, .png) is found too
-    missing: str = 'error'               # captions whose visual item is not there: error | skip (leave them out, and say so)
+    images: str = ''                     # raw images, for visual.kind=clip; .JPG, .png ... are found where it says .jpg
+    missing: str = 'error'               # captions whose visual item is missing: error | skip (left out)
     noise: float = 0.0                   # a record: the rate of corrupted training translations; names the run's folder
 
 
@@ -170,7 +169,7 @@ class Loss:
     weights: Weights = field(default_factory=Weights)
     margin: float = 0.2                  # triplet margin, in cosine
     hardest: bool = True                 # hardest negative in the batch; False: the sum over all negatives
-    mask_same_visual: bool = False       # captions of one visual item are not each other's negatives; as released they are
+    mask_same_visual: bool = False       # as released captions of one visual item are each other's negatives
     temperature: float = 0.07            # of the similarity distillation
     smooth_l1_beta: float = 4.0          # of the feature distillation
     detach_teacher_visual: bool = False  # as released the teacher's distribution also moves the visual side
@@ -194,6 +193,7 @@ class Train:
     grad_clip: float = 2.0               # global L2 norm over encoders and projections; 0: none
     workers: int = 2                     # batches made at once, by threads, images by processes; 0: none ahead
     val_weight: float = 0.2              # w of the English branch in validation
+    keep_last: bool = False              # keep last.pt, from which a longer training can go on, after the test
 
 
 @dataclass

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from basic.layers import pool
+from basic.runtime import autocast
 
 
 class LinearDiscriminator(nn.Module):
@@ -61,6 +62,12 @@ class ConvDiscriminator(nn.Module):
 
     def forward(self, tokens, mask):
         """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
+        if tokens.device.type == 'cpu':  # in bfloat16 a busy CPU's threads wait for each other within the convolutions
+            with autocast('cpu', 'fp32'):
+                return self._judge(tokens.float(), mask)
+        return self._judge(tokens, mask)
+
+    def _judge(self, tokens, mask):
         keep = 1 if self.pooling == 'padded_mean' else mask[:, None]         # (N, 1, L)
         x = self.entry(tokens.transpose(1, 2))                               # (N, 128, L)
         for block in self.blocks:

@@ -1,7 +1,7 @@
 """Several processes that train as one: each holds a share of every batch, all see the whole.
 
-One process a GPU (or a share of the CPU), started by torchrun. Every process computes the loss of the global batch
-from gathered embeddings, so that negatives, batch norm, the distillation's softmax and the discriminator are those of
+One process per GPU (or share of the CPU), started by torchrun, on one node or on several; devices are numbered on each
+node, the shares over all nodes. Every process computes the loss of the global batch from gathered embeddings, so that negatives, batch norm, the distillation's softmax and the discriminator are those of
 one process with the whole batch. A gathered row's gradient is complete where the row comes from; a parameter's is a
 sum over the processes, which `sum_gradients` adds up. Alone, everything here does nothing.
 
@@ -9,8 +9,11 @@ N rows of the global batch, E features.
 """
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain, zip_longest
 
@@ -19,7 +22,11 @@ from torch import distributed, nn
 from torch.distributed import ReduceOp
 
 GRACE = 10                               # seconds that a process waits for the message of another
-PATIENCE = timedelta(hours=2)            # how long a process waits for another, which may be making a cache of images
+PATIENCE = timedelta(minutes=10)         # how long a process waits for another: a process that hangs is noticed
+WHILE_CACHING = timedelta(hours=12)      # and while another may be making a cache of images: see `patiently`
+# How gloo, NCCL and their store say that another process is no longer there.
+PEER_GONE = ('by peer', 'remote peer', 'remote process exited', 'communicator was aborted', 'Broken pipe',
+             'Socket closed', 'pair closure', 'Timed out waiting', 'Connection was likely closed')
 
 
 def launched():
@@ -30,15 +37,16 @@ def launched():
 def launch(script, arguments, processes):
     """Run a script in several processes of this machine by torchrun, and wait for them.
 
-    Where one fails, the others are stopped; what it printed is its own message.
+    Where one fails, the others are stopped; what it printed is its own message. A signal to this process reaches all.
 
     Returns:
-        the exit status: 0, or that of the process that failed first.
+        the exit status: 0, or that of the process that failed first, or 128 + the signal's number.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
+    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
     for name in list(logging.root.manager.loggerDict):           # each has a level of its own
         if name.startswith('torch.distributed.elastic'):
             logging.getLogger(name).setLevel(logging.CRITICAL)   # the process has said it better
@@ -46,30 +54,60 @@ def launch(script, arguments, processes):
     try:
         run.run(options)
     except ChildFailedError as error:
-        return abs(error.get_first_failure()[1].exitcode) or 1
-    except (SignalException, KeyboardInterrupt):
-        return 130
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f'process {number} {killed_by(-failure.exitcode)}; the others were stopped', file=sys.stderr)
+            return 128 - failure.exitcode
+        return failure.exitcode or 1
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, 'number', signal.SIGINT)
     return 0
+
+
+def killed_by(number):
+    """What to say of a process that a signal ended, such as 'was killed (SIGKILL), most often because ...'."""
+    name = signal.Signals(number).name
+    return f'was killed ({name})' + {
+        'SIGKILL': ', most often because memory ran out: compute.micro_batch or compute.checkpointing need less',
+        'SIGBUS': ', most often because a file that it was reading was cut, or the disk of a temporary folder is full',
+        'SIGSEGV': ', a fault in a compiled library'}.get(name, '')
+
+
+def _watch_the_launcher():
+    """End this process soon after the one that started it is gone, which cannot stop it any more."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        if os.environ['RANK'] == '0':
+            print('the process that started this one is gone: stopped', file=sys.stderr, flush=True)
+        os._exit(1)                      # the main thread may be waiting for another process, deaf to exceptions
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def start(devices):
     """Join the other processes, if there are any; the device of this one.
 
     Args:
-        devices: list of torch.device, one for each process.
+        devices: list of torch.device, one for each process of this node.
     Raises:
         ValueError: not as many devices as processes.
     """
     processes = int(os.environ['LOCAL_WORLD_SIZE']) if launched() else 1
     if len(devices) != processes:
         raise ValueError(f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process needs '
-                         'one; leave torchrun away, the command line starts the processes itself')
+                         'one. On one machine omit torchrun, the command line starts the processes itself; on several '
+                         "nodes torchrun's --nproc-per-node is the number of devices that --device names")
     device = devices[int(os.environ['LOCAL_RANK']) if launched() else 0]
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     if not launched():
         return device
     sys.excepthook = _after_the_first
+    _watch_the_launcher()
     if not distributed.is_initialized():
         on_gpu = device.type == 'cuda'
         distributed.init_process_group('nccl' if on_gpu else 'gloo', timeout=PATIENCE,
@@ -91,15 +129,35 @@ def after_process_0():
 
 def _after_the_first(kind, error, trace):
     """An excepthook: a process that fails because another one went away lets that one's message be the only one."""
-    if 'by peer' in str(error):
-        time.sleep(3 * GRACE)            # torchrun stops this process long before
+    if peer_went_away(error):
+        time.sleep(3 * GRACE)            # torchrun stops this process long before, unless the other is on another node
+        error.add_note('another process of this run has ended, or did not answer for '
+                       f'{PATIENCE.total_seconds() / 60:.0f} minutes; if it gave a reason, that is in its own output')
     sys.__excepthook__(kind, error, trace)
+
+
+def peer_went_away(error):
+    """Whether an error says that another process is no longer there, in the words of gloo, of NCCL or of their store."""
+    return (isinstance(error, distributed.DistError)
+            or isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in PEER_GONE))
 
 
 def wait_for_all():
     """Return when every process has come here."""
     if size() > 1:
         distributed.barrier()
+
+
+@contextmanager
+def patiently():
+    """Context manager for what may take one process hours, and the others no time: then they wait for each other."""
+    if size() == 1:
+        yield
+        return
+    group = distributed.new_group(backend='gloo', timeout=WHILE_CACHING)
+    yield
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
 
 
 def rank():

@@ -2,11 +2,15 @@
 
 N items, F frames, D width.
 """
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from basic.bigfile import BigFile
 from basic.errors import DataError, first_five
+from basic.foreign import DAMAGE
 from basic.ids import read_ids
 
 
@@ -15,11 +19,31 @@ class FeatureSource:
 
     in_processes = False                 # copying rows takes so little that threads do it
 
-    def __init__(self, ids, features):
-        self.ids, self.features = ids, features          # features: (rows, D)
+    def __init__(self, ids, features, file):
+        self.ids, self.features, self.file = ids, features, Path(file)       # features: (rows, D), mapped from file
         self.dim = features.shape[1]
         self._row = {name: row for row, name in enumerate(ids)}
         self._sound = np.zeros(len(ids), dtype=bool)
+        self._opened = open(self.file, 'rb')             # its state tells whether the mapped file is still the same
+        self._state = self._look()
+
+    def _look(self):
+        stat = os.fstat(self._opened.fileno())
+        return stat.st_size, stat.st_mtime_ns
+
+    def check_unchanged(self):
+        """DataError if the features on disk were changed since they were opened: what is mapped is then not to be had.
+
+        Reading beyond the end of a file that was cut would end the process without a word (SIGBUS).
+        """
+        if self._look() != self._state:
+            raise DataError(f'{self.file} was changed while it was being read ({self._state[0]:,} bytes at first, now '
+                            f'{self._look()[0]:,}): put the right file there, and start again')
+
+    @property
+    def files(self):
+        """dict name -> size in bytes of the files that hold the features."""
+        return {self.file.name: self._state[0]}
 
     def __contains__(self, name):
         return name in self._row
@@ -58,7 +82,7 @@ class FrameSource(FeatureSource):
         # Usually a video's rows follow one another, and are copied as one piece.
         jumps = np.cumsum(np.diff(self._rows, prepend=self._rows[:1]) != 1)
         self._in_one_piece = jumps[self._starts] == jumps[self._starts + self.counts - 1]
-        super().__init__(ids, self._file.map())
+        super().__init__(ids, self._file.map(), self._file.path)
 
     def names(self, rows):
         """The frame ids of rows of the features."""
@@ -70,6 +94,7 @@ class FrameSource(FeatureSource):
         return np.minimum(self.counts[[self._row[name] for name in ids]], self.max_frames)
 
     def batch(self, ids, own=slice(None)):
+        self.check_unchanged()
         counts = self.lengths(ids)
         visual = np.empty((len(ids[own]), counts.max(), self.dim), dtype=np.float32)
         mask, counts = np.arange(counts.max()) < counts[own, None], counts[own]
@@ -99,7 +124,7 @@ class PooledSource(FeatureSource):
 
     def __init__(self, path, ids_path):
         self.where = path
-        super().__init__(read_ids(ids_path), self._map())
+        super().__init__(read_ids(ids_path), self._map(), path)
         if len(self.features) != len(self.ids):
             raise DataError(f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row i of '
                             'the first belongs to line i of the second: fetch or extract both for the same images')
@@ -107,7 +132,7 @@ class PooledSource(FeatureSource):
     def _map(self):
         try:
             array = np.load(self.where, mmap_mode='r', allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
         if not isinstance(array, np.ndarray):
             raise DataError(f'{self.where} is an .npz archive under another name: save its one array with np.save')
@@ -121,6 +146,7 @@ class PooledSource(FeatureSource):
         return [self.ids[row] for row in rows]
 
     def batch(self, ids, own=slice(None)):
+        self.check_unchanged()
         rows = np.array([self._row[name] for name in ids[own]], dtype=np.int64)
         features = self.features[rows].astype(np.float32, copy=False)
         self._check(rows, features)

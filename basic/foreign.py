@@ -13,9 +13,11 @@ import math
 import os
 import re
 import stat
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from textwrap import shorten
 
 import yaml
 
@@ -30,7 +32,8 @@ KINDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or f
          list: 'a list', None: 'nothing'}
 # what the readers of json, yaml, zip and npy raise for damaged files, beside OSError
 DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError,
-          EOFError, NotImplementedError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, yaml.YAMLError)
+          EOFError, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+          yaml.YAMLError)
 
 
 # ------------------------------------------------------------------------------------------------------------ the shape
@@ -189,8 +192,17 @@ def parse_json(text, form, where, error=DataError):
     except RecursionError:
         raise error(f'{where}: lists inside lists too deep to be read') from None
     except ValueError as reason:         # not JSON, or a number of thousands of digits
-        raise error(f'{where} is not JSON ({reason}): {shown(text[:60])}') from None
+        raise error(f'{where}: not JSON ({shorten(str(reason), 100)}): {shown(text)}') from None
     return expect(value, form, where, error)
+
+
+def is_json(text):
+    """Whether text can be read as JSON at all."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class _Loader(yaml.SafeLoader):
@@ -241,13 +253,10 @@ _Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r"""^(?:
 
 def parse_yaml(text):
     """The value of YAML text, as plain data; ValueError says in one line why it is none."""
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
-    except (*DAMAGE, RecursionError) as reason:
+        return _Loader(text).get_single_data()
+    except DAMAGE as reason:
         raise ValueError(' '.join(str(reason).split())[:300] or type(reason).__name__) from None
-    finally:
-        loader.dispose()
 
 
 def read_yaml(path, error=DataError):
@@ -270,7 +279,7 @@ def read_npz(path, shapes, error=DataError):
     Args:
         path: the file.
         shapes: dict name -> (shape, kinds): the shape that the array must have, and the letters of numpy's
-            `dtype.kind` that are accepted.
+            `dtype.kind` that are accepted; a length of None fits any.
     Returns:
         dict name -> array.
     Raises:
@@ -304,9 +313,10 @@ def _npy(data, name, shape, kinds):
     if version not in read_header:
         raise ValueError(f'{name} is in version {version} of the npy format')
     found, fortran, dtype = read_header[version](file)
-    if found != shape or dtype.kind not in kinds or dtype.hasobject or fortran and len(shape) > 1:
+    fits = len(found) == len(shape) and all(asked in (None, length) for asked, length in zip(shape, found))
+    if not fits or min(found, default=0) < 0 or dtype.kind not in kinds or dtype.hasobject or fortran and len(shape) > 1:
         raise ValueError(f'{name} is {dtype} of shape {found}; expected shape {shape}')
     rest = data[file.tell():]
-    if len(rest) != math.prod(shape) * dtype.itemsize:
+    if len(rest) != math.prod(found) * dtype.itemsize:
         raise ValueError(f'{name} is cut off')
-    return np.frombuffer(rest, dtype=dtype).reshape(shape)
+    return np.frombuffer(rest, dtype=dtype).reshape(found)

@@ -1,6 +1,6 @@
-"""Models of the hub: from the local cache where they are there, and a quick word where they cannot be had.
+"""Models of the hub: from the local cache, or a quick word where they cannot be had.
 
-Code that comes with a model is never run: `trust_remote_code` is False in every call of transformers.
+Code that comes with a model is never run: transformers is always given trust_remote_code=False.
 """
 from pathlib import Path
 
@@ -8,9 +8,11 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from basic.errors import DataError, UnreachableError
+from basic.runtime import keep_logs_tidy
 
-TIMEOUT = 5                              # seconds to wait for the hub before saying that it is out of reach
-WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
+TIMEOUT = 5                  # seconds to wait for the hub before saying that it is out of reach
+WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
+           'pytorch_model.bin.index.json')
 
 
 class NeedsCodeError(DataError):
@@ -20,8 +22,8 @@ class NeedsCodeError(DataError):
 def load_pretrained(cls, name, **options):
     """cls.from_pretrained of a folder or a hub name, without running code that lies there.
 
-    The cache comes first and one short question to the hub second, because transformers asks a dead connection again
-    and again for a minute.
+    The cache comes first and one short question to the hub second, because transformers asks a
+    dead connection again and again for a minute.
 
     Args:
         cls: a class of transformers; options: for its `from_pretrained`.
@@ -32,12 +34,13 @@ def load_pretrained(cls, name, **options):
         UnreachableError: no such folder, not in the cache, and not to be downloaded now.
         what `from_pretrained` raises for a folder that it cannot load.
     """
+    keep_logs_tidy()
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_pretrained(cls, str(folder), **options)
     try:
         loaded = _from_pretrained(cls, name, local_files_only=True, **options)
-        if not is_empty_tokenizer(loaded):  # transformers makes one where a download got no further than its config
+        if not is_empty_tokenizer(loaded):   # as of a download that was cut short
             return loaded
     except NeedsCodeError:
         raise
@@ -50,22 +53,23 @@ def load_pretrained(cls, name, **options):
         raise
     except ImportError as error:
         raise DataError(f'it cannot be loaded ({reason(error)})') from None
-    except Exception as error:           # what a failed request raises differs between huggingface_hub's versions
+    except Exception as error:           # what a failed request raises differs between versions
         raise _unreachable(error) from None
 
 
 def ask_hub(name, file='config.json'):
-    """One short question to the hub, whether it has a file of a model; raises as `load_pretrained` if it has not."""
+    """Ask the hub, once and shortly, for a model's file; raises as `load_pretrained` if in vain."""
     try:
         get_hf_file_metadata(hf_hub_url(name, file), timeout=TIMEOUT)
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise DataError(f'no such folder here, no such model on the hub ({reason(error)})') from None
+        raise DataError('no such folder here, no such model on the hub '
+                        f'({reason(error)})') from None
     except Exception as error:
         raise _unreachable(error) from None
 
 
 def check_weights(name):
-    """Raise as `load_pretrained` if a model's weights are neither in its folder, nor in the cache, nor to be had."""
+    """Raise as `load_pretrained` if a model's weights are neither here nor to be downloaded."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not any((folder / file).is_file() for file in WEIGHTS):
@@ -75,18 +79,19 @@ def check_weights(name):
 
 
 def is_empty_tokenizer(loaded):
-    """Whether it is a tokenizer that knows no words: transformers makes such a one where it finds no vocabulary."""
+    """Whether it is a tokenizer without words: transformers makes one if it finds no vocabulary."""
     if not (hasattr(loaded, 'get_vocab') and hasattr(loaded, 'all_special_tokens')):
         return False
-    words = set(loaded.get_vocab()) - set(loaded.all_special_tokens) - {str(token) for token in _added(loaded)}
+    added = getattr(loaded, 'added_tokens_encoder', ())
+    words = set(loaded.get_vocab()) - set(loaded.all_special_tokens) - set(added)
     return words <= {'\u2581'}           # the blank of a sentence-piece vocabulary
 
 
 def refuse_empty(tokenizer):
     """DataError if a tokenizer knows no words."""
     if is_empty_tokenizer(tokenizer):
-        raise DataError(f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the folder lacks '
-                        'tokenizer.json, vocab.txt or the like')
+        raise DataError(f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the '
+                        'folder lacks tokenizer.json, vocab.txt or the like')
 
 
 def reason(error):
@@ -100,14 +105,11 @@ def _from_pretrained(cls, name, **options):
     except ValueError as error:
         if 'trust_remote_code' not in str(error):
             raise
-        raise NeedsCodeError(f"'{name}' needs code of its own ('auto_map' in its configuration), and code that comes "
-                             'with a model is never run here; choose a model that transformers itself knows') from None
+        raise NeedsCodeError(f"'{name}' needs code of its own ('auto_map' in its configuration), "
+                             'and code that comes with a model is never run here; choose a model '
+                             'that transformers itself knows') from None
 
 
 def _unreachable(error):
-    return UnreachableError('no such folder, not in the local cache of downloaded models, and it cannot be downloaded '
-                            f'now ({reason(error)})')
-
-
-def _added(tokenizer):
-    return getattr(tokenizer, 'added_tokens_encoder', ())
+    return UnreachableError('no such folder, not in the local cache of downloaded models, and it '
+                            f'cannot be downloaded now ({reason(error)})')

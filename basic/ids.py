@@ -1,19 +1,21 @@
-"""Ids of visual items: one form of them in captions, id lists, features and file names, and the text files they stand in.
+"""Ids of visual items, in one form everywhere, and the text files that hold them.
 
-An id is a file's name less a final .jpg or .mp4, and holds no white space. Everything else counts: another ending,
-another case, another Unicode form is another id. Where an id is not there, `did_you_mean` names one that is.
+In captions, id lists and features an id is a file's name less a final .jpg or .mp4, and holds no
+white space. Everything else counts: another ending, another case, another Unicode form is another
+id. Where an id is not there, `did_you_mean` names one that is.
 """
 import codecs
 import difflib
 import re
 import unicodedata
+from itertools import islice
 from pathlib import Path
 
 from basic.errors import DataError, first_five
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 ENDINGS = (*IMAGE_ENDINGS, '.mp4', '.avi', '.webm', '.mkv', '.mov', '.flv', '.npy')
-MARKS = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',       # before UTF-16's, which they begin with
+MARKS = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',  # before UTF-16's, their start
          codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
 JOINERS = '\u200c\u200d'                 # invisible, but part of words in Persian and Indian scripts
 
@@ -27,29 +29,31 @@ def read_ids(path):
     """The ids of an id list: one a line, less a final .jpg or .mp4.
 
     Raises:
-        DataError: an empty file or line, white space in an id, bytes that are not UTF-8, or an id twice.
+        DataError: an empty file or line, white space in an id, bytes that are not UTF-8, or an id
+            twice.
     """
     ids = []
     for number, line in lines_of(read_bytes(path).rstrip()):
         try:
             ids.append(visual_id(line.decode('utf-8').strip()))
         except UnicodeDecodeError:
-            raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for example with '
-                            'iconv -f THEIRS -t utf-8') from None
+            raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for '
+                            'example with iconv -f THEIRS -t utf-8') from None
         if not ids[-1]:
             raise DataError(f'{path}:{number}: an empty line; expected one id a line')
         if any(map(str.isspace, ids[-1])):
-            raise DataError(f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id a line, without any')
+            raise DataError(f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id a '
+                            'line, without any')
     if len(set(ids)) != len(ids):
         again = repeated(ids)
         line = ids.index(again[0], ids.index(again[0]) + 1) + 1
-        raise DataError(f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove the repeated '
-                        'lines, and their rows from the features')
+        raise DataError(f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove '
+                        'the repeated lines, and their rows from the features')
     return ids
 
 
 def repeated(ids):
-    """The ids that stand more than once in a list, in order of their second appearance, each once."""
+    """The ids that stand more than once in a list, each once, in order of their second appearance."""
     seen, again = set(), {}
     for name in ids:
         if name in seen:
@@ -58,7 +62,7 @@ def repeated(ids):
     return list(again)
 
 
-# ---------------------------------------------------------------------------------------------------------- text files
+# -------------------------------------------------------------------------------------- text files
 
 def read_bytes(path):
     """The bytes of a text file, without the byte order mark that some editors begin it with.
@@ -71,15 +75,16 @@ def read_bytes(path):
     if found is None and b'\0' in data[:1000]:
         found = 'UTF-16 without its mark, or no text'
     if found:
-        raise DataError(f'{path}: the file is {found}; expected UTF-8: convert it, for example with '
-                        f'iconv -f {found[:6]} -t utf-8')
+        raise DataError(f'{path}: the file is {found}; expected UTF-8: convert it, for example '
+                        f'with iconv -f {found[:6]} -t utf-8')
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def lines_of(data):
-    r"""Yield (number, line) of a text file's bytes, without the lines' ends: \n, \r\n, or, in a file without \n, \r.
+    r"""Yield (number, line) of a text file's bytes, without the lines' ends.
 
-    The bytes are split, not text: text methods would also split at U+2028 and others inside a caption.
+    A line ends at \n or \r\n; in a file without any \n at \r. The bytes are split, not text: text
+    methods would also split at U+2028 and others inside a caption.
     """
     for number, line in enumerate(data.split(b'\n' if b'\n' in data else b'\r'), start=1):
         yield number, line.removesuffix(b'\r')
@@ -87,10 +92,10 @@ def lines_of(data):
 
 def hidden(name):
     """The first character of an id that cannot be seen, such as a zero-width space, or None."""
-    return next((character for character in name if not character.isprintable() and character not in JOINERS), None)
+    return next((c for c in name if not c.isprintable() and c not in JOINERS), None)
 
 
-# --------------------------------------------------------------------------------------------------- the nearest there
+# ------------------------------------------------------------------------------- the nearest there
 
 def did_you_mean(missing, known, *, sample=2000):
     """For a message after the ids that are not there: which is there instead; '' where none is near.
@@ -98,12 +103,12 @@ def did_you_mean(missing, known, *, sample=2000):
     Args:
         missing: list of ids.
         known: the ids that are there.
-        sample: how many of each are looked at, at most; of `known`, where it is compared letter by letter.
+        sample: how many are looked at: of `missing`, and of `known` letter by letter.
     Returns:
         str, such as " (did you mean 'v0' for 'v0.avi'? They differ in ending)"
     """
     alike = {}
-    for name in known:
+    for name in islice(known, 100 * sample):
         alike.setdefault(_letters(name), name)
     for name in missing[:sample]:
         found = alike.get(_letters(name))

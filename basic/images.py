@@ -25,8 +25,8 @@ class ImageSource:
     A byte a number is a quarter of what the normalised pixels would take on their way to the model, which normalises
     them (model.ClipEncoder).
 
-    An image lies where the template says, or beside that under the same name with another ending of an image's, such as
-    .JPG, .jpeg or .png, or under the id itself, where that has such an ending.
+    An image lies where the template says, or else beside that, under the same name with another
+    ending of an image's, such as .JPG, .jpeg or .png, or under the id itself if it has one.
 
     Args:
         template: path, with {id} for the image's id.
@@ -65,8 +65,8 @@ class ImageSource:
         if itself.suffix.lower() in IMAGE_ENDINGS and itself.exists():
             found.add(itself)
         if len(found) > 1:
-            raise DataError(f"no image {path}, but {' and '.join(sorted(other.name for other in found))} beside it: "
-                            'remove those that are not meant')
+            names = ' and '.join(sorted(other.name for other in found))
+            raise DataError(f'no image {path}, but {names} beside it: remove those that are not meant')
         return found.pop() if found else path
 
     def _others(self, folder):
@@ -91,7 +91,7 @@ class ImageSource:
                          ).permute(2, 0, 1)
 
     def read(self, name, function):
-        """function(PIL image of 8 bits) of one image; DataError if it is missing, cannot be decoded, or says nothing."""
+        """function(PIL image) of one image in 8 bits; DataError if it is missing or cannot be used."""
         path = self.path(name)
         try:
             with Image.open(path) as image:
@@ -107,13 +107,13 @@ class ImageSource:
         """Those of the ids whose image does not exist."""
         # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
         self._listed = {}                # they may have been put there since
-        there = {}
-        absent = []
+        there, absent = {}, []
         for name in ids:
             path = Path(self.template.replace('{id}', name))
-            if path.parent not in there:
-                there[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-            if path.name not in there[path.parent] and self.path(name).name not in there[path.parent]:
+            folder = path.parent
+            if folder not in there:
+                there[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            if path.name not in there[folder] and self.path(name).name not in there[folder]:
                 absent.append(name)
         return absent
 
@@ -122,7 +122,7 @@ class ImageSource:
         return [self.path(name) for name in self.absent(ids)]
 
     def near(self, absent):
-        """A message's end that names an image that is there for one of those that are not; see `did_you_mean`."""
+        """For a message: an image that is there for one that is not; see `did_you_mean`."""
         folder = self.path(absent[0]).parent
         return did_you_mean([self.path(name).name for name in absent],
                             sorted(os.listdir(folder)) if folder.is_dir() else ())
@@ -141,24 +141,26 @@ class Unclear(ValueError):
 
 
 def eight_bits(image):
-    """A PIL image in 8 bits a colour, so that its white is white: RGB, L or CMYK; those that are it already, unchanged.
+    """A PIL image in 8 bits a colour, its white being white; RGB, L and CMYK without transparency as they are.
 
-    The first picture of an animation. As released, a camera's note that the picture lies on its side is not obeyed.
+    Of an animation it is the first picture. As released, a camera's note (EXIF) that the picture
+    lies on its side is not obeyed.
 
     Args:
-        image: PIL image of any mode. What is transparent is shown over white, or over black where nothing would be
-            seen on white.
+        image: PIL image of any mode. What is transparent is shown over white, or over black where
+            nothing would be seen on white.
     Raises:
-        Unclear: numbers of 32 bits, whose white is nobody knows where; 16 bits that are all but black; nothing to see.
+        Unclear: numbers of 32 bits, whose white is unknown; 16 bits that would be all but black;
+            nothing to see.
     """
     if image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG':
         return _from_16_bits(image)
     if image.mode in ('I', 'F'):
-        raise Unclear(f"its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot tell what is white; "
-                      'convert it to 8 bits a colour')
+        raise Unclear(f'its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot '
+                      'tell what is white; convert it to 8 bits a colour')
     if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
         return _opaque(image.convert('RGBA'))
-    if image.mode in ('1', 'P'):         # resized as they are, they would be made of their nearest pixels
+    if image.mode in ('1', 'P'):         # their pixels could not be mixed in resizing
         return image.convert('L' if image.mode == '1' else 'RGB')
     return image
 
@@ -166,9 +168,10 @@ def eight_bits(image):
 def _from_16_bits(image):
     """A grey image of 16 bits, 65,535 being white, in 8 bits."""
     values = np.asarray(image).astype(np.int64)
-    if 0 < values.max(initial=0) < 4096 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        raise Unclear(f'its grey values of 16 bits go from {values.min()} to {values.max()}, where 65535 is white: they '
-                      'seem to be of another depth; convert it to 8 bits')
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or 0 < high < 4096 or high > 65535:
+        raise Unclear(f'its grey values of 16 bits go from {low} to {high}, where 65535 is white: '
+                      'they seem to be of another depth; convert it to 8 bits')
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
@@ -221,8 +224,9 @@ def check_images(source, visual_ids):
     if absent:
         paths = [source.path(name) for name in absent]
         raise DataError(f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
-                        f'{first_five(paths)}{source.near(absent)}; put them there, set data.images to where they are, '
-                        'or leave them and their captions out with data.missing=skip')
+                        f'{first_five(paths)}{source.near(absent)}; put them there, set data.images '
+                        'to where they are, or leave them and their captions out with '
+                        'data.missing=skip')
 
 
 def tower_fingerprint(clip):

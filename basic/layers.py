@@ -93,7 +93,7 @@ class AttentionBlock(nn.Module):
         source, source_mask = (x, mask) if context is None else (context, context_mask)
         query, key, value = (self._split(part) for part in (self.query(x), self.key(source), self.value(source)))
         mask = attention_mask(mask, source_mask)                             # (N, 1, Lq, Lk)
-        if self.attention == 'fused' or (self.attention == 'auto' and x.is_cuda):
+        if self.attention == 'fused' or (self.attention == 'auto' and x.device.type != 'cpu'):
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask.to(query.dtype), scale=1 / self.scale,
                 dropout_p=self.dropout.p if self.training else 0.0)          # (N, heads, Lq, H / heads)

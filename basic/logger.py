@@ -6,6 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,19 +15,33 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from basic import distributed
+from basic.board import STEP, add_code, add_scalars, attempt, open_board
 from basic.checkpoint import BEST, LAST
 from basic.config import ConfigError, config_from_dict, config_to_dict
-from basic.files import write_atomically
+from basic.files import locked, write_atomically
+from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}   # see evaluation.py
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
-RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, LAST, *REPORTS)
-MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'compute.compile', 'compute.attention',
+RUN_FILES = (LAST, BEST, CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, *REPORTS)     # LAST first: see retire_run
+LOCK = '.lock'                           # held by the process that trains in the folder
+NEXT_BEST = f'.{BEST}.next'              # the best model of an epoch that is not finished yet
+OLD, MOVING = '.old', '.moving'          # a run that --overwrite replaces, until the new one has its first epoch
+# a line of log.jsonl as others need it: see basic.foreign
+RECORD = {'epoch': int, 'best_epoch': (int, None),
+          'speed': ({'train_seconds': float, 'val_seconds': float}, None)}
+MAY_DIFFER = ('train.epochs', 'train.workers', 'train.patience', 'train.keep_last', 'compute.compile', 'compute.attention',
               'compute.micro_batch', 'compute.checkpointing', 'compute.image_cache',
               'compute.score_memory')    # between a run and its continuation: a smaller micro-batch, say
+
+
+POINTS = 200                             # of an epoch's steps in TensorBoard
+NO_CURVE = ('epoch', 'best_epoch', 'val/weight')     # of a record: a line in TensorBoard would say nothing
+WIDTH = 80                               # of a terminal that does not tell
 
 
 def check_run_folder(folder, config, *, resume=False, overwrite=False):
@@ -41,35 +57,109 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
         ConfigError: it holds a run, and neither was asked for; or resume, and there is no run, or another config.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f'run folder {folder} is a file: give another --run-dir')
     present = [name for name in RUN_FILES if (folder / name).exists()]
-    if resume and overwrite:
-        raise ConfigError('--resume and --overwrite contradict each other: give one')
     if resume and not (folder / CONFIG).exists():
         raise ConfigError(f'nothing to resume: {folder} holds no run; '
-                          + ('--overwrite clears it and starts one' if present else 'leave --resume away to start one'))
+                          + ('--overwrite clears it and starts one' if present else 'omit --resume to start one'))
     if resume:
         _check_same_config(config_to_dict(read_config(folder)), config, folder)
         if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
-            raise ConfigError(f'{folder} cannot go on: {LAST}, which holds the state of its training, is not there. '
-                              f'evaluation.py --checkpoint {folder} tests its {BEST}; --overwrite deletes the run and '
-                              'starts again')
+            raise ConfigError(f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after the '
+                              f'test (train.keep_last=true keeps it). {BEST} can still be tested: evaluation.py '
+                              f'--checkpoint {folder}. For a longer training start again: --overwrite')
         return folder / LAST if LAST in present else None       # None: interrupted in its first epoch
     if present and not overwrite:
         done = f'tested, see {METRICS["test"]}' if METRICS['test'] in present else 'unfinished, or not tested'
-        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite deletes it '
-                          'and starts again; name=NAME, --seed N or --run-dir DIR choose another folder')
+        raise ConfigError(f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces it '
+                          'by a new one; name=NAME, --seed N or --run-dir DIR choose another folder')
     return None
+
+
+def is_finished(folder, config):
+    """Whether a run folder holds this run, trained to its end and tested, so that nothing is left to do."""
+    folder = Path(folder)
+    return ((folder / CONFIG).is_file() and (folder / METRICS['test']).is_file() and is_trained(folder, config)
+            and not config_changes(config_to_dict(read_config(folder)), config_to_dict(config), MAY_DIFFER))
+
+
+@contextmanager
+def hold_run_folder(folder):
+    """Keep every other process from training in a folder; it is made, and removed if it is still empty at the end.
+
+    A run that an earlier process was about to replace when it was killed is put back first.
+
+    Raises:
+        basic.files.Locked: another process trains there; the message names it.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK):
+            settle_retired_run(folder)
+            try:
+                yield
+            finally:
+                settle_retired_run(folder)
+                (folder / LOCK).unlink(missing_ok=True)      # whoever has opened it sees that it is gone
+    finally:
+        with suppress(OSError):          # not empty
+            for path in made:
+                path.rmdir()
+
+
+def retire_run(folder):
+    """Put the run that a folder holds aside, for a new one to begin; `settle_retired_run` decides what becomes of it.
+
+    last.pt goes first and comes last: where it is missing, the new run has no epoch yet.
+    """
+    folder = Path(folder)
+    present = [name for name in RUN_FILES if os.path.lexists(folder / name)]
+    if present:
+        (folder / MOVING).mkdir()
+        for name in present:
+            os.replace(folder / name, folder / MOVING / name)
+        os.replace(folder / MOVING, folder / OLD)
+
+
+def settle_retired_run(folder):
+    """After a new run's first epoch, delete the run that it replaces; before, put that one back. May be killed anywhere.
+
+    Returns:
+        whether a run was put back.
+    """
+    folder = Path(folder)
+    if (folder / OLD).is_dir():
+        if (folder / LAST).exists():
+            shutil.rmtree(folder / OLD)
+            return False
+        clear_run_folder(folder)
+        os.replace(folder / OLD, folder / MOVING)
+    if not (folder / MOVING).is_dir():
+        return False
+    for name in reversed(RUN_FILES):
+        if os.path.lexists(folder / MOVING / name):
+            os.replace(folder / MOVING / name, folder / name)
+    shutil.rmtree(folder / MOVING)
+    return True
+
+
+def settle_best(folder, schedule):
+    """Keep or drop a best model whose epoch was being finished when its process was killed, as last.pt tells."""
+    path = Path(folder) / NEXT_BEST
+    if path.exists() and schedule.epoch and schedule.best_epoch == schedule.epoch:
+        os.replace(path, Path(folder) / BEST)
+    path.unlink(missing_ok=True)
 
 
 def read_config(folder):
     """The Config that a run folder was started with; ConfigError if its file is damaged."""
     path = Path(folder) / CONFIG
     try:
-        tree = yaml.safe_load(path.read_text(encoding='utf-8'))
-        if not isinstance(tree, dict):
-            raise ValueError('expected keys and values')
-        return config_from_dict(tree)
-    except (ValueError, yaml.YAMLError) as error:
+        return config_from_dict(read_yaml(path))
+    except ValueError as error:
         raise ConfigError(f'{path} is not a config as train.py writes it: {" ".join(str(error).split())[:300]}'
                           ) from None
 
@@ -77,14 +167,16 @@ def read_config(folder):
 def is_trained(folder, config):
     """Whether a run's log has all the epochs that its config asks for, or those that made it stop early."""
     records = read_log(folder)
-    return bool(records) and (records[-1]['epoch'] >= config.train.epochs
-                              or records[-1]['epoch'] - records[-1]['best_epoch'] > config.train.patience)
+    if not records:
+        return False
+    epoch, best = records[-1]['epoch'], records[-1].get('best_epoch')
+    return epoch >= config.train.epochs or best is not None and epoch - best > config.train.patience
 
 
 def clear_run_folder(folder):
     """Make the folder, without what an older run left in it; other files stay."""
     remove_leftovers(folder)
-    for path in (Path(folder) / name for name in RUN_FILES):
+    for path in (Path(folder) / name for name in (*RUN_FILES, NEXT_BEST)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -100,7 +192,7 @@ def remove_reports(folder):
 
 def remove_leftovers(folder):
     """Remove the half-written files of a process that was killed while it wrote atomically."""
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, NEXT_BEST):
         for path in Path(folder).glob(f'.{name}.*.tmp'):
             path.unlink(missing_ok=True)
 
@@ -142,11 +234,10 @@ def record_start(folder, start, config, *, resumed_after=0):
     path = Path(folder) / RUN
     if resumed_after and path.exists():
         try:
-            first = json.loads(path.read_text(encoding='utf-8'))
+            first = read_json(path, {'resumed': ([dict], None)})
         except ValueError as error:
             raise ConfigError(f'{path} is damaged ({error}): move it away, and the run goes on without it') from None
-        first.setdefault('resumed', []).append({'after_epoch': resumed_after, **start})
-        start = first
+        start = {**first, 'resumed': [*(first.get('resumed') or []), {'after_epoch': resumed_after, **start}]}
     write_atomically(path, json.dumps(start, indent=2, ensure_ascii=False) + '\n')
     write_atomically(Path(folder) / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
@@ -178,14 +269,34 @@ class RunLog:
     Args:
         folder: the run folder.
         epoch: the last finished epoch; later lines of an interrupted run are dropped.
+        steps: per epoch; TensorBoard has `POINTS` of them.
     """
 
-    def __init__(self, folder, epoch=0):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation has no use for it
+    def __init__(self, folder, epoch=0, steps=0):
         self.path = Path(folder) / LOG
         kept = [record for record in read_log(folder) if record['epoch'] <= epoch]
         write_atomically(self.path, ''.join(json.dumps(record) + '\n' for record in kept))
-        self.board = SummaryWriter(str(Path(folder) / TENSORBOARD), purge_step=epoch + 1)
+        self.steps, self.every = steps, max(1, steps // POINTS)
+        self.board = attempt(open_board, Path(folder) / TENSORBOARD, epoch=epoch, step=epoch * steps)
+        config = Path(folder) / CONFIG
+        if config.is_file():
+            self.show(add_code, 'config', config.read_text(encoding='utf-8'), epoch)
+
+    def show(self, function, *args):
+        """function(SummaryWriter, *args), if there is a SummaryWriter; one that fails is left out from then on."""
+        def of_board():
+            function(self.board, *args)
+            return self.board
+        if self.board:
+            self.board = attempt(of_board)
+
+    def step(self, values, *, epoch, step, lr):
+        """Show what a training step gave, a dict as of `train.train_step`."""
+        if self.board and step % self.every == 0:
+            renamed = {'train/total': 'train/loss'}
+            named = {f'{STEP}{renamed.get(name, name).removeprefix("train/")}': value
+                     for name, value in {**values, 'lr': lr}.items()}
+            self.show(add_scalars, named, (epoch - 1) * self.steps + step)
 
     def add(self, record):
         """Append an epoch's record (nested dict with `epoch`) and show it."""
@@ -194,38 +305,137 @@ class RunLog:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flatten(record, separator='/').items():
-            if name != 'epoch' and isinstance(value, (int, float)) and not isinstance(value, bool):
-                self.board.add_scalar(name, value, record['epoch'])
-        self.board.flush()
+        values = {name: value for name, value in flatten(record, separator='/').items() if name not in NO_CURVE}
+        self.show(add_scalars, values, record['epoch'])
+        self.show(lambda board: board.flush())
         print(summary_line(record), flush=True)
+        if record.get('halved'):
+            print('           the learning rate is halved', flush=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.board.close()
+        close_progress()                 # a message may follow
+        self.show(lambda board: board.close())
 
 
-LINE = '{desc}: step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go{postfix}'
-
-
-def progress(iterable, label, *, shown=True, seconds=30):
-    """Iterate with a progress bar on a terminal, or else a plain line every so many seconds, for a log file.
+def show_test(folder, report, text):
+    """Add a test's result to a run's TensorBoard: the figures at the result's weight, and the whole table as text.
 
     Args:
-        iterable: with a length.
-        label: what the bar or the line begins with.
+        folder: the run folder.
+        report: of `evaluation.evaluate_checkpoint`; text: of `evaluation.table`.
+    """
+    row = next((row for row in report['rows'] if row['weight'] == report['result']['weight']), {})
+    board = attempt(open_board, Path(folder) / TENSORBOARD)
+
+    def add():
+        figures = {name: value for name, value in flatten(row, separator='/').items() if name != 'weight'}
+        add_scalars(board, {f'{report["split"]}/{name}': value for name, value in figures.items()}, report['epoch'])
+        add_code(board, report['split'], text, report['epoch'])
+        board.close()
+    if board:
+        attempt(add)
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+def tell(line):
+    """Say on stderr, in one process of several, what is being done; stdout is for results."""
+    if distributed.is_main():
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress(iterable, label='', *, parts=None, shown=True, seconds=30):
+    """Iterate with one line that is kept up to date on a terminal, or else a line every so many seconds.
+
+    Args:
+        iterable: what to iterate.
+        label: what the line begins with, before '3/7'.
+        parts: instead, a function of (done, how many or None, seconds so far) -> the line's parts, list of str. Where a
+            terminal is too narrow, the last but one is left out, and again.
         shown: False: nothing is shown, in all processes but one.
         seconds: between two lines; what takes less has none.
     Returns:
-        tqdm's iterator, for `set_postfix(..., refresh=False)`.
+        tqdm's iterator.
     """
+    def counted(done, total, elapsed):
+        left = [f'{clock(elapsed * (total - done) / done)} left'] if done and total else []
+        return [f'{label} {done}/{total or "?"}', *left]
+
+    options = {'parts': parts or counted, 'leave': False, 'miniters': 1, 'disable': not shown}
     if sys.stderr.isatty():
-        return tqdm(iterable, desc=label, mininterval=0.5, leave=False, dynamic_ncols=True,
-                    disable=not shown)
-    return tqdm(iterable, desc=label, mininterval=seconds, miniters=1, delay=seconds, leave=False, bar_format=LINE,
-                file=_Lines(sys.stderr), disable=not shown)
+        return _Line(iterable, mininterval=0.5, dynamic_ncols=True, **options)
+    return _Line(iterable, mininterval=seconds, delay=seconds, file=_Lines(sys.stderr), **options)
+
+
+def epoch_progress(loader, *, epoch, epochs, last=None, shown=True, seconds=30):
+    """The `progress` of a training epoch: 'epoch 3/12  step 40/94  loss 12.3  35 samples/s  at most 2:10 left'.
+
+    The time left is that of the run, with all its epochs: it may stop early.
+
+    Args:
+        loader: data_provider.TrainLoader.
+        epoch, epochs: this one, from 1, and how many at most.
+        last: seconds that the epoch before took with its validation; None: there was none.
+    Returns:
+        tqdm's iterator; set its `loss` to what is to be shown.
+    """
+    def parts(step, steps, elapsed):
+        found = [f'epoch {epoch}/{epochs}', f'step {step}/{steps or "?"}']
+        if not (step and steps and elapsed):
+            return found
+        this = elapsed * steps / step
+        if bar.loss is not None:
+            found.append(f'loss {loss_text(bar.loss)}')
+        if hasattr(loader, 'dataset_size'):
+            found.append(f'{loader.dataset_size * step / steps / elapsed:.3g} samples/s')
+        left = max(this, last or 0) - elapsed + (epochs - epoch) * (last or this)
+        return [*found, f'at most {clock(left)} left']
+
+    bar = progress(loader, parts=parts, shown=shown, seconds=seconds)
+    bar.loss = None
+    return bar
+
+
+def duration(seconds):
+    """'45 s', '12 min' or '3.4 h'."""
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
+
+
+def clock(seconds):
+    """'0:07', '2:10' or '3:02:10'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def close_progress():
+    """Take every progress line off the terminal, before something else is said; an exception leaves it there."""
+    for line in list(_Line.shown):
+        line.close()
+
+
+class _Line(tqdm):
+    """tqdm with a line of words that never fills the terminal's width; the arguments are those of `progress`."""
+
+    shown = weakref.WeakSet()
+
+    def __init__(self, *args, parts, **options):
+        self.parts, self.loss = parts, None
+        super().__init__(*args, **options)
+        self.shown.add(self)
+
+    def __str__(self):
+        state = self.format_dict
+        parts = self.parts(state['n'], state['total'], state['elapsed'])
+        width = (state['ncols'] or WIDTH) - 1
+        while len(parts) > 2 and len('  '.join(parts)) > width:
+            del parts[-2]
+        return '  '.join(parts)[:width]
 
 
 class _Lines:
@@ -243,27 +453,31 @@ class _Lines:
 
 
 def read_log(folder):
-    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left out."""
+    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left out.
+
+    Raises:
+        DataError: a line that is no such record; names it.
+    """
     path = Path(folder) / LOG
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f'{path}, line {number}: not JSON: {line[:80]!r}') from None
-    return records
+    lines = read_text(path).removesuffix('\n').split('\n') if path.exists() else ['']
+    if not is_json(lines[-1]):
+        lines.pop()
+    return [parse_json(line, RECORD, f'{path}, line {number}') for number, line in enumerate(lines, 1)]
 
 
 def summary_line(record):
-    """One epoch in one line for the console."""
+    """One epoch in one line for the console, of at most 80 characters."""
     train, val = record['train'], record['val']
     recalls = ' '.join(f'{val["t2v"][key]:.1f}' for key in ('R@1', 'R@5', 'R@10'))
-    verdict = 'best so far' if record['improved'] else f'best: epoch {record["best_epoch"]}'
-    return (f'epoch {record["epoch"]:>3}  loss {train["total"]:.4g}  lr {record["lr"]:.3g}  '
-            f'val t2v R@1/5/10 {recalls}  SumR {val["SumR"]:.1f}  ({verdict})  '
-            f'{record["speed"]["train_seconds"]:.0f} s, {record["speed"]["samples_per_s"]:.0f} samples/s')
+    return (f'epoch {record["epoch"]:>3}  loss {loss_text(train["total"])}  '
+            f'val t2v R@1/5/10 {recalls}  SumR {val["SumR"]:.1f}  '
+            f'{duration(record["speed"]["train_seconds"] + record["speed"]["val_seconds"])}'
+            + '  best' * record['improved'])
+
+
+def loss_text(loss):
+    """A loss in five or six characters; it may be summed over a batch."""
+    return f'{loss:.0f}' if abs(loss) >= 1000 else f'{loss:#.4g}'
 
 
 def flatten(tree, prefix='', separator='.'):

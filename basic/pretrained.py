@@ -1,6 +1,7 @@
 """The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or rebuilt empty."""
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +14,14 @@ from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
 from basic.hub import check_weights, load_pretrained, reason, refuse_empty
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig  # what is slow is imported where used
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig
 
 UNUSABLE = (OSError, ValueError, KeyError, ImportError)      # what from_pretrained raises for files that it cannot use
+# The types of model that give their mask to transformers' `create_bidirectional_mask` and nowhere else: it takes a
+# ready one of four dimensions as it is. ModernBERT's layers of local attention, for one, would lose their window.
+READY_MASKS = ('bert', 'camembert', 'distilbert', 'electra', 'eurobert', 'mpnet', 'nomic_bert', 'roberta', 'xlm-roberta',
+               'xlm-roberta-xl')
+MOST_LAYERS = 1000           # of any encoder: a config.json with more is not to be believed
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
 
 
@@ -39,6 +45,26 @@ def bert_positions(bert):
     return table.num_embeddings - reserved
 
 
+def bert_mask(bert, mask):
+    """The mask of a pass through a BERT-like model, in a form that the model need not look into.
+
+    From a mask (N, L) transformers first finds out whether anything is padding, for which a GPU must be waited for.
+
+    Args:
+        bert: the model; mask: (N, L), 1 on real positions.
+    Returns:
+        what transformers would make of it: for fused attention bool (N, 1, L, L), for eager attention what is added to
+        the scores, (N, 1, 1, L). The mask itself for a model that may make something else of it.
+    """
+    kernels = bert.config._attn_implementation
+    if bert.config.model_type not in READY_MASKS or kernels not in ('sdpa', 'eager'):
+        return mask
+    real = mask.bool()[:, None, None]                                        # (N, 1, 1, L)
+    if kernels == 'sdpa':
+        return real.expand(-1, -1, mask.shape[1], -1)
+    return torch.where(real, 0.0, torch.finfo(torch.float32).min)
+
+
 def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'):
     """The BERT-like encoder, without its pooler.
 
@@ -51,20 +77,19 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
     Raises:
         ValueError: neither reachable nor in the local cache, or not a folder that transformers can load.
     """
-    try:
+    with _loading('text.bert', name):
         config = AutoConfig.for_model(**architecture) if architecture else read_config(name)
-        _refuse_foreign_kernels(config)
+        _refuse_unusable(config)
         for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
                     'embedding_dropout', 'mlp_dropout'):     # as the models of LAYER_LISTS call it
             if hasattr(config, key):
                 setattr(config, key, dropout)
         kernels = {'auto': None, 'fused': 'sdpa', 'eager': 'eager'}[attention]
         if architecture or not pretrained:
-            bert = AutoModel.from_config(config, attn_implementation=kernels, trust_remote_code=False)
+            bert = AutoModel.from_config(config, attn_implementation=kernels,
+                                         trust_remote_code=False)
         else:
             bert = load_whole(AutoModel, name, config=config, attn_implementation=kernels)
-    except UNUSABLE as error:
-        raise _unusable_bert(name, error) from None
     if getattr(bert, 'pooler', None) is not None:
         bert.pooler = None
     return bert
@@ -72,20 +97,25 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
 
 def build_clip(*, name, pretrained, architecture=None):
     """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys `visual.clip*`."""
-    from transformers import CLIPVisionModelWithProjection
-    try:
+    from transformers import CLIPVisionModelWithProjection     # slow to import
+    with _loading('visual.clip', name):
         config = CLIPVisionConfig(**architecture) if architecture else read_clip_config(name)
-        _refuse_foreign_kernels(config)
+        _refuse_unusable(config)
         if architecture or not pretrained:
             return CLIPVisionModelWithProjection(config)
         return load_whole(CLIPVisionModelWithProjection, name)
-    except UNUSABLE as error:
-        raise _unusable_clip(name, error) from None
 
 
 @dataclass(frozen=True)
 class TextLimits:
-    """What a BERT-like encoder can read: `tokens` in its vocabulary, `positions` of a caption, `layers` it has."""
+    """What a BERT-like encoder can read.
+
+    Attributes:
+        kind: its class.
+        tokens: of its vocabulary.
+        positions: tokens of the longest caption; infinite where they are not a table.
+        layers: how many it has.
+    """
     kind: str
     tokens: int
     positions: float
@@ -93,7 +123,7 @@ class TextLimits:
 
 
 def text_limits(name, pretrained):
-    """TextLimits of a BERT-like model, from its config.json alone; what `build_bert` refuses is refused here.
+    """TextLimits of a BERT-like model, from its config.json alone.
 
     Args:
         name, pretrained: as for `build_bert`. Weights are looked for, not read.
@@ -101,68 +131,71 @@ def text_limits(name, pretrained):
         UnreachableError: neither here nor to be downloaded now.
         ValueError: as `build_bert`.
     """
-    try:
+    with _loading('text.bert', name):
         config = read_config(name)
-        _refuse_foreign_kernels(config)
+        _refuse_unusable(config)
         with torch.device('meta'):       # the architecture, without memory for its weights
             bert = AutoModel.from_config(config, trust_remote_code=False)
-        limits = TextLimits(kind=type(bert).__name__, tokens=bert.get_input_embeddings().num_embeddings,
-                            positions=bert_positions(bert), layers=len(bert_layers(bert)))
+        tokens, positions = bert.get_input_embeddings().num_embeddings, bert_positions(bert)
         if pretrained:
             check_weights(name)
-    except UNUSABLE as error:
-        raise _unusable_bert(name, error) from None
-    return limits
+    return TextLimits(kind=type(bert).__name__, tokens=tokens, positions=positions,
+                      layers=len(bert_layers(bert)))
 
 
 def clip_image_size(name, pretrained):
-    """The side of the images that CLIP's image tower reads, from its config.json; as `text_limits` otherwise."""
-    try:
+    """S, the side of CLIP's images, from its config.json; arguments and errors as `text_limits`."""
+    with _loading('visual.clip', name):
         config = read_clip_config(name)
         if pretrained:
             check_weights(name)
-    except UNUSABLE as error:
-        raise _unusable_clip(name, error) from None
     return config.image_size
 
 
 def read_config(name):
-    """The configuration of a BERT-like model; raises UNUSABLE, whatever is wrong with the file."""
+    """A model's configuration; raises NeedsCodeError, or another ValueError or OSError."""
     try:
         return load_pretrained(AutoConfig, name)
     except UNUSABLE:
         raise
-    except Exception as error:           # values of a wrong kind: each architecture has errors of its own
+    except Exception as error:           # values of a wrong kind: each architecture has its errors
         raise ValueError(f'its config.json cannot be used: {reason(error)}') from None
 
 
 def read_clip_config(name):
-    """The configuration of CLIP's image tower, from that of CLIP or of the tower alone; raises UNUSABLE."""
+    """The configuration of CLIP's image tower, from that of CLIP or of the tower alone."""
     kind = read_config(name).model_type
-    if kind not in ('clip', 'clip_vision_model'):     # transformers would fill in CLIP's own numbers
+    if kind not in ('clip', 'clip_vision_model'):    # transformers would fill in CLIP's own numbers
         raise ValueError(f"its config.json is of a model of type '{kind}', not of CLIP")
     return load_pretrained(CLIPVisionConfig, name)
 
 
-def _refuse_foreign_kernels(config):
-    """ValueError if a model asks for an attention kernel from the hub, which is code that would be downloaded."""
+def _refuse_unusable(config):
+    """ValueError for a configuration that asks for code from the hub, or for too many layers."""
     kernel = getattr(config, '_attn_implementation', None)
     if isinstance(kernel, str) and '/' in kernel:
-        raise ValueError(f"its configuration asks for the attention kernel '{kernel[:60]}' of the hub; code that comes "
-                         'with a model is never run here')
+        raise ValueError(f"its configuration asks for the attention kernel '{kernel[:60]}' of the "
+                         'hub; code that comes with a model is never run here')
+    layers = getattr(config, 'num_hidden_layers', 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ValueError(f'its configuration asks for {layers:,} layers; at most {MOST_LAYERS:,} '
+                         'are expected')
 
 
-def _unusable_bert(name, error):
-    kind = UnreachableError if isinstance(error, UnreachableError) else ValueError
-    return kind(f"key 'text.bert': cannot load '{name}': {_first_line(error)}\n  Without network and cache, give a "
-                'local folder as transformers saves it (config.json, weights, vocabulary): text.bert=FOLDER; with '
-                'text.pretrained=false it needs no weights')
-
-
-def _unusable_clip(name, error):
-    kind = UnreachableError if isinstance(error, UnreachableError) else ValueError
-    return kind(f"key 'visual.clip': cannot load '{name}': {_first_line(error)}\n  Without network and cache, give a "
-                'local folder as transformers saves it: visual.clip=FOLDER')
+@contextmanager
+def _loading(key, name):
+    """Turn what transformers raises of files that it cannot use into a ValueError that names the option."""
+    try:
+        yield
+    except Exception as error:           # values of a wrong kind: each architecture has its errors
+        if is_out_of_memory(error):
+            raise
+        kind = UnreachableError if isinstance(error, UnreachableError) else ValueError
+        said = _first_line(error) if isinstance(error, UNUSABLE) else reason(error)
+        advice = {'text.bert': ' (config.json, weights, vocabulary): text.bert=FOLDER; with '
+                  'text.pretrained=false it needs no weights', 'visual.clip': ': visual.clip=FOLDER'}
+        raise kind(f"key '{key}': cannot load '{name}': {said}\n  Without network and cache, give a "
+                   f'local folder as transformers saves it{advice[key]}') from None
 
 
 def build_dual_encoder(name):

@@ -6,6 +6,7 @@ import io
 import textwrap
 import tokenize
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 
 from omegaconf import MISSING as REQUIRED
@@ -37,19 +38,26 @@ def describe_config(config):
 
 
 def field_comments(cls):
-    """dict field -> the comment that stands beside it in the source of basic/config.py, '' where there is none."""
-    source = Path(schema.__file__).read_text(encoding='utf-8')
-    comments, inside, name = {}, None, None
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        words = token.line.split()
-        if token.start[1] == 0 and token.type == tokenize.NAME:
-            inside = words[1].rstrip(':') if words[0] == 'class' else None
-        elif inside == cls.__name__ and token.start[1] == 4 and token.type == tokenize.NAME:
-            name = token.string
-            comments[name] = []
-        elif inside == cls.__name__ and name and token.type == tokenize.COMMENT:
-            comments[name].append(token.string.lstrip('# '))
+    """dict field -> the comment beside it in the source of basic/config.py, '' where there is none."""
+    comments = _comments().get(cls.__name__, {})
     return {field.name: ' '.join(comments.get(field.name, [])) for field in fields(cls)}
+
+
+@cache
+def _comments():
+    """dict class -> dict field -> list of the comments at its line and the lines below."""
+    source = Path(schema.__file__).read_text(encoding='utf-8')
+    found, fields_here, comments = {}, {}, []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        column = token.start[1]
+        if column == 0 and token.type == tokenize.NAME:
+            words = token.line.split()
+            fields_here = found.setdefault(words[1].rstrip(':'), {}) if words[0] == 'class' else {}
+        elif column == 4 and token.type == tokenize.NAME:
+            comments = fields_here.setdefault(token.string, [])
+        elif token.type == tokenize.COMMENT and column > 4:
+            comments.append(token.string.lstrip('# '))
+    return found
 
 
 def _groups(cls, name=''):

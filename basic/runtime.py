@@ -1,4 +1,5 @@
 """What the machine needs before the model runs: a torchvision that imports, devices, precision, seeds."""
+import os
 import random
 import re
 import sys
@@ -37,14 +38,17 @@ def choose_devices(name):
     """The torch devices for a driver's GPU argument, one for each process.
 
     Args:
-        name: `cpu`, a GPU's index such as `0`, several such as `0,1,2`, or `cpu:2` for two processes on the CPU.
+        name: `auto` (the first GPU, or the CPU where there is none), `cpu`, a GPU's index such as `0`, several such as
+            `0,1,2`, or `cpu:2` for two processes on the CPU.
     Returns:
         list of torch.device, at least one.
     Raises:
         ValueError: not a device name, no such GPU, or one named twice.
     """
     name = str(name).strip()
-    valid = 'expected cpu, cpu:N for N processes, or the indices of GPUs, such as 0 or 0,1'
+    if name == 'auto':
+        name = '0' if torch.cuda.is_available() else 'cpu'
+    valid = 'expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such as 0 or 0,1'
     if re.fullmatch('cpu(:[1-9][0-9]?)?', name):
         return [torch.device('cpu')] * int(name.partition(':')[2] or 1)
     if not re.fullmatch('(cuda:)?[0-9]+(,[0-9]+)*', name):
@@ -60,34 +64,87 @@ def choose_devices(name):
     return [torch.device('cuda', number) for number in numbers]
 
 
+def cpu_count():
+    """How many processors this process may use: those that it is bound to, where the system tells; at least 1."""
+    if hasattr(os, 'sched_getaffinity'):             # Linux; not macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def set_precision(precision):
-    """How float32 matrix products and convolutions are computed from now on: exactly, or (`tf32`) in TF32 on a GPU."""
-    torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
-    torch.backends.cudnn.allow_tf32 = precision == 'tf32'
+    """How float32 matrix products and convolutions are computed from now on.
+
+    Exactly, or (`tf32`) in TF32 on a GPU; whichever of torch's two sets of switches the process has used before.
+    """
+    tf32 = precision == 'tf32'
+    torch.set_float32_matmul_precision('high' if tf32 else 'highest')
+    torch.backends.cudnn.allow_tf32 = tf32
+    # These alone say that convolutions *may* be exact: torch.backends.fp32_precision would decide. Setting both sets
+    # alike keeps them readable: torch refuses to read the older one where the two differ.
+    for switch in _convolutions('cudnn'):
+        switch.fp32_precision = 'tf32' if tf32 else 'ieee'
+    for switch in _convolutions('mkldnn'):
+        switch.fp32_precision = 'ieee'               # TF32 is for a GPU
+
+
+def _convolutions(backend):
+    """torch's newer switches of convolutions and recurrent layers (of which it can only read both together)."""
+    module = getattr(torch.backends, backend)
+    return module.conv, module.rnn
 
 
 @contextmanager
 def matrix_precision(precision):
     """As `set_precision`, but only meanwhile."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = _read_switches()
     set_precision(precision)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        _restore_switches(before)
+
+
+def _new_switches():
+    return (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, *_convolutions('cudnn'),
+            *_convolutions('mkldnn'))
+
+
+def _read_switches():
+    """(the older switches, None for one that torch refuses to read beside the newer ones; the newer ones)."""
+    older = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            older.append(read())
+        except RuntimeError:
+            older.append(None)
+    return older, [switch.fp32_precision for switch in _new_switches()]
+
+
+def _restore_switches(before):
+    (products, convolutions), newer = before
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    for switch, value in zip(_new_switches(), newer):
+        switch.fp32_precision = value
 
 
 def autocast(device, precision):
-    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else nothing."""
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == 'bf16')
+    """Context manager for a forward pass: bfloat16 where it is safe if `precision` is `bf16`, else float32."""
+    kind = torch.device(device).type
+    if not torch.amp.is_autocast_available(kind):    # torch's `meta` device: shapes without numbers
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == 'bf16')
 
 
 def keep_logs_tidy():
-    """Where stderr is no terminal, silence transformers' progress bars: a log file would keep every state of them."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-        logging.disable_progress_bar()
+    """Hide transformers' progress bars; those of downloads stay where stderr is a terminal."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+    logging.disable_progress_bar()
+    if sys.stderr.isatty() and 'HF_HUB_DISABLE_PROGRESS_BARS' not in os.environ:
+        enable_progress_bars()
 
 
 def phase(name):

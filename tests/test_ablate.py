@@ -1,6 +1,5 @@
 """The grid of ablations: what it runs, skips, continues, refuses, and how it stops; on a tiny collection."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import yaml
 from basic.checkpoint import LAST, load_checkpoint
 from basic.config import ConfigError, load_config
 from basic.logger import read_log
+from basic.runtime import cpu_count
 from util import ablate
 from util.ablate import ablation_files, main, make_grid
 from util.make_demo import make_demo
@@ -67,9 +67,9 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
         assert (config['name'], config['train']['seed']) == (f'multi30k_{ablation}', 2)
         assert config['loss']['weights']['kd_sim'] == (0.4 if ablation == 'full' else 0)
         report = json.loads((run / 'metrics.json').read_text())
-        row = next(row for row in report['rows'] if row['weight'] == report['chosen_weight'])
+        row = next(row for row in report['rows'] if row['weight'] == report['val_weight'])
         line, = [line for line in lines if line.startswith(f'{ablation}, seed 2: ')]
-        assert f'SumR {row["SumR"]:.1f} (w = {report["chosen_weight"]:g}, epoch 1)' in line
+        assert f'SumR {row["SumR"]:.1f} (w = 0.2, epoch 1)' in line
         assert 'epoch   1' in run.with_name('seed_2.out').read_text()
     assert lines[-1] == 'all runs are finished: 2 of 2 finished'
     assert any('1 of 2 finished, 1 to go, about ' in line for line in lines)
@@ -179,8 +179,13 @@ def test_noise_has_corpora_of_its_own(tmp_path, capsys):
     sizes = {'train': 4, 'val': 2, 'test': 2}
     arguments = ['--config', str(REPOSITORY / 'configs/demo/multi30k.yaml'), '--rootpath', str(tmp_path),
                  '--seeds', '1', '--only', 'full', '--noise', '0,0.4', '--list', f'text.bert={tmp_path}/bert']
-    assert main(arguments) == 2 and 'util.make_demo' in capsys.readouterr().err
+    assert main(arguments) == 0                            # a look makes no corpus
+    assert capsys.readouterr().out.count('corpus not made yet, 1 runs') == 2 and not list(tmp_path.iterdir())
+    config = load_config(arguments[1], [arguments[-1]])
+    with pytest.raises(ValueError, match='util.make_demo'):
+        ablate.make_noisy_demos(tmp_path, config, [0, 0.4], print)
     make_demo(root=tmp_path, collection='multi30k', lang='de', report=lambda line: None, **sizes)
+    ablate.make_noisy_demos(tmp_path, config, [0, 0.4], print)
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert not (tmp_path / 'noise_0/clip').exists()        # all of them use the first corpus's encoders
@@ -194,7 +199,7 @@ def test_devices_are_used_in_turn_and_threads_shared(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '8')
     assert ablate.Grid([], ['0', '1', '0']).environment['OMP_NUM_THREADS'] == '2'
     monkeypatch.delenv('OMP_NUM_THREADS')
-    assert ablate.Grid([], ['cpu']).environment['OMP_NUM_THREADS'] == str(len(os.sched_getaffinity(0)))
+    assert ablate.Grid([], ['cpu']).environment['OMP_NUM_THREADS'] == str(cpu_count())
     seen = {}
 
     class Recorded(ablate.Grid):

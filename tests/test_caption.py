@@ -63,6 +63,8 @@ def test_any_white_space_ends_the_id(tmp_path, space):
 @pytest.mark.parametrize('line, message', [
     ('v#enc#1\u200bTwo dogs', r'invisible character, '), ('\ufeffv#enc#1 Two', 'invisible character'),
     ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
+    ('v#enc #1 Two', "white space in the caption's id"), ('v #enc#1 Two', "no '#'"),
+    ('#enc#1 Two', "no visual id before the '#'"), ('.jpg#enc#1 Two', 'no visual id before'),
     ('\tv#enc#1 Two', 'white space before'), ('\u3000v#enc#1 Two', 'white space before'),
     ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return')])
 def test_ids_that_could_be_read_in_two_ways(tmp_path, line, message):
@@ -337,5 +339,5 @@ def test_a_full_disk_is_an_error_of_the_system(vocabulary, tmp_path, monkeypatch
 def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):
     (tmp_path / 'vocab.txt').write_text(Path(vocabulary).read_text('utf-8'), encoding='utf-8')
     (tmp_path / 'tokenizer_config.json').write_text('{')
-    with pytest.raises(DataError, match='tokenizer_config.json: not a JSON object'):
+    with pytest.raises(DataError, match='tokenizer_config.json: not JSON'):
         load_tokenizer(tmp_path, True)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, va
 from basic import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
-from util.check_data import Report, check_data, main, print_report
+from util.check_data import Report, check_data, main, print_report, telling
 from util.check_visuals import CHUNK, bad_rows
 
 
@@ -59,7 +60,7 @@ def test_sound_data_have_no_problems(root, bert, capsys):
     assert max(map(len, text.splitlines()[:len(train) + 1])) <= 80
     assert 'BertModel, 2 layers, 40 positions, 16 tokens' in report.bert and report.clip == ''
     told = capsys.readouterr().err.split(' ...\n')
-    assert told[0] == 'checking tokenizer' and told.index('checking BERT') < told.index('checking captions of train')
+    assert told[0] == 'checking the tokenizer' and told.index('checking BERT') < told.index('checking captions of train')
 
 
 def test_images_count_those_without_captions(tmp_path, vocab):
@@ -210,8 +211,9 @@ def test_as_a_program(root, vocab):
     done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
                            str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
     assert done.returncode == 0 and 'no problems in what could be checked; NOT checked: BERT' in done.stdout
-    assert done.stderr.splitlines() == [f'checking {what} ...' for what in (
-        'tokenizer', 'BERT', 'captions of val', 'features of val')]
+    lines = [line for line in done.stderr.splitlines() if line.startswith('checking')]
+    assert lines == [f'checking {what} ...' for what in (
+        'the tokenizer', 'BERT', 'the data', 'captions of val', 'features of val')]
 
 
 def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
@@ -317,6 +319,17 @@ def test_a_table_too_wide_is_one_per_split():
     assert len(report.lines(120)) == 4
 
 
+def test_a_terminal_is_shown_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+    with telling('much'):
+        time.sleep(1.2)
+    assert capsys.readouterr().err.split('\r') == ['', 'checking much ...', 'checking much ... 1 s',
+                                                   'checking much ... 1 s\n']
+    with pytest.raises(KeyError), telling('nothing'):
+        raise KeyError
+    assert capsys.readouterr().err.endswith('\rchecking nothing ...\n')
+
+
 def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
     report = Report(warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b'])
     print_report(report)
@@ -326,4 +339,5 @@ def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
     print_report(report)
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('    ') for line in lines) > 3
+    assert lines[0].startswith('warning: xxx')
     assert all(len(line) <= 80 for line in lines if '/' not in line)

@@ -3,10 +3,19 @@
 The released files here are written from a layout spelled out below, with weights of our own.
 """
 import argparse
+import collections
+import gzip
+import io
 import os
+import pathlib
+import pickle
 import re
 import stat
+import tarfile
+import time
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -102,12 +111,13 @@ def test_reading_a_released_file_allows_the_namespace_in_that_file_alone(tmp_pat
         torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize('damage', ['truncated', 'empty', 'text'])
+@pytest.mark.parametrize('damage', ['truncated', 'noise', 'start'])
 def test_a_damaged_file_is_named(content, tmp_path, damage):
     path = tmp_path / 'model_best.pt'
     save_checkpoint(path, content)
     whole = path.read_bytes()
-    path.write_bytes({'truncated': whole[:len(whole) // 2], 'empty': b'', 'text': b'<html>404</html>'}[damage])
+    path.write_bytes({'truncated': whole[:len(whole) // 2], 'noise': bytes(range(128, 256)) * 9,
+                      'start': whole[:600]}[damage])
     with pytest.raises(CheckpointError, match='damaged') as error:
         load_checkpoint(path)
     assert str(path) in str(error.value)
@@ -469,3 +479,200 @@ def test_the_advice_to_load_unsafely_is_left_out(tmp_path):
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(path)
     assert 'weights_only' not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------- strangers' files
+
+def packed(function):
+    file = io.BytesIO()
+    function(file)
+    return file.getvalue()
+
+
+def zip_of(names, compression=zipfile.ZIP_STORED, text='x' * 900):
+    def write(file):
+        with zipfile.ZipFile(file, 'w', compression) as archive:
+            for name in names:
+                archive.writestr(name, text)
+    return packed(write)
+
+
+def tar_of(name):
+    def write(file):
+        with tarfile.open(fileobj=file, mode='w') as archive:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return packed(write)
+
+
+KINDS_OF_FILES = {
+    'empty': (b'', 'is empty: copy or fetch it again'),
+    'html': (b'\n<!DOCTYPE html><html><title>Quota exceeded</title>', r'is a web page \(HTML\)'),
+    'error page': (b'<html>404</html>', 'is a web page'),
+    'lfs': (b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n', 'git-lfs pointer.*git lfs pull'),
+    'gzip': (gzip.compress(b'x' * 5000), 'is a gzip archive: tar zxf it first, then give the folder in it .* runs_0'),
+    'tar': (tar_of('runs_0/model_best.pth.tar'), 'is a tar archive: tar xf it first'),
+    'zip': (zip_of(['runs_0/opt.txt']), 'is a zip archive of runs_0/opt.txt, not a checkpoint: unzip it'),
+    'compressed': (zip_of(['a/data.pkl'], zipfile.ZIP_DEFLATED), 'is a compressed zip archive'),
+    'no zip': (zip_of([]), 'is a zip archive without content'),
+    'safetensors': (b'\x10\0\0\0\0\0\0\0{"a":{}}        ', 'is a safetensors file'),
+    'pickle': (pickle.dumps({'model': 1}), 'is a pickle that torch.save did not write'),
+    'text': ('模型\n在这里\n'.encode(), "is text, not a checkpoint: '模型'"), 'npy': (b'\x93NUMPY\x01\0', 'is a NumPy array'),
+    'png': (b'\x89PNG\r\n', 'is an image')}
+
+
+@pytest.mark.parametrize('kind', KINDS_OF_FILES)
+def test_another_file_in_a_checkpoints_place_is_called_what_it_is(tmp_path, kind):
+    path = tmp_path / 'model_best.pth.tar'
+    content, expected = KINDS_OF_FILES[kind]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(path)
+
+
+def test_pipes_and_devices_are_no_checkpoints(tmp_path):
+    os.mkfifo(tmp_path / 'model_best.pt')
+    for path in (tmp_path / 'model_best.pt', '/dev/zero'):
+        with pytest.raises(CheckpointError, match='is a pipe or a device'):
+            load_checkpoint(path)
+    with pytest.raises(CheckpointError, match='no model_best.pt'):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('damage', ['larger', 'name'])
+def test_a_zip_that_says_wrong_things_is_damaged(content, tmp_path, damage):
+    path = tmp_path / 'x.pt'
+    save_checkpoint(path, content)
+    data = bytearray(path.read_bytes())
+    start = data.index(b'PK\x01\x02')              # of the first entry in the list of members
+    if damage == 'larger':
+        data[start + 20:start + 28] = b'\xff\xff\xff\x0f' * 2
+    else:
+        data[start + 8:start + 10] = b'\0\x08'     # the name is said to be UTF-8 ...
+        data[start + 46] = 0xff                     # ... and is not
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match='is damaged'):
+        load_checkpoint(path)
+
+
+def expanded():
+    return torch.zeros(1).expand(10**12)
+
+
+WRONG = {
+    'config': ([1], "key 'config' is a list; expected keys and values"), 'model': ([1], "key 'model' is a list"),
+    'epoch': ('x', "key 'epoch' is 'x'; expected a whole number"), 'val': (3, "key 'val' is 3"),
+    'training': ([], "key 'training' is a list"), 'architecture': ([], "key 'architecture' is a list"),
+    'choice': ({'chosen_weight': 'a', 'chosen_from': []}, "key 'choice.chosen_weight' is 'a'; expected a number")}
+
+
+@pytest.mark.parametrize('key', WRONG)
+def test_a_value_of_a_wrong_kind_is_named(content, tmp_path, key):
+    value, expected = WRONG[key]
+    save_checkpoint(tmp_path / 'model_best.pt', {**content, key: value})
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('training, expected', [
+    (None, 'it is None'), ({}, "key 'optimizer' is None"), ({'optimizer': {'state': {}, 'param_groups': [3]}}, r'param_groups\[0\]')])
+def test_the_state_of_a_training_is_checked_before_it_is_used(content, tmp_path, training, expected):
+    save_checkpoint(tmp_path / 'last.pt', {**content, 'training': training})
+    checkpoint = load_checkpoint(tmp_path / 'last.pt')
+    with pytest.raises(CheckpointError, match=f"last.pt: key 'training': .*{expected}"):
+        module.training_of(checkpoint)
+
+
+@pytest.mark.parametrize('name, value, expected', [
+    ('a', 'x', "the weight 'a' is 'x'; expected a tensor"), (3, torch.ones(1), 'expected keys that are text'),
+    ('a', torch.ones(2).to_sparse(), 'not a plain dense tensor'), ('a', torch.ones(2, dtype=torch.complex64), 'real'),
+    ('a', torch.ones(2, device='meta'), 'not a plain dense tensor'),
+    ('a', torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'not a plain dense tensor'),
+    ('a', torch.ones(2, dtype=torch.int64), 'is torch.int64; expected floats'),
+    ('a', torch.ones(2, dtype=torch.bool), 'is torch.bool; expected floats'),
+    ('a', expanded(), 'larger than the file')], ids=str)
+def test_a_weight_that_is_none_is_named(content, tmp_path, name, value, expected):
+    content['model'][name] = value
+    save_checkpoint(tmp_path / 'model_best.pt', content)
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('architecture, expected', [
+    ({'bert': {'vocab_size': 10**12}}, 'architecture.bert.vocab_size'), ({'feature_dim': 10**9}, 'architecture.feature_dim'),
+    ({'bert': {'num_hidden_layers': 10**5}}, 'num_hidden_layers'), ({'clip': {'x': [[10**7]]}}, 'architecture.clip.x.0.0'),
+    ({'bert': {'model_type': torch.ones(1)}}, 'bert.model_type')])
+def test_an_absurd_architecture_is_refused(content, tmp_path, architecture, expected):
+    save_checkpoint(tmp_path / 'model_best.pt', {**content, 'architecture': architecture})
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(tmp_path)
+
+
+def test_a_stored_config_is_bounded_and_nothing_in_it_is_filled_in(content, tmp_path, monkeypatch):
+    monkeypatch.setenv('NRCCR_SECRET', 'hunter2')
+    content['config']['name'] = '${oc.env:NRCCR_SECRET}'
+    save_checkpoint(tmp_path / 'model_best.pt', content)
+    assert load_checkpoint(tmp_path).config.name == '${oc.env:NRCCR_SECRET}'
+    shared = []
+    for _ in range(25):
+        shared = [shared, shared]
+    content['config']['data']['aliases'] = shared
+    save_checkpoint(tmp_path / 'model_best.pt', content)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match='its config: it has too many values'):
+        load_checkpoint(tmp_path)
+    assert time.monotonic() - start < 5
+
+
+def with_option(content, **options):
+    vars(content['opt']).update(options)
+    return content
+
+
+def double_module(content):
+    content['model'] = [{f'module.{name}': value for name, value in state.items()} for state in content['model']]
+    return content
+
+
+VARIANTS = {
+    'numpy': lambda c: {**c, 'epoch': np.int64(7), 'best_rsum': np.float64(1.5)},
+    'numpy option': lambda c: with_option(c, margin=np.float32(0.25), batch_size=np.int32(8), max_violation=np.bool_(True)),
+    'big-endian': lambda c: with_option(c, margin=np.array(0.25, '>f8')[()]),
+    'numpy array': lambda c: with_option(c, ranks=np.arange(3)), 'options as a dict': lambda c: {**c, 'opt': vars(c['opt'])},
+    'device': lambda c: with_option(c, device=torch.device('cuda')),
+    'paths': lambda c: with_option(c, root=pathlib.PurePosixPath('/x'), other=pathlib.PosixPath('y')),
+    'ordered': lambda c: {**c, 'model': [collections.OrderedDict(state) for state in c['model']]},
+    'module.module': double_module,
+    'defaultdict': lambda c: with_option(c, meters=collections.defaultdict(int, a=1), lists=collections.defaultdict(list)),
+    'parameters': lambda c: {**c, 'model': [{name: torch.nn.Parameter(value) if value.is_floating_point() else value
+                                             for name, value in state.items()} for state in c['model']]}}
+
+
+@pytest.mark.parametrize('variant', [*VARIANTS, 'legacy'])
+def test_what_people_put_into_a_released_file_is_read(released, tmp_path, variant):
+    content = VARIANTS.get(variant, dict)(released('video', margin=0.25))
+    torch.save(content, tmp_path / 'x.pth.tar', _use_new_zipfile_serialization=variant != 'legacy')
+    checkpoint = load_checkpoint(tmp_path / 'x.pth.tar')
+    assert (checkpoint.epoch, checkpoint.config.loss.margin) == (7, 0.25) and type(checkpoint.epoch) is int
+    build_model(checkpoint.config, architecture=checkpoint.architecture).load_state_dict(checkpoint.model)
+
+
+@pytest.mark.parametrize('option, value', [
+    ('text_num_attention', 'two'), ('dropout', [0.2]), ('layer_list', 3), ('data_type', 5), ('collection', ['vatex']),
+    ('text_pooling', {}), ('sim_ratio', float('nan')), ('batch_size', 10**30), ('task', ()), ('measure', torch.ones(2))])
+def test_an_option_of_a_wrong_kind_is_named(released, load, option, value):
+    with pytest.raises(CheckpointError, match=rf"its options \('opt'\): key '{option}' is"):
+        load(with_option(released('video'), **{option: value}))
+
+
+def test_other_shapes_of_a_released_file_are_refused(released, load):
+    for change, expected in (
+            (lambda c: c.update(opt='x'), "options .*it is 'x'"), (lambda c: c.update(epoch='x'), "key 'epoch' is 'x'"),
+            (lambda c: c.update(opt={3: 4}), 'keys that are text'), (lambda c: c['opt'].__dict__.update(collection='../demo/vatex'), 'no configs'),
+            (lambda c: c['model'][0].update({3: torch.ones(1)}), 'visual_encoder: a state dict'),
+            (lambda c: c['model'][3].update({'mapping.fc1.weight': torch.tensor(1.0)}), 'shapes'),
+            (lambda c: c['model'][1].update({f'module.text_bert.text_bert.encoder.layer.{"9" * 5000}.x': torch.ones(1)}),
+             'no tensor for')):
+        content = released('video')
+        change(content)
+        with pytest.raises(CheckpointError, match=expected):
+            load(content)

@@ -159,6 +159,18 @@ def test_bfloat16(make_step, make_batch, more):
     assert all(p.dtype == torch.float32 for p in coarse['model'].parameters())
 
 
+@pytest.mark.parametrize('pooling', ['mean', 'padded_mean'])
+def test_a_cpu_convolves_in_float32(make_step, make_batch, pooling):
+    """In bfloat16 the threads of a CPU wait for each other within the convolutions: 15 times the time, and more."""
+    step, seen = make_step('frames', 'compute.precision=bf16', 'discriminator.kind=strong',
+                           f'discriminator.pooling={pooling}'), set()
+    for module in step['model'].discriminator.modules():
+        if isinstance(module, torch.nn.Conv1d):
+            module.register_forward_hook(lambda _, inputs, output: seen.add((inputs[0].dtype, output.dtype)))
+    train_step(make_batch(), **step)
+    assert seen == {(torch.float32, torch.float32)}
+
+
 def test_compiled_once_for_every_length(make_step, make_batch, monkeypatch):
     """With a stand-in for the code generator: what is compiled, how often, and that it computes the same."""
     torch._dynamo.reset()

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from basic.logger import read_log
 from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step
+from util import benchmark, verify_parity, zero_shot
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -60,6 +62,16 @@ def test_shares(total, of, expected):
     assert [i for part in shares for i in range(total)[part]] == list(range(total))
 
 
+def _patient():
+    """What makes the group for the wait, and when this process is done with its part, and out of the wait."""
+    made, new_group = [], torch_distributed.new_group
+    torch_distributed.new_group = lambda **options: made.append(options) or new_group(**options)
+    with distributed.patiently():
+        time.sleep(0.5 * distributed.rank())
+        done = time.time()
+    return made, done, time.time()
+
+
 def _small_tools():
     x = torch.arange(5.0)[:, None] * torch.tensor([1.0, -2.0])               # (5, 2)
     own = x[share(5)].clone().requires_grad_()
@@ -73,7 +85,7 @@ def _small_tools():
     sum_gradients([parameter, other, torch.nn.Parameter(torch.zeros(1))])
     return {'whole': whole.detach(), 'grad': own.grad, 'objects': gather_objects({'rank': distributed.rank()}),
             'reduced': [float(reduce_(n, how)) for n, how in zip(numbers, ('sum', 'min', 'max'))],
-            'summed': parameter.grad, 'other': other.grad}
+            'summed': parameter.grad, 'other': other.grad, 'patient': _patient()}
 
 
 def test_gather_sum_reduce(tmp_path):
@@ -84,6 +96,12 @@ def test_gather_sum_reduce(tmp_path):
         assert result['objects'] == [{'rank': 0}, {'rank': 1}, {'rank': 2}]
         assert result['reduced'] == [3, 0, 2]
         assert torch.equal(result['summed'], torch.full((3, 2), 6.0)) and result['other'].tolist() == [111, 111]
+
+
+    made, done, left = zip(*(result['patient'] for result in results))       # the long wait is for caches alone
+    assert list(made) == 3 * [[{'backend': 'gloo', 'timeout': distributed.WHILE_CACHING}]]
+    assert min(left) >= max(done)
+    assert distributed.PATIENCE.total_seconds() <= 15 * 60 < distributed.WHILE_CACHING.total_seconds()
 
 
 def _batch_norm():
@@ -186,27 +204,63 @@ def train_arguments(world, run_dir, device, *more):
             device, *tiny.options(bert), *NO_DROPOUT, 'train.epochs=2', *more]
 
 
-def test_a_run_of_two_processes_is_a_run_of_one(world, tmp_path):
-    """12 pairs in batches of 5: the shares are uneven. Training, validation, the test, and its record."""
-    slow = 'train.lr=1e-6'               # Adam walks on rounding where there is no gradient: little, in six steps
-    assert train.main([str(word) for word in train_arguments(world, tmp_path / 'one', 'cpu', slow)]) == 0
-    done = start('train.py', *train_arguments(world, tmp_path / 'two', 'cpu:2', slow))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('SumR') == 3 and '2 x cpu' in done.stdout
-    one, two = read_log(tmp_path / 'one'), read_log(tmp_path / 'two')
-    assert len(one) == len(two) == 2
-    for ours, theirs in zip(two, one):
-        assert ours['train'] == pytest.approx(theirs['train'], rel=1e-5)
-        assert ours['val'] == theirs['val'] and ours['lr'] == theirs['lr']
-    rows = [json.loads((tmp_path / name / 'metrics.json').read_text())['rows'] for name in ('one', 'two')]
+SLOW = 'train.lr=1e-6'                   # Adam walks on rounding where there is no gradient: little, in six steps
+
+
+@pytest.fixture(scope='module')
+def of_one(world, tmp_path_factory):
+    """The run folder of one process: 12 pairs in batches of 5, so that the shares of two are uneven."""
+    folder = tmp_path_factory.mktemp('one') / 'run'
+    assert train.main([str(word) for word in train_arguments(world, folder, 'cpu', SLOW)]) == 0
+    return folder
+
+
+def assert_same_run(folder, other):
+    """Training, validation, the test, and its record."""
+    ours, theirs = read_log(folder), read_log(other)
+    assert len(ours) == len(theirs) == 2
+    for one, two in zip(ours, theirs):
+        assert one['train'] == pytest.approx(two['train'], rel=1e-5)
+        assert one['val'] == two['val'] and one['lr'] == two['lr']
+    rows = [json.loads((path / 'metrics.json').read_text())['rows'] for path in (folder, other)]
     assert rows[0] == rows[1]
-    assert load_checkpoint(tmp_path / 'one').choice == load_checkpoint(tmp_path / 'two').choice
-    one, two = (dict(np.load(tmp_path / name / 'ranks.npz')) for name in ('one', 'two'))
-    assert one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
+    assert load_checkpoint(folder).choice == load_checkpoint(other).choice
+    ours, theirs = (dict(np.load(path / 'ranks.npz')) for path in (folder, other))
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(world, of_one, tmp_path):
+    done = start('train.py', *train_arguments(world, tmp_path / 'two', 'cpu:2', SLOW))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('Result: ') == 1 and '2 x cpu' in done.stdout
+    assert_same_run(tmp_path / 'two', of_one)
     again = start('evaluation.py', '--checkpoint', tmp_path / 'two', '--rootpath', world[0], '--device', 'cpu:2',
                   '--output', tmp_path / 'again.json')
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / 'again.json').read_text())['rows'] == rows[1]
+    assert json.loads((tmp_path / 'again.json').read_text())['rows'] == json.loads(
+        (tmp_path / 'two/metrics.json').read_text())['rows']
+
+
+def test_a_run_on_two_nodes_is_a_run_of_one(world, of_one, tmp_path):
+    """Two torchruns of one process each, as on two machines: there LOCAL_RANK is 0 in both."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--nproc-per-node', '1',
+             '--rdzv-backend', 'c10d', '--rdzv-id', 'test', '--rdzv-endpoint', f'127.0.0.1:{port}',
+             '--local-addr', '127.0.0.1', REPOSITORY / 'train.py',
+             *train_arguments(world, tmp_path / 'nodes', 'cpu', SLOW)]
+    nodes = [subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1'}) for _ in range(2)]
+    try:
+        printed = [node.communicate(timeout=300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    assert sorted(output.count('epoch   1') for output, _ in printed) == [0, 1]    # one process of all shows and writes
+    assert '2 x cpu' in printed[0][0] + printed[1][0]
+    assert_same_run(tmp_path / 'nodes', of_one)
 
 
 def test_two_processes_resume_exactly(world, tmp_path):
@@ -264,3 +318,43 @@ def test_as_many_devices_as_processes(monkeypatch):
     monkeypatch.delenv('TORCHELASTIC_RUN_ID')
     with pytest.raises(ValueError, match='1 process and 2 devices'):
         distributed.start(2 * [torch.device('cpu')])
+
+
+@pytest.mark.parametrize('error', [
+    RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:10812'),
+    RuntimeError('[pair.cc:534] Read error [127.0.0.1]:1: Connection reset by peer'),
+    RuntimeError('writev [127.0.0.1]:1: Broken pipe'),
+    RuntimeError('[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete'),
+    torch_distributed.DistBackendError('NCCL communicator was aborted on rank 1.'),
+    torch_distributed.DistBackendError('NCCL error in: ProcessGroupNCCL.cpp:2772, remote process exited or there was a '
+                                       'network error'),
+    RuntimeError('ncclRemoteError: A call failed possibly due to a network error or a remote process exiting: socket '
+                 'progress: Connection closed by remote peer gpu2<1234>'),
+    torch_distributed.DistNetworkError('failed to recv, got 0 bytes')])
+def test_a_peer_that_went_away_is_recognised_in_the_words_of_each_backend(monkeypatch, error):
+    waited, shown = [], []
+    monkeypatch.setattr(distributed.time, 'sleep', waited.append)
+    monkeypatch.setattr(sys, '__excepthook__', lambda kind, error, trace: shown.append(error))
+    distributed._after_the_first(type(error), error, None)
+    assert waited == [3 * distributed.GRACE] and shown == [error] and 'its own output' in error.__notes__[0]
+    mistake = RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+    distributed._after_the_first(RuntimeError, mistake, None)
+    assert len(waited) == 1 and shown[-1] is mistake and not hasattr(mistake, '__notes__')
+
+
+def test_every_tool_makes_its_gpu_the_current_one(monkeypatch, tmp_path):
+    """Else GPU 0 is opened, too. `choose_devices` and torch believe in two GPUs."""
+    class Set(Exception):
+        pass
+
+    def set_device(device):
+        raise Set(device)
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', set_device)
+    config = str(REPOSITORY / 'configs/multi30k.yaml')
+    for tool, words in ((benchmark, ['--device', '1']), (verify_parity, [str(tmp_path), '--device', '1']),
+                        (zero_shot, ['--config', config, '--model', 'x', '--rootpath', str(tmp_path), '--device', '1'])):
+        with pytest.raises(Set, match='cuda:1'):
+            tool.main(words)

@@ -1,5 +1,6 @@
 """Evaluation: encoding, fusing, the report and its files, the command line on a checkpoint."""
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,18 +103,20 @@ def make_report(folder, split='test'):
             **evaluate(embeddings, fake_set(), config, with_ranks=True), 'split': split}
 
 
-def test_table_is_aligned_and_marks_the_validation_row(tmp_path):
-    lines = table(make_report(tmp_path)).splitlines()
-    assert '3 captions, 2 visual items' in lines[0] and 'x (fr), test' in lines[0]
-    header, rows = lines[2], lines[3:8]
-    assert [row.split()[0] for row in rows] == ['1', '0.8', '0.5', '0.2', '0']
-    assert [row.endswith('<- val') for row in rows] == [False, False, False, True, False]
-    bars = [i for i, character in enumerate(header) if character == '|']
-    assert len(bars) == 3 and all(row[i] == '|' for row in rows for i in bars)
-    assert header.split('|')[1].split() == ['R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP']
-    for chosen, mark in ((0.5, '  <- chosen on val'), (0.2, '  <- val, chosen on val'), (None, '  <- val')):
-        rows = table({**make_report(tmp_path), 'chosen_weight': chosen}).splitlines()[3:8]
-        assert rows[2 if chosen == 0.5 else 3].endswith(mark) and rows[3].partition('  <- ')[2].startswith('val')
+def test_table_is_aligned_and_marks_the_rows(tmp_path):
+    report = make_report(tmp_path)
+    lines = table(report).splitlines()
+    assert lines[0] == 'x (fr), test: 3 captions, 2 visual items' and 'epoch 4' in lines[1]
+    for first, head in ((3, 'text to visual'), (11, 'visual to text')):
+        header, rows = lines[first + 1], lines[first + 2:first + 7]
+        assert lines[first].startswith(head) and header.split()[1:7] == ['R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP']
+        assert [row.split()[0] for row in rows] == ['1', '0.8', '0.5', '0.2', '0']
+        assert [row.endswith('<- result') for row in rows] == [False, False, False, True, False]
+        ends = [match.end() for match in re.finditer(r'\S+', header)][1:]
+        assert all([match.end() for match in re.finditer(r'[\d.]+', row)][1:] == ends for row in rows)
+    for chosen, mark in ((0.5, '  <- chosen'), (0.2, '  <- result, chosen'), (None, '  <- result')):
+        rows = table({**report, 'chosen_weight': chosen}).splitlines()[13:18]
+        assert rows[2 if chosen == 0.5 else 3].endswith(mark) and rows[3].partition('  <- ')[2].startswith('result')
 
 
 def test_report_files(tmp_path):
@@ -232,7 +235,7 @@ def test_a_stored_choice_is_found_again_and_its_row_reported(run_folder, tmp_pat
     assert {key: report[key] for key in choice} == choice
     assert [row['weight'] for row in report['rows']] == [1.0, 0.8, 0.5, 0.35, 0.2, 0.0]
     marked = [line for line in capsys.readouterr().out.splitlines() if '  <- ' in line]
-    assert [line.split()[0] for line in marked] == ['0.35', '0.2'] and marked[0].endswith('<- chosen on val')
+    assert [line.split()[0] for line in marked] == ['0.35', '0.2'] * 2 and marked[0].endswith('<- chosen')
 
 
 def test_command_line_on_val_with_options(run_folder, capsys):
@@ -279,7 +282,8 @@ def test_user_errors_are_one_clear_line(run_folder, tmp_path, monkeypatch, capsy
     Path('vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *map(str, range(26))]))
     assert main([str(run_folder) if word == 'RUN' else word for word in arguments]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith('evaluation.py: error: ') and message in captured.err
+    said = captured.err.splitlines()
+    assert said[-1].startswith('evaluation.py: error: ') and message in said[-1]
     assert 'Traceback' not in captured.err and captured.out == ''
 
 
@@ -348,14 +352,14 @@ def test_what_was_left_out_is_in_the_report(run_folder, tmp_path, capsys):
     report = json.loads((tmp_path / 'r.json').read_text())
     assert report['left_out'] == {'captions': 2, 'of_captions': 12, 'visuals': 1, 'of_visuals': 7}
     assert (report['captions'], report['visuals']) == (10, 6)         # the gallery is the id list's
-    assert 'without 2 of 12 captions' in capsys.readouterr().out
+    assert 'Without 2 of 12 captions' in capsys.readouterr().out
     assert report['altered'] == ["data.missing: 'error' -> 'skip'"]
 
 
-def test_an_option_is_not_taken_for_the_embeddings_folder(capsys):
-    with pytest.raises(SystemExit, match='2'):
-        main(['--checkpoint', 'x', '--save-embeddings', 'eval.ties=mean'])
-    assert "took 'eval.ties=mean' for its folder" in capsys.readouterr().err
+def test_an_option_is_not_taken_for_the_embeddings_folder(run_folder):
+    assert main(['--checkpoint', str(run_folder), '--save-embeddings', 'compute.score_memory=9', '--rootpath',
+                 str(run_folder.parents[3])]) == 0
+    assert (run_folder / 'embeddings_test/en.npy').exists()
 
 
 @pytest.mark.parametrize('output', ['result.npz', 'absent/result.json'])

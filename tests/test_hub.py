@@ -1,4 +1,5 @@
 """basic/hub.py: code of a model's own is never run; a cache that holds a part of a model is a cache miss."""
+import ast
 import json
 import shutil
 import subprocess
@@ -79,6 +80,18 @@ def test_nobody_is_asked_whether_to_run_it(stranger):
     assert started.wait() == 0 and time.monotonic() - begin < 60
     started.stdin.close()
     assert not stranger.with_name('touched').exists()
+
+
+def test_every_call_says_that_code_is_not_to_be_run():
+    """Nothing of this project loads a model past `trust_remote_code=False`."""
+    loaders = ('from_pretrained', 'from_config')
+    for path in [path for pattern in ('*.py', 'basic/**/*.py', 'util/**/*.py')
+                 for path in REPOSITORY.glob(pattern)]:
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in loaders:
+                options = {option.arg: option.value for option in node.keywords}
+                trusted = getattr(options.get('trust_remote_code'), 'value', None)
+                assert trusted is False, f'{path}:{node.lineno}'
 
 
 def test_an_attention_kernel_from_the_hub_is_code_too(stranger):
@@ -178,10 +191,18 @@ def test_limits_come_from_the_config_alone(tmp_path, kind, positions):
 
 
 def test_what_is_no_config_is_said(tmp_path):
-    for text in ('[]', '{"model_type": "bert", "hidden_size": "x"}', '{', '{"model_type": "bert", "vocab_size": {}}'):
+    bert = ['"hidden_size": "x"', '"vocab_size": {}', '"hidden_size": -8', '"num_attention_heads": 0',
+            '"num_hidden_layers": 1000000000', '"num_hidden_layers": null', '"hidden_act": "none"']
+    for text in ('[]', '{', '', '{"model_type": 3}', '{"model_type": ["bert"]}',
+                 *(f'{{"model_type": "bert", {more}}}' for more in bert)):
         (tmp_path / 'config.json').write_text(text)
         with pytest.raises(ValueError, match="key 'text.bert': cannot load"):
             text_limits(tmp_path, pretrained=False)
+        with pytest.raises(ValueError, match="key 'text.bert': cannot load"):
+            build_bert(name=str(tmp_path), pretrained=False, dropout=0.1)
+    (tmp_path / 'config.json').write_text('{"model_type": "t5", "num_layers": 1}')
+    with pytest.raises(ValueError, match="'text.bert': T5Model keeps its layers in none of"):
+        text_limits(tmp_path, pretrained=False)
     BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
                          intermediate_size=8)).save_pretrained(tmp_path / 'bert')
     with pytest.raises(ValueError, match="of type 'bert', not of CLIP"):

@@ -1,8 +1,9 @@
 """compute.image_cache: images kept on disk as pixels or as the frozen tower's embeddings."""
 import json
-import os
 
 import numpy as np
+import os
+
 import pytest
 import torch
 from conftest import IMAGE_SIZE
@@ -46,7 +47,7 @@ def count_decoding(monkeypatch):
     """A list that grows by each image that this process decodes."""
     decoded, load = [], ImageSource.load
     monkeypatch.setattr(ImageSource, 'load', lambda source, name: decoded.append(name) or load(source, name))
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: ())       # no worker processes
+    monkeypatch.setattr('data_provider.cpu_count', lambda: 0)              # no worker processes
     return decoded
 
 

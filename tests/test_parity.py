@@ -25,6 +25,17 @@ def test_every_released_figure_is_reproduced():
     assert ('metrics_noisy', 'metrics at w = 0.2') in figures
 
 
+def test_attention_is_written_out_unless_asked_otherwise(monkeypatch):
+    """As it was for the figures: fused kernels differ from one CPU to another, by more than the tolerances allow."""
+    seen, make_run = [], verify_parity.make_run
+    monkeypatch.setattr(verify_parity, 'make_run', lambda checkpoint, *more, **options: (
+        seen.append(checkpoint.config.compute.attention), make_run(checkpoint, *more, **options))[1])
+    exact, other = (verify_parity.check_model(GOLDEN / 'resnet.json', torch.device('cpu'), options)
+                    for options in ((), ['compute.attention=fused']))
+    assert seen == 2 * ['eager'] + 2 * ['fused']
+    assert [row.tolerance * verify_parity.OTHER_KERNELS for row in exact] == [row.tolerance for row in other]
+
+
 @pytest.mark.parametrize('option', ['text.score_scale=key_width', 'text.pooling=mean', 'loss.margin=0.21',
                                     'loss.detach_cross_feature=true', 'text.trained_layers=[2]'])
 def test_another_computation_is_noticed(option, monkeypatch):

@@ -26,7 +26,9 @@ WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund 
 GOLDEN = REPOSITORY / 'tests' / 'data' / 'golden'
 DIM = 40                                 # width of the features that the golden models read
 SIZES = {'train': 6, 'val': 3, 'test': 3}
-SMALL = ['train.epochs=1', 'train.workers=0', 'train.batch_size=4']    # the README trains on a GPU
+# the README trains on a GPU
+SMALL = ['train.epochs=1', 'train.workers=0', 'train.batch_size=4', 'text.hidden=16', 'text.qk_width=16',
+         'visual.hidden=16', 'visual.qk_width=16', 'space.dim=16']
 
 
 # ------------------------------------------------------------------------------------------ the folders, as drawn there

@@ -1,5 +1,7 @@
 """Devices, seeds and random states."""
+import os
 import random
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ import torch
 
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import config_to_dict
-from basic.runtime import (choose_devices, declare_missing_torchvision_ops, random_states, restore_random_states,
-                           seed_everything)
+from basic.runtime import (choose_devices, cpu_count, declare_missing_torchvision_ops, matrix_precision, random_states,
+                           restore_random_states, seed_everything, set_precision)
 
 CPU = torch.device('cpu')
 
@@ -42,15 +44,79 @@ def test_a_process_a_device(gpus):
 @pytest.mark.parametrize('count, name, parts', [
     (0, '0', ["device '0'", 'no GPU', 'give cpu']), (2, '2', ["device '2'", '2 GPU(s)', 'numbered from 0']),
     (4, '0,0', ["device '0,0'", 'named twice']), (4, '0,4', ["device '0,4'", '4 GPU(s)']),
-    (4, '0,', ['expected cpu']), (0, 'cpu:0', ['expected cpu', 'cpu:N']),
-    (2, 'gpu', ["device 'gpu'", 'expected cpu, cpu:N']),
-    (2, '-1', ["device '-1'", 'expected cpu, cpu:N']), (2, '', ['expected cpu, cpu:N']),
-    (2, '²', ['expected cpu, cpu:N']), (2, 'cuda', ['expected cpu, cpu:N'])])
+    (4, '0,', ['expected auto, cpu']), (0, 'cpu:0', ['expected auto, cpu', 'cpu:N']),
+    (2, 'gpu', ["device 'gpu'", 'expected auto, cpu, cpu:N']),
+    (2, '-1', ["device '-1'", 'expected auto, cpu, cpu:N']), (2, '', ['expected auto, cpu, cpu:N']),
+    (2, '²', ['expected auto, cpu, cpu:N']), (2, 'cuda', ['expected auto, cpu, cpu:N'])])
 def test_what_is_no_device_is_refused(gpus, count, name, parts):
     gpus(count)
     with pytest.raises(ValueError) as error:
         choose_devices(name)
     assert all(part in str(error.value) for part in parts)
+
+
+def test_processors_are_counted_with_and_without_an_affinity(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {2, 5}, raising=False)
+    assert cpu_count() == 2
+    monkeypatch.delattr(os, 'sched_getaffinity')     # macOS
+    monkeypatch.setattr(os, 'cpu_count', lambda: 6)
+    assert cpu_count() == 6
+    monkeypatch.setattr(os, 'cpu_count', lambda: None)
+    assert cpu_count() == 1
+
+
+def newer_switches():
+    backends = torch.backends
+    return [switch.fp32_precision for switch in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
+                                                 backends.mkldnn.matmul, backends.mkldnn.conv)]
+
+
+def older_switches():
+    return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+SWITCHES = [('backends.fp32_precision', 'tf32'), ('backends.cuda.matmul.fp32_precision', 'tf32'),
+            ('backends.cudnn.conv.fp32_precision', 'tf32'), ('backends.cudnn.conv.fp32_precision', 'ieee'),
+            ('backends.cudnn.fp32_precision', 'ieee'), ('backends.mkldnn.matmul.fp32_precision', 'bf16'),
+            ('backends.cuda.matmul.allow_tf32', True), ('backends.cudnn.allow_tf32', False)]
+
+
+def turn(switch):
+    name, value = switch
+    where, _, leaf = name.rpartition('.')
+    setattr(attrgetter(where)(torch), leaf, value)
+
+
+@pytest.fixture
+def switches():
+    """All of torch's switches as they are at a process's start, and afterwards as they were."""
+    with matrix_precision('fp32'):
+        torch.backends.fp32_precision = torch.backends.mkldnn.fp32_precision = 'none'
+        torch.backends.cudnn.fp32_precision = 'none'
+        set_precision('fp32')
+        torch.backends.cudnn.allow_tf32 = True
+        yield
+        torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = 'none'
+        torch.backends.mkldnn.fp32_precision = 'none'
+        set_precision('fp32')
+
+
+@pytest.mark.parametrize('switch', SWITCHES)
+def test_precision_whichever_switches_the_process_has_used(switches, switch):
+    turn(switch)
+    before = newer_switches()
+    with matrix_precision('fp32'):
+        assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
+        assert older_switches() == ('highest', False, False)
+        with matrix_precision('tf32'):
+            assert newer_switches()[:3] == ['tf32', 'tf32', 'tf32'] and newer_switches()[-1] == 'ieee'
+            assert older_switches() == ('high', True, True)
+        assert newer_switches() == ['ieee', 'ieee', 'ieee', 'ieee', 'ieee']
+    assert newer_switches() == before
+    for precision in ('tf32', 'fp32'):
+        turn(switch)
+        set_precision(precision)
+        assert older_switches()[1:] == (precision == 'tf32',) * 2
 
 
 def draw():

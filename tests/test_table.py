@@ -85,41 +85,41 @@ def test_mean_and_sample_deviation_of_every_figure(runs, capsys):
     found = numbers_of(capsys, folder)
     assert list(found) == ['full', 'none', 'released: multi30k de, task 1']
     for name in ('full', 'none'):
-        assert (found[name]['seeds'], found[name]['w']) == ('3', '0.5')
-        for group, at in (('chosen', 0), ('w=0', 2)):
+        assert (found[name]['seeds'], found[name]['w']) == ('3', '0.2')
+        for group, at in (('', 1), ('w=0 ', 2)):
             for figure in QUALITIES:
                 values = [value_in(seed[at], figure) for seed in rows[name]]
                 mean = sum(values) / 3
-                assert float(found[name][f'{group} {figure} mean']) == pytest.approx(mean)
-                assert float(found[name][f'{group} {figure} deviation']) == pytest.approx(
+                assert float(found[name][f'{group}{figure} mean']) == pytest.approx(mean)
+                assert float(found[name][f'{group}{figure} deviation']) == pytest.approx(
                     (sum((value - mean) ** 2 for value in values) / 2) ** 0.5)
 
 
 def test_each_seed_has_the_weight_chosen_for_it(tmp_path, capsys):
     first = make_run(tmp_path / '1', seed=1, chosen=0.5)
     second = make_run(tmp_path / '2', seed=2, chosen=0.0)
-    found = numbers_of(capsys, tmp_path)['full']
+    found = numbers_of(capsys, tmp_path, '--weight', 'chosen')['full']
     assert found['w'] == '0.5, 0'
-    assert float(found['chosen SumR mean']) == pytest.approx((first[0]['SumR'] + second[2]['SumR']) / 2)
+    assert float(found['SumR mean']) == pytest.approx((first[0]['SumR'] + second[2]['SumR']) / 2)
 
 
 def test_without_a_choice_the_weight_of_validation_is_shown(tmp_path, capsys):
     rows = make_run(tmp_path / '1', chosen=None)
-    found = numbers_of(capsys, tmp_path)['full']
-    assert found['w'] == '0.2 (preset)' and found['chosen SumR deviation'] == ''
-    assert float(found['chosen SumR mean']) == pytest.approx(rows[1]['SumR'])
+    found = numbers_of(capsys, tmp_path, '--weight', 'chosen')['full']
+    assert found['w'] == '0.2 (preset)' and found['SumR deviation'] == ''
+    assert float(found['SumR mean']) == pytest.approx(rows[1]['SumR'])
 
 
 def test_a_run_without_w_0_has_no_figures_there(tmp_path, capsys):
     make_run(tmp_path / '1', ranks=make_ranks(1, 9, weights=(1.0,)), chosen=1.0)
-    found = numbers_of(capsys, tmp_path)['full']
-    assert found['chosen SumR mean'] and not found['w=0 SumR mean']
+    found = numbers_of(capsys, tmp_path, '--weight', 'chosen')['full']
+    assert found['SumR mean'] and not found['w=0 SumR mean']
 
 
 def test_costs_come_from_the_log(runs, capsys):
     found = numbers_of(capsys, runs[0], '--metric', 'SumR,epoch,minutes')
-    assert float(found['full']['chosen epoch mean']) == 5
-    assert float(found['full']['chosen minutes mean']) == pytest.approx(2 * (100 + 10) / 60)
+    assert float(found['full']['epoch mean']) == 5
+    assert float(found['full']['minutes mean']) == pytest.approx(2 * (100 + 10) / 60)
     assert 'w=0 epoch mean' not in found['full']
 
 
@@ -168,10 +168,10 @@ def test_the_drawing_is_paired():
 def test_what_leaves_out_0_is_marked(runs, capsys):
     folder, rows = runs
     found = numbers_of(capsys, folder, '--base', 'full')
-    for group, at in (('chosen', 0), ('w=0', 2)):
+    for group, at in (('', 1), ('w=0 ', 2)):
         means = [np.mean([seed[at]['SumR'] for seed in rows[name]]) for name in ('none', 'full')]
-        assert float(found['none'][f'{group} SumR difference']) == pytest.approx(means[0] - means[1])
-        assert found['none'][f'{group} significant'] == '1' and found['full'][f'{group} significant'] == ''
+        assert float(found['none'][f'{group}SumR difference']) == pytest.approx(means[0] - means[1])
+        assert found['none'][f'{group}significant'] == '1' and found['full'][f'{group}significant'] == ''
     assert Difference(2.0, 0.5, 3.0).significant and Difference(-2.0, -3.0, -0.5).significant
     assert not Difference(2.0, -0.5, 3.0).significant
     assert ' *' in table_of(capsys, folder, '--base', 'full')
@@ -181,15 +181,15 @@ def test_equal_rows_do_not_differ(tmp_path, capsys):
     for name in ('a', 'b'):
         make_run(tmp_path / name, name, 1, make_ranks(1, 20))
     found = numbers_of(capsys, tmp_path, '--base', 'a')['b']
-    assert [float(found[f'chosen SumR difference{end}']) for end in ('', ' low', ' high')] == [0, 0, 0]
-    assert found['chosen significant'] == '0'
+    assert [float(found[f'SumR difference{end}']) for end in ('', ' low', ' high')] == [0, 0, 0]
+    assert found['significant'] == '0'
 
 
 def test_other_confidence_other_interval(runs, capsys):
     wide, narrow = (numbers_of(capsys, runs[0], '--base', 'full', '--confidence', share)['none']
                     for share in ('0.99', '0.5'))
     for end, sign in (('low', 1), ('high', -1)):
-        key = f'chosen SumR difference {end}'
+        key = f'SumR difference {end}'
         assert sign * float(wide[key]) < sign * float(narrow[key])
 
 
@@ -205,9 +205,11 @@ def refused(capsys, *argv):
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, capsys):
     make_run(tmp_path / '1', seed=1)
-    make_run(tmp_path / '2', seed=2, options=['loss.weights.kd_sim=0', 'train.lr=3e-4'])
+    make_run(tmp_path / '2', seed=2, options=['loss.weights.kd_sim=0', 'train.lr=3e-4',
+                                               'data.missing=skip'])
     message = refused(capsys, tmp_path)
     assert "runs named 'full' differ in more than the seed" in message
+    assert "data.missing: 'error' and 'skip'" in message
     assert 'loss.weights.kd_sim: 0.4 and 0.0; train.lr: 0.0001 and 0.0003' in message and 'train.seed' not in message
 
 
@@ -219,8 +221,8 @@ def test_languages_and_rates_of_noise_are_rows_of_their_own(tmp_path, capsys):
     rows = [name for name in table if not name.startswith('released')]
     assert rows == ['full (de, noise 0)', 'none (de, noise 0)', 'full (de, noise 0.4)', 'none (de, noise 0.4)',
                     'full (fr, noise 0)', 'none (fr, noise 0)']
-    assert float(table['none (fr, noise 0)']['chosen SumR difference']) == 0       # its base has the same ranks
-    assert table['full (fr, noise 0)']['chosen SumR difference'] == ''
+    assert float(table['none (fr, noise 0)']['SumR difference']) == 0       # its base has the same ranks
+    assert table['full (fr, noise 0)']['SumR difference'] == ''
 
 
 def test_a_run_tested_before_its_end_is_pointed_out(tmp_path, capsys):
@@ -297,6 +299,29 @@ def test_folders_without_tested_runs(runs, tmp_path, capsys):
     assert 'is not as train.py writes it' in refused(capsys, tmp_path)
 
 
+@pytest.mark.parametrize('change, expected', [
+    ({'rows': 3}, "key 'rows' is 3"), ({'epoch': None}, "key 'epoch' is None"), ({'chosen_weight': 'x'}, "key 'chosen_weight'"),
+    ({'rows': [{'weight': 0.5}]}, r"key 'rows[0].SumR' is None"), ({'captions': 10**30}, "key 'captions'"),
+    ({'rows': []}, 'has no row'), ({'altered': 'x'}, "key 'altered'"), ({'val_weight': float('nan')}, "key 'val_weight'"),
+    ([1], 'it is a list')])
+def test_a_report_of_another_form_is_named(runs, capsys, change, expected):
+    path = runs[0] / 'full/seed_1/metrics.json'
+    path.write_text(json.dumps(change if isinstance(change, list) else {**json.loads(path.read_text()), 'chosen_weight': None,
+                                                                        **change}))
+    assert expected in refused(capsys, runs[0])
+
+
+@pytest.mark.parametrize('change', [
+    {'owner': OWNER + 20}, {'owner': OWNER - 1}, {'owner': OWNER.astype(np.float32)}, {'t2v': np.ones((3, 59))},
+    {'weights': np.array(['x', 'y', 'z'])}, {'v2t': np.ones((2, 20))}, {'caption_ids': np.arange(60)}, {'v2t': np.ones((3, 0))}],
+    ids=str)
+def test_ranks_of_another_shape_are_refused(runs, capsys, change):
+    path = runs[0] / 'full/seed_1/ranks.npz'
+    np.savez_compressed(path, **{**make_ranks(1, 12), **change})
+    message = refused(capsys, runs[0], '--base', 'full')
+    assert str(path) in message and ('damaged' in message or 'does not belong' in message)
+
+
 @pytest.mark.parametrize('options', [['--metric', 'R@1'], ['--base', 'full', '--metric', 't2v/R@1'], ['--curve', 'x.png', '--base', 'full'],
                                      ['--curve', 'x.png', '--metric', 'SumR,t2v/R@1'], ['--confidence', '95']])
 def test_options_that_do_not_go_together(tmp_path, options):
@@ -325,7 +350,7 @@ def test_latex(runs, tmp_path, capsys):
     text = (tmp_path / 't.tex').read_text()
     body = [line for line in text.splitlines() if not line.startswith('%')]
     assert body[0] == r'\begin{tabular}{lrr' + 24 * 'r' + '}' and body[-1] == r'\end{tabular}'
-    assert r'\multicolumn{12}{c}{w chosen on val} & \multicolumn{12}{c}{w = 0} \\' in text
+    assert r'\multicolumn{12}{c}{$w$ of each row} & \multicolumn{12}{c}{w = 0} \\' in text
     assert r'\multicolumn{5}{c}{t2v} & \multicolumn{5}{c}{v2t} & \multicolumn{2}{c}{}' in text
     assert r'a\_b &' in text and r'{\scriptsize $\pm$' in text and r'$^{*}$' in text
     for line in body[2:-2]:
@@ -380,11 +405,11 @@ def test_curve(noisy, tmp_path, capsys):
     with Image.open(tmp_path / 'noise.png') as picture:
         assert picture.format == 'PNG' and picture.width > 800
     points = list(csv.DictReader(io.StringIO((tmp_path / 'noise.csv').read_text())))
-    assert len(points) == 12 and {point['group'] for point in points} == {'chosen', 'w=0'}
+    assert len(points) == 12 and {point['group'] for point in points} == {'with translation', 'w=0'}
     runs = read_runs([noisy / 'full0.2'])
-    values = [run.value('SumR', 0.5) for run in runs]
+    values = [run.value('SumR', 0.2) for run in runs]
     point = points[1]
-    assert (point['group'], point['name'], float(point['noise']), point['seeds']) == ('chosen', 'full', 0.2, '2')
+    assert (point['group'], point['name'], float(point['noise']), point['seeds']) == ('with translation', 'full', 0.2, '2')
     assert float(point['mean']) == pytest.approx(sum(values) / 2)
     assert float(point['deviation']) == pytest.approx(abs(values[0] - values[1]) / 2 ** 0.5)
     assert points[3]['name'] == 'none' and points[3]['deviation'] == ''

@@ -3,6 +3,7 @@
 For the tests of `train` and `evaluation`; the demo's corpus is what the entry points are tested on.
 """
 import numpy as np
+import torch
 
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 
@@ -16,8 +17,12 @@ WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund 
 def make_bert(folder):
     """A folder as transformers saves it: config, random weights, vocab.txt."""
     vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]
-    BertModel(BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=48, max_position_embeddings=64)).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)             # the same figures on every machine and in any order of the tests
+        bert = BertModel(BertConfig(
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=48, max_position_embeddings=64))
+    bert.save_pretrained(folder)
     (folder / 'vocab.txt').write_text('\n'.join(vocabulary) + '\n')
     return folder
 

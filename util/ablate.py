@@ -24,11 +24,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from basic.checkpoint import BEST, LAST
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
-from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained
+from basic.foreign import read_yaml
+from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, duration, is_trained
+from basic.runtime import cpu_count
 from train import default_run_folder
 from util.make_demo import make_demo, options_there
 from util.table_runs import NO_DIFFERENCE, read_runs
@@ -73,7 +73,7 @@ class Job:
         if CONFIG not in present:        # stopped before it had written its config: nothing of value is lost
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
             return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
-        stored = yaml.safe_load((self.folder / CONFIG).read_text(encoding='utf-8'))
+        stored = read_yaml(self.folder / CONFIG)
         changes = config_changes(stored, config_to_dict(self.config), NO_EFFECT)
         if changes:
             return OTHER, '; '.join(changes)
@@ -202,7 +202,7 @@ class Grid:
         self.waiting = [job for job in jobs if job.state()[0] != DONE]
         self.total, self.finished, self.failed, self.stopped = len(jobs), len(jobs) - len(self.waiting), 0, False
         self.slots, self.free, self.running, self.seconds, self.report = len(devices), list(devices), {}, [], report
-        threads = int(os.environ.get('OMP_NUM_THREADS') or len(os.sched_getaffinity(0)))
+        threads = int(os.environ.get('OMP_NUM_THREADS') or cpu_count())
         self.environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, threads // self.slots))}
 
     def run(self):
@@ -247,6 +247,7 @@ class Grid:
                 stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
                 start_new_session=True)  # so that Ctrl-C does not reach it but through `stop`
         self.running[process] = (job, device, time.monotonic())
+        self.report(f'started {job.label} on {device}, output in {job.output}')
 
     def end(self, process):
         """Report a run that has ended, and free its device."""
@@ -293,14 +294,6 @@ def result(job):
     """What a finished run has come to, in a few words."""
     run, = read_runs([job.folder])
     return f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch {run.value("epoch", run.weight)})'
-
-
-def duration(seconds):
-    """'45 s', '12 min' or '3.4 h'."""
-    for limit, unit, name in ((90, 1, 's'), (5400, 60, 'min')):
-        if seconds < limit:
-            return f'{seconds / unit:.0f} {name}'
-    return f'{seconds / 3600:.1f} h'
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -353,18 +346,25 @@ def main(argv=None):
     devices = [devices[i % len(devices)] for i in range(args.jobs or len(devices))]
     try:
         files = ablation_files(args.only)
-        if args.noise:
+        if args.noise and not args.list:
             make_noisy_demos(args.rootpath, load_config(args.config, args.overrides), args.noise, say)
+        rates = args.noise
+        if rates and args.list:          # a look changes nothing: no corpus is made for it
+            collection = load_config(args.config, args.overrides).data.collection
+            rates = [rate for rate in rates if (noise_root(args.rootpath, rate) / collection).is_dir()]
         jobs = make_grid(args.config, args.rootpath, files=files, seeds=args.seeds, overrides=args.overrides,
-                         noise=args.noise)
+                         noise=rates)
     except (ValueError, OSError) as error:
         print(f'ablate: error: {error}', file=sys.stderr)
         return 2
     if args.list:
-        width = max(len(job.label) for job in jobs)
+        width = max((len(job.label) for job in jobs), default=0)
         for job in jobs:
             state, detail = job.state()
             say(f'{job.label:<{width}}  {state:<{len(OTHER)}}  {job.folder}' + (f'  ({detail})' if detail else ''))
+        for rate in [rate for rate in args.noise or () if rate not in rates]:
+            say(f'noise {rate:g}: corpus not made yet, {len(files) * len(args.seeds)} runs  '
+                f'{noise_root(args.rootpath, rate)}')
         return 0
     grid = Grid(jobs, devices, report=say)
     for number in (signal.SIGINT, signal.SIGTERM):

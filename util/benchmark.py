@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import train
+from basic import distributed
+from basic.arguments import training_arguments
 from basic.caption import load_tokenizer
 from basic.config import PRECISIONS, load_config
 from basic.runtime import choose_devices, matrix_precision, seed_everything
@@ -123,10 +125,10 @@ class Bench:
     @cached_property
     def run(self):
         """A train.Run as the command line would make it."""
-        words = ['--config', str(self.config_path), '--rootpath', str(self.root), '--overwrite',
+        words = ['--config', str(self.config_path), '--rootpath', str(self.root), '--overwrite', '--no-test',
                  '--run-dir', str(self.root / 'run'), *self.overrides]
         with redirect_stdout(sys.stderr):
-            return train.prepare(train.parse_arguments(words), self.device)
+            return train.prepare(train.check_start(training_arguments(words)), self.device)
 
     @cached_property
     def operations(self):
@@ -158,7 +160,7 @@ def benchmark(args, emit):
     devices, sizes = choose_devices(args.device), sizes_of(args.collection, args.sizes)
     if len(devices) > 1:
         raise ValueError(f"--device {args.device}: the benchmark measures one device; give cpu or one GPU's index")
-    device = devices[0]
+    device = distributed.start(devices)  # which also makes it the current one
     stages = args.stages or DEFAULT_STAGES[args.sizes]
     config_path = CONFIGS / f'{args.collection}.yaml'
     temporary = None if args.folder else tempfile.mkdtemp(prefix='benchmark_')

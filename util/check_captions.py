@@ -1,6 +1,11 @@
-"""What `util.check_data` finds in captions: their joins, their tokens, damaged text, translations that were never made."""
+"""What `util.check_data` finds in captions.
+
+Captions that do not match, translations that were never made, damaged text, swapped files, and
+tokens: those that the tokenizer does not know, and letters that it destroys.
+"""
 import html
 import re
+import string
 import unicodedata
 from collections import Counter
 
@@ -9,29 +14,35 @@ import numpy as np
 from basic.caption import caption_lines, join_captions, read_captions
 from data_provider import pack_branch
 
-MOST, SOME = 0.5, 0.1                    # a share above the first is a problem, above the second a warning
-FEW = 5                                  # captions that may be alike in any file
-ROUND_TRIP = 0.9                         # share of back-translations that may equal the English
-LOST = 0.01                              # share of captions that may lose marks of their letters
-SAMPLE = 2000                            # captions of a file that are tokenised a second time
+MOST, SOME = 0.5, 0.1        # a share above the first is a problem, above the second a warning
+FEW = 5                      # captions that may be alike in any file
+ROUND_TRIP = 0.9             # share of back-translations that may equal the English
+LOST = 0.01                  # share of captions that may lose marks of their letters
+SAMPLE = 2000                # captions of a file that are looked at letter by letter
 
-# What the parts of an id's tag say: enc is human English, enc2zh its translation, enc2zh2enc that one's translation.
-ENGLISH = ('en', 'enc', 'eng')
-OTHER_NAMES = {'cn': 'zh', 'chi': 'zh', 'jp': 'ja', 'cz': 'cs'}
+# What an id's tag says: enc is human English, enc2zh its translation, enc2zh2enc that one's.
 BRANCHES = {'train': {'en': 'enc', 'tgt': 'enc2{lang}', 'back': 'enc2{lang}2enc'},
             'val': {'en': '{lang}2enc', 'tgt': '{lang}'}}
+BRANCHES['test'] = BRANCHES['val']
+ENGLISH = ('en', 'enc', 'eng')
+OTHER_NAMES = {'cn': 'zh', 'chi': 'zh', 'jp': 'ja', 'cz': 'cs'}
 
-# UTF-8 read as Latin-1 or cp1252: a first byte, then bytes 0x80 to 0xBF, which cp1252 shows as these.
-_NEXT = '[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019' \
-        '\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]'
-_QUOTES = '[\u00a0\u00ab\u00bb\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00b0]'     # may well follow a letter in French
-WRONG_ENCODING = re.compile(
-    f'[\u00c2-\u00c5\u00ce-\u00d1\u00d8\u00d9]{_NEXT}|[\u00e0-\u00ef](?!{_QUOTES}{{2}}){_NEXT}{{2}}|\u00f0{_NEXT}{{3}}'
-    '|[\u00a1-\u00ff]{4}'                # GBK, or a Cyrillic encoding, read as Latin-1
-    '|\ufffd|\u951f\u65a4\u62f7|[?]{4}')                   # what could not be decoded, or encoded
+# UTF-8 read as Latin-1 or cp1252: a first byte, then bytes 0x80 to 0xBF as those show them.
+_NEXT = ('[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152'
+         '\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e'
+         '\u0178]')
+_QUOTES = '[\u00a0\u00ab\u00bb\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00b0]'  # after a letter
+WRONG_ENCODING = re.compile('|'.join([
+    f'[\u00c2-\u00c5\u00ce-\u00d1\u00d8\u00d9]{_NEXT}',
+    f'[\u00e0-\u00ef](?!{_QUOTES}{{2}}){_NEXT}{{2}}',
+    f'\u00f0{_NEXT}{{3}}',
+    '[\u00a1-\u00ff]{4}',                      # GBK, or a Cyrillic encoding, read as Latin-1
+    '\ufffd', '\u951f\u65a4\u62f7', '[?]{4}']))  # what could not be decoded, or not encoded
 ENTITY = re.compile(r'&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});')
 CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]')
-TAGGED = re.compile(r'\S+/[A-Za-z$.,:]{1,5}|\S+_[A-Z]{2,4}\$?')
+TAGGED = re.compile(r'\S+/[A-Za-z$.,:]{1,5}|\S+_[A-Z]{2,4}\$?')      # dog/n, dog_NN
+PUNCTUATION = dict.fromkeys(map(ord, (
+    *string.punctuation, *'\u2018\u2019\u201c\u201d\u2026\u3001\u3002\uff0c\uff01\uff1f')))
 
 
 def check_captions(report, collection, split, *, encoders, column):
@@ -56,13 +67,15 @@ def check_captions(report, collection, split, *, encoders, column):
     first = files.get(collection.roles(split)[0])
     for role, file in files.items():
         _check_alike(report, file)
-        _check_text(report, file.path)
-        _check_tags(report, file.path, split=split, role=role, lang=collection.config.data.lang)
+        expected = BRANCHES[split][role].format(lang=collection.config.data.lang)
+        _check_lines(report, file.path, role=role, expected=_spelled(expected))
         if first is not None and file is not first:
             _check_join(report, first, file, role)
+    if 'tgt' in files and 'back' in files:
+        _check_back(report, files['tgt'], files['back'])
     if split == 'train' and len(files.get('en', ())) == 1:
-        report.add([f"{files['en'].path} has one caption; training needs at least two: the other pairs of a batch are "
-                    'the negatives'])
+        report.add([f"{files['en'].path} has one caption; training needs at least two: the other "
+                    'pairs of a batch are the negatives'])
     column['branches'] = ' / '.join(files)
     column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
     _check_tokens(report, collection.config, files, encoders, column)
@@ -76,22 +89,30 @@ def _check_join(report, first, file, role):
         return
     extra = len(file) - len(first)
     if extra:
-        report.warn(f'{extra:,} captions of {file.path} are not used: {first.path} has no captions of these ids')
-    same = [(one, file.texts[row]) for one, row in zip(first.texts, rows) if _bare(one) == _bare(file.texts[row]) != '']
+        report.warn(f'{extra:,} captions of {file.path} are not used: {first.path} has no captions '
+                    'of these ids')
+    texts = [file.texts[row] for row in rows]
+    same = [text for one, text in zip(first.texts, texts) if _bare(one) == _bare(text) != '']
     share = len(same) / max(1, len(first))
-    if len(same) < FEW or share <= (ROUND_TRIP if role == 'back' else SOME):
-        return
-    text = (f'{100 * share:.0f} % of the captions of {file.path} are the English of {first.path} itself, such as '
-            f'{same[0][1][:60]!r}: were they translated?')
-    if share > MOST and role != 'back':
-        report.add([text])
-    else:
-        report.warn(text)
+    if len(same) >= FEW and share > (ROUND_TRIP if role == 'back' else SOME):
+        report.note(f'{100 * share:.0f} % of the captions of {file.path} are the English of '
+                    f'{first.path} itself, such as {same[0][:60]!r}: were they translated?',
+                    problem=share > MOST and role != 'back')
+
+
+def _check_back(report, tgt, back):
+    """Are the back-translations the translations themselves?"""
+    texts = {key: _bare(text) for key, text in zip(tgt.ids, tgt.texts)}
+    same = sum(texts.get(key, '') == _bare(text) != '' for key, text in zip(back.ids, back.texts))
+    share = same / max(1, len(back))
+    if same >= FEW and share > SOME:
+        report.note(f'{100 * share:.0f} % of the captions of {back.path} are those of {tgt.path}: '
+                    'were they translated back?', problem=share > MOST)
 
 
 def _bare(text):
     """A caption's words, for comparing."""
-    return ' '.join(re.findall(r'\w+', text.casefold()))
+    return ' '.join(text.casefold().translate(PUNCTUATION).split())
 
 
 def _check_alike(report, file):
@@ -99,148 +120,150 @@ def _check_alike(report, file):
     counts = Counter(text.strip() for text in file.texts if text.strip())
     text, count = counts.most_common(1)[0] if counts else ('', 0)
     share = count / max(1, len(file))
-    if count < FEW or share <= SOME:
-        return
-    said = (f'{100 * share:.0f} % of the captions of {file.path} are identical: {text[:60]!r}; translate or fetch them '
-            'again')
-    if share > MOST:
-        report.add([said])
-    else:
-        report.warn(said)
+    if count >= FEW and share > SOME:
+        report.note(f'{100 * share:.0f} % of the captions of {file.path} are identical: '
+                    f'{text[:60]!r}; translate or fetch them again', problem=share > MOST)
 
 
-def _check_text(report, path):
-    """Warn of damaged text, with its first line and how many captions have the like."""
-    found = {}
-    for number, _, text in _lines(path):
-        for kind, example in _damage(text):
-            count, line, first = found.get(kind, (0, number, example))
-            found[kind] = count + 1, line, first
-    for kind, (count, line, example) in found.items():
+def _check_lines(report, path, *, role, expected):
+    """Warn of damaged text, with its first line and a count, and of another branch's tags."""
+    found, tags = {}, Counter()
+    for number, line in caption_lines(path):
+        name, *rest = line.decode('utf-8', errors='replace').split(maxsplit=1) or ['']
+        tags[name.partition('#')[2].rpartition('#')[0]] += 1
+        for kind, example in _damage(rest[0] if rest else ''):
+            count, first, shown = found.get(kind, (0, number, example))
+            found[kind] = count + 1, first, shown
+    for kind, (count, first, example) in found.items():
         many = '1 caption holds' if count == 1 else f'{count:,} captions hold'
-        report.warn(f'{path}:{line}: {many} {kind.format(example=example)}')
-
-
-def _damage(text):
-    """Yield (what is wrong, example) of a caption; {example} stands in the first."""
-    match = ENTITY.search(text)
-    if match and html.unescape(match[0]) != match[0]:
-        yield "HTML entities, such as '{example}': decode them, in Python with html.unescape", match[0]
-    match = WRONG_ENCODING.search(text)
-    if match:
-        yield ("text that was decoded with the wrong encoding, such as '{example}': decode the original again, or "
-               'fetch the file again', text[max(0, match.start() - 5):match.end() + 5].strip())
-    elif CONTROL.search(text):
-        yield 'control characters, such as {example}: remove them', ascii(CONTROL.search(text)[0])
-    words = text.split()
-    tagged = [word for word in words if TAGGED.fullmatch(word)]
-    if len(tagged) > 1 and len(tagged) >= 0.6 * len(words):
-        yield "part-of-speech tags, such as '{example}': use the plain text", tagged[0]
-
-
-def _check_tags(report, path, *, split, role, lang):
-    """Warn where most of the ids' tags are those of another branch: files may be swapped."""
-    branches = BRANCHES['train' if split == 'train' else 'val']
-    expected = _spelled(branches[role].format(lang=lang))
-    found = Counter(_branch_of(name) for _, name, _ in _lines(path))
-    other, count = max(((tag, count) for tag, count in found.items() if tag not in (None, expected)),
-                       key=lambda item: item[1], default=(None, 0))
-    if count > MOST * sum(found.values()):
-        report.warn(f"most ids in {path}, which is branch '{role}' of split '{split}', carry the tag '{other}', where "
+        report.warn(f'{path}:{first}: {many} {kind.format(example=example)}')
+    branches = Counter()
+    for tag, count in tags.items():
+        branches[branch_of(tag)] += count
+    branch, count = branches.most_common(1)[0] if branches else (None, 0)
+    if branch not in (None, expected) and count > MOST * branches.total():
+        report.warn(f"most ids in {path}, read as branch '{role}', carry the tag '{branch}', where "
                     f"'{expected}' is expected: are files swapped?")
 
 
-def _branch_of(name):
-    """What an id's tag says of its line, such as 'enc2zh' for v0#train_google_enc2zh#0; None where it says nothing."""
-    parts = name.split('#')[1:-1]
-    for word in re.split('[^a-z0-9]+', '_'.join(parts).lower()):
-        if re.fullmatch('(enc?|eng|[a-z]{2,3})(2(enc?|eng|[a-z]{2,3})){1,2}|enc?|eng|[a-z]{2}', word):
+def _damage(text):
+    """Yield (what is wrong, example) of a caption; {example} stands in the first.
+
+    Most captions are sound: a quick look comes before each search.
+    """
+    entity = '&' in text and ENTITY.search(text)
+    if entity and html.unescape(entity[0]) != entity[0]:
+        yield "HTML entities, such as '{example}': decode them (Python: html.unescape)", entity[0]
+    wrong = (not text.isascii() or '????' in text) and WRONG_ENCODING.search(text)
+    if wrong:
+        yield ("text decoded with the wrong encoding, such as '{example}': decode the original "
+               'again, or fetch the file again',
+               text[max(0, wrong.start() - 5):wrong.end() + 5].strip())
+    elif not text.isprintable() and CONTROL.search(text):
+        yield 'control characters, such as {example}: remove them', ascii(CONTROL.search(text)[0])
+    if '/' in text or '_' in text:
+        words = text.split()
+        tagged = [word for word in words if TAGGED.fullmatch(word)]
+        if len(tagged) > 1 and len(tagged) >= 0.6 * len(words):
+            yield "part-of-speech tags, such as '{example}': use the plain text", tagged[0]
+
+
+def branch_of(tag):
+    """What an id's tag says of its line; None where it says nothing.
+
+    'train_google_enc2cn' says 'enc2zh'.
+    """
+    language = '(?:enc?|eng|[a-z]{2,3})'
+    for word in re.split('[^a-z0-9]+', tag.lower()):
+        if re.fullmatch(f'{language}(?:2{language}){{1,2}}|enc|eng|[a-z]{{2}}', word):
             return _spelled(word)
     return None
 
 
 def _spelled(tag):
-    return '2'.join('enc' if word in ENGLISH else OTHER_NAMES.get(word, word) for word in tag.lower().split('2'))
-
-
-def _lines(path):
-    """Yield (number, id, caption) of each line of a caption file."""
-    for number, line in caption_lines(path):
-        name, *rest = line.decode('utf-8', errors='replace').split(maxsplit=1)[:2] or ['']
-        yield number, name, rest[0] if rest else ''
+    words = tag.lower().split('2')
+    return '2'.join('enc' if word in ENGLISH else OTHER_NAMES.get(word, word) for word in words)
 
 
 def _check_tokens(report, config, files, encoders, column):
-    """Tokenise the branches: empty captions, unknown tokens, lost letters, more tokens than BERT has positions."""
-    tokenizer, empty = encoders.tokenizer, {role: file.empty for role, file in files.items()}
+    """Tokenise the branches: empty captions, unknown tokens, lost letters, too many tokens."""
+    tokenizer = encoders.tokenizer
+    empty = {role: file.empty for role, file in files.items()}
     packed, unknown = {}, {}
     if tokenizer is not None:
         packed = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
-        special = tokenizer.num_special_tokens_to_add()      # cleaning leaves nothing of an English caption in Chinese
+        special = tokenizer.num_special_tokens_to_add()
+        # cleaning leaves nothing of an English caption in Chinese: count after it
         empty = {role: int((tokens.lengths <= special).sum()) for role, tokens in packed.items()}
         unknown = {role: _unknown(tokens.ids, tokenizer) for role, tokens in packed.items()}
     for role, file in files.items():
         if empty[role]:
-            text = (f'{empty[role]:,} captions of {file.path} are empty'
-                    + ', or have nothing that cleaning leaves' * (role == 'en'))
-            if empty[role] > MOST * len(file):
-                report.add([f'{text}; translate or fetch them again'])
-            else:
-                report.warn(text)
-    column['empty captions'] = ' / '.join(f'{number:,}' for number in empty.values())
+            most = empty[role] > MOST * len(file)
+            report.note(f'{empty[role]:,} captions of {file.path} are empty'
+                        + ', or have nothing that cleaning leaves' * (role == 'en')
+                        + '; translate or fetch them again' * most, problem=most)
+    column['empty captions'] = _cells(f'{number:,}' for number in empty.values())
     if tokenizer is None:
         return
     for role, file in files.items():
         _check_letters(report, config, file, encoders, unknown[role])
-    column['longest caption, tokens'] = ' / '.join(f'{tokens.longest:,}' for tokens in packed.values())
-    column[f'cut to {config.text.positions} tokens'] = ' / '.join(f'{tokens.cut:,}' for tokens in packed.values())
-    column['unknown tokens, %'] = ' / '.join(f'{100 * share:.1f}' for share in unknown.values())
+    column['longest caption, tokens'] = _cells(f'{tokens.longest:,}' for tokens in packed.values())
+    column[f'cut to {config.text.positions} tokens'] = _cells(
+        f'{tokens.cut:,}' for tokens in packed.values())
+    column['unknown tokens, %'] = _cells(f'{100 * share:.1f}' for share in unknown.values())
     longest = max((tokens.width for tokens in packed.values()), default=0)
     if encoders.bert is not None and longest > encoders.bert.positions:
-        report.add([f'a caption has {longest} tokens, but this BERT only {encoders.bert.positions} positions: set '
-                    f'text.positions={encoders.bert.positions} or less, then longer captions are cut'])
+        positions = encoders.bert.positions
+        report.add([f'a caption has {longest} tokens, but this BERT only {positions} positions: '
+                    f'set text.positions={positions} or less, then longer captions are cut'])
+
+
+def _cells(texts):
+    return ' / '.join(texts)
 
 
 def _check_letters(report, config, file, encoders, share):
-    """Note a file of which the tokenizer knows little, and letters that lower-casing destroys."""
+    """Note a file of which the tokenizer knows little, and letters that lower-casing destroys.
+
+    Args:
+        share: of the file's tokens that are unknown.
+    """
     texts = file.texts[::max(1, len(file) // SAMPLE)]
-    if config.text.lowercase:
+    percent = f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer'
+    if share > SOME and config.text.lowercase:
         own = encoders.own_tokenizer
-        if share > SOME and 2 * _unknown(_ids(texts, own()), own()) < share:
-            text = (f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer only because '
-                    'text.lowercase takes letters apart: set text.lowercase=false')
-            if share > MOST:
-                report.add([text])
-            else:
-                report.warn(text)
+        if 2 * _unknown(_ids(texts, own), own) < share:
+            report.note(f'{percent} only because text.lowercase takes letters apart: set '
+                        'text.lowercase=false', problem=share > MOST)
             return
-        lost = [(text, marks) for text in texts if (marks := lost_letters(text)) and _keeps(own(), text)]
+    if share > SOME:
+        report.note(f'{percent}: is it the one that belongs to text.bert, and is its vocabulary '
+                    'whole?', problem=share > MOST)
+    if config.text.lowercase:
+        lost = [text for text in texts if lost_letters(text) and _keeps(encoders, text)]
         if len(lost) > LOST * len(texts):
-            released = (' (the released Japanese models were trained like this)'
-                        if config.data.lang in ('ja', 'jp') else '')
-            report.warn(f'{100 * len(lost) / len(texts):.0f} % of the captions of {file.path} lose marks that tell '
-                        f"letters apart, such as '{lost[0][1]}', because text.lowercase strips them{released}: set "
-                        'text.lowercase=false to keep them')
-    text = (f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer: is it the one that '
-            'belongs to text.bert, and is its vocabulary whole?')
-    if share > MOST:
-        report.add([text])
-    elif share > SOME:
-        report.warn(text)
+            japanese = config.data.lang in ('ja', 'jp')
+            share, example = 100 * len(lost) / len(texts), lost_letters(lost[0])
+            report.warn(f'{share:.0f} % of the captions of {file.path} lose marks that tell '
+                        f"letters apart, such as '{example}', because text.lowercase strips them"
+                        + ' (as the released Japanese models were trained)' * japanese
+                        + ': set text.lowercase=false to keep them')
 
 
 def lost_letters(text):
-    """The first letter of a text that stripping accents makes another one, or '': accents of Latin, Greek and Cyrillic
-    letters do not count, vowel signs of Indian scripts or the marks of kana do."""
+    """The first letter of a text that stripping accents turns into another one, or ''.
+
+    Accents of Latin, Greek and Cyrillic letters do not count; vowel signs of Indian scripts and
+    the marks of kana do.
+    """
     if text.isascii():
         return ''
     base = ''
     for character in unicodedata.normalize('NFD', text):
-        if unicodedata.category(character) == 'Mn':
-            if base:
-                return unicodedata.normalize('NFC', base + character)
-        else:
+        if unicodedata.category(character) != 'Mn':
             base = character if character.isalpha() and not _european(character) else ''
+        elif base:
+            return unicodedata.normalize('NFC', base + character)
     return ''
 
 
@@ -249,14 +272,15 @@ def _european(letter):
     return ord(letter) < 0x530 or 0x1d00 <= ord(letter) < 0x2000 or 0xa640 <= ord(letter) < 0xa800
 
 
-def _keeps(tokenizer, text):
-    """Whether a tokenizer's own normalisation keeps the marks that `lost_letters` speaks of."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
+def _keeps(encoders, text):
+    """Whether the tokenizer without text.lowercase keeps the marks that `lost_letters` finds."""
+    normalizer = encoders.own_tokenizer.backend_tokenizer.normalizer
     return normalizer is None or lost_letters(normalizer.normalize_str(text)) != ''
 
 
 def _ids(texts, tokenizer):
-    return np.concatenate([[], *(encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts))])
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts)
+    return np.concatenate([[], *(encoding.ids for encoding in encodings)])
 
 
 def _unknown(ids, tokenizer):

@@ -1,5 +1,7 @@
-"""What `util.check_data` finds in features and images: those that cannot be read, and those that say nothing."""
-import os
+"""What `util.check_data` finds in features and images: unreadable ones, and ones that say nothing.
+
+D is the width of a feature, S the side of an image.
+"""
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,23 +11,25 @@ from tqdm import tqdm
 
 from basic.errors import DataError, first_five
 from basic.images import ImageSource, check_images
+from basic.runtime import cpu_count
 from data_provider import check_known, present_items, visual_order
 
-CHUNK = 64 << 20                         # bytes of features looked at in one go
-MOST, SOME = 0.5, 0.1                    # a share above the first is a problem, above the second a warning
-SAMPLE = 64                              # rows looked at first
-TOO_LARGE = 1e15                         # squares of such numbers, summed over a row, overflow float32
-LARGE, SMALL = 1e6, 1e-6                 # no feature is as large as the first, or never larger than the second
+CHUNK = 64 << 20             # bytes of features looked at in one go
+MOST, SOME = 0.5, 0.1        # a share above the first is a problem, above the second a warning
+SAMPLE = 64                  # rows looked at first
+TOO_LARGE = 1e15             # the squares of such numbers, summed over a row, overflow float32
+LARGE, SMALL = 1e6, 1e-6     # the largest number of a feature lies between them
 
 
 def check_visuals(report, collection, split, captions, *, image_size, column, scanned):
-    """Open the visual items of a split, fill in the column; read all of them unless `scanned` is None.
+    """Open the visual items of a split, and read all of them unless `scanned` is None.
 
     Args:
-        report: util.check_data.Report; collection: data_provider.Collection; captions: CaptionFile.
-        image_size: side to which images are brought.
+        report: util.check_data.Report; collection: data_provider.Collection.
+        captions: CaptionFile.
+        image_size: S.
         column: dict row label -> cell, of this split, to fill in.
-        scanned: dict file of features -> (problems, warnings), for the next split that has the same.
+        scanned: dict file -> (problems, warnings): features of an earlier split are not read again.
     """
     source = report.attempt(collection.source, split, captions, image_size)
     if source is None:
@@ -57,12 +61,10 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
             return
         unreadable, blank = found
         report.add(unreadable, kind=f"images of split '{split}' that cannot be read")
-        text = (f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are of one colour throughout: "
-                f'{first_five(blank)}; fetch them again')
-        if len(blank) > MOST * len(visual_ids):
-            report.add([text])
-        elif blank:
-            report.warn(text)
+        if blank:
+            report.note(f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
+                        f'of one colour throughout: {first_five(blank)}; fetch them again',
+                        problem=len(blank) > MOST * len(visual_ids))
         return
     if source.where not in scanned:
         scanned[source.where] = unsound_features(source)
@@ -80,36 +82,37 @@ def unsound_features(source):
     Returns:
         (problems, warnings), lists of text.
     """
-    scan = scan_features(source.features)
+    scan, where = scan_features(source.features), source.where
     total, problems, warnings = len(source.features), [], []
-
-    def note(rows, text, problem):
-        if len(rows):
-            (problems if problem else warnings).append(
-                f'{source.where}: {len(rows):,} of {total:,} rows {text}: {first_five(source.names(rows))}; extract '
-                'these again')
-
     if scan.swapped:
-        return [f'{source.where}: the numbers make sense only in the other byte order: write them again as '
-                "little-endian float32, in NumPy array.astype('<f4').tofile(path)"], []
-    note(scan.bad, 'hold NaN or infinity', True)
-    note(scan.huge, f'hold numbers as large as {scan.largest:.1e}, implausible in features, which overflow float32 in '
-         'training', True)
-    note(scan.zero, 'are all zeros', len(scan.zero) > MOST * total)
-    note(scan.flat, 'hold one number throughout', len(scan.flat) > MOST * total)
-    nothing = len(scan.zero) + len(scan.flat) == total
-    if scan.repeated > SOME * total and not nothing:
-        (problems if scan.repeated > MOST * total else warnings).append(
-            f'{source.where}: {scan.repeated:,} of {total:,} rows are identical, such as that of '
-            f'{first_five(source.names([scan.example]))}; extract the features again')
-    elif scan.alike and not nothing:
-        problems.append(f'{source.where}: all {total:,} rows are alike: every column is constant; extract the features '
-                        'again')
+        return [f'{where}: the numbers make sense only in the other byte order: write them again '
+                "as little-endian float32 (NumPy: array.astype('<f4').tofile(path))"], []
+
+    def note(text, problem):
+        (problems if problem else warnings).append(f'{where}: {text}')
+
+    for rows, text, problem in (
+            (scan.bad, 'hold NaN or infinity', True),
+            (scan.huge, f'hold numbers as large as {scan.largest:.1e}, implausible in features: '
+             'they overflow float32 in training', True),
+            (scan.zero, 'are all zeros', len(scan.zero) > MOST * total),
+            (scan.flat, 'hold one number throughout', len(scan.flat) > MOST * total)):
+        if len(rows):
+            note(f'{len(rows):,} of {total:,} rows {text}: {first_five(source.names(rows))}; '
+                 'extract these again', problem)
+    if len(scan.zero) + len(scan.flat) < total:
+        if scan.repeated > SOME * total:
+            example = source.names([scan.example])[0]
+            note(f'{scan.repeated:,} of {total:,} rows are identical, such as that of {example}; '
+                 'extract the features again', scan.repeated > MOST * total)
+        elif scan.alike:
+            note(f'all {total:,} rows are alike: every column is constant; extract the features '
+                 'again', True)
     if LARGE < scan.largest <= TOO_LARGE:
-        warnings.append(f'{source.where}: numbers as large as {scan.largest:.1e} are implausible in features')
+        note(f'numbers as large as {scan.largest:.1e} are implausible in features', False)
     if 0 < scan.largest < SMALL:
-        problems.append(f'{source.where}: no number is larger than {scan.largest:.1e}, implausible in features, which '
-                        'say nothing to the encoder then; write them again')
+        note(f'no number is larger than {scan.largest:.1e}, implausible in features: they say '
+             'nothing to the encoder; write them again', True)
     return problems, warnings
 
 
@@ -118,11 +121,11 @@ class Scan:
     """What one pass over features finds.
 
     Attributes:
-        swapped: the numbers make sense only in the other byte order; then nothing else was looked at.
-        bad, huge, zero, flat: int64 arrays, the rows that hold NaN or infinity, numbers above TOO_LARGE, only zeros,
-            only one other number.
-        largest: the largest magnitude of the other rows, or of the huge ones.
-        repeated: how many rows are equal to row `example`, which is that of the most frequent row in a sample.
+        swapped: the numbers make sense only in the other byte order; the rest was not looked at.
+        bad, huge, zero, flat: int64 arrays, the rows that hold NaN or infinity, numbers above
+            TOO_LARGE, zeros alone, one other number alone.
+        largest: the largest magnitude of all rows but the bad ones.
+        repeated: how many rows are equal to row `example`, the most frequent one of a sample.
         alike: whether every column is constant.
     """
     swapped: bool = False
@@ -138,35 +141,38 @@ class Scan:
 
 def scan_features(features):
     """Look at every row of features (rows, D) once, in chunks -> Scan."""
-    chosen = np.unique(np.linspace(0, len(features) - 1, SAMPLE).astype(np.int64)) if len(features) else []
-    sample = features[chosen]
+    chosen = np.unique(np.linspace(0, len(features) - 1, SAMPLE).astype(np.int64))
+    sample = features[chosen] if len(features) else features
     if _wrong_byte_order(sample):
         return Scan(swapped=True)
     example = _repeated_row(chosen, sample)
     step = max(1, CHUNK // (features.shape[1] * features.itemsize))
-    lows, highs, columns, repeated = [np.zeros(0)], [np.zeros(0)], None, 0
-    with np.errstate(over='ignore', invalid='ignore'):     # as training reads them: in float32, 1e300 is infinite there
-        for start in tqdm(range(0, len(features), step), desc='features', disable=None, leave=False):
+    starts = tqdm(range(0, len(features), step), desc='features', disable=None, leave=False)
+    lows, highs, repeated = [np.zeros(0)], [np.zeros(0)], 0
+    least, most = np.full(features.shape[1], np.inf), np.full(features.shape[1], -np.inf)
+    with np.errstate(over='ignore', invalid='ignore'):     # 1e300 is infinite in float32, ...
+        for start in starts:             # ... which is what training reads
             values = features[start:start + step].astype(np.float32, copy=False)
             lows.append(values.min(axis=1))
             highs.append(values.max(axis=1))
-            low, high = values.min(axis=0), values.max(axis=0)
-            columns = (low, high) if columns is None else (np.minimum(columns[0], low), np.maximum(columns[1], high))
+            least = np.minimum(least, values.min(axis=0))
+            most = np.maximum(most, values.max(axis=0))
             if example is not None:
-                repeated += int((values == features[example].astype(np.float32)).all(axis=1).sum())
-    low, high = np.concatenate(lows), np.concatenate(highs)
-    size = np.maximum(np.abs(low), np.abs(high))
+                row = features[example].astype(np.float32)
+                repeated += int((values == row).all(axis=1).sum())
+        low, high = np.concatenate(lows), np.concatenate(highs)          # of each row; NaN stays
+        size = np.maximum(np.abs(low), np.abs(high))
+        alike = (most - least <= 1e-5 * np.maximum(np.abs(least), np.abs(most))).all()
     sound = np.isfinite(size)
-    same = sound & (low == high) & (features.shape[1] > 1)
-    alike = columns is not None and len(features) > 1 and bool(
-        (columns[1] - columns[0] <= 1e-5 * np.maximum(np.abs(columns[0]), np.abs(columns[1]))).all())
+    flat = sound & (low == high) & (features.shape[1] > 1) & (0 < size) & (size <= TOO_LARGE)
     return Scan(bad=np.flatnonzero(~sound), huge=np.flatnonzero(sound & (size > TOO_LARGE)),
-                zero=np.flatnonzero(sound & (size == 0)), flat=np.flatnonzero(same & (size > 0) & (size <= TOO_LARGE)),
-                largest=float(size[sound].max(initial=0)), repeated=repeated, example=example or 0, alike=alike)
+                zero=np.flatnonzero(sound & (size == 0)), flat=np.flatnonzero(flat),
+                largest=float(size[sound].max(initial=0)), repeated=repeated,
+                example=example or 0, alike=bool(alike) and len(features) > 1)
 
 
 def bad_rows(features):
-    """The rows of `features` (rows, D) that hold NaN or infinity, as an int64 array; reads it in chunks."""
+    """The rows of `features` (rows, D) that hold NaN or infinity, as an int64 array."""
     return scan_features(features).bad
 
 
@@ -183,7 +189,7 @@ def _plausible(values):
 
 
 def _repeated_row(rows, sample):
-    """The number of the most frequent row in a sample that is not all zeros; None where each is there once."""
+    """The number of a sample's most frequent row but for zeros; None where each is there once."""
     counts = Counter(row.tobytes() for row in sample if row.any())
     content, count = counts.most_common(1)[0] if counts else (b'', 0)
     if count < 2:
@@ -192,7 +198,11 @@ def _repeated_row(rows, sample):
 
 
 def look_at_images(source, visual_ids):
-    """Decode every image that exists -> (a message for each that cannot be read, the ids of blank ones)."""
+    """Decode every image that exists.
+
+    Returns:
+        (a message for each that cannot be read, the ids of those of one colour), lists.
+    """
     missing = {str(path) for path in source.missing(visual_ids)}
     there = [name for name in visual_ids if str(source.path(name)) not in missing]
 
@@ -203,8 +213,9 @@ def look_at_images(source, visual_ids):
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(tqdm(pool.map(look, there), total=len(there), desc='images', disable=None, leave=False))
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        found = list(tqdm(pool.map(look, there), total=len(there), desc='images', disable=None,
+                          leave=False))
     return ([text for text in found if isinstance(text, str)],
             [name for name, blank in zip(there, found) if blank is True])
 

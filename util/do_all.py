@@ -19,7 +19,7 @@ def main(argv=None):
     print('loading PyTorch ...', file=sys.stderr, flush=True)
     import train                         # slow to import; the arguments are known to be right by now
     from util.check_data import check_data, print_report
-    config, _ = train.check_start(args)
+    config = train.check_start(args).config
     splits = ('train', 'val') if args.no_test else ('train', 'val', 'test')
     report = check_data(config, args.rootpath, splits=splits, quick=args.resume)
     print_report(report)

@@ -473,7 +473,7 @@ def options_there(root, collection, lang):
     recoverable = folder.exists() and not (folder / MANIFEST).exists() and leftovers(folder)
     manifest = None if recoverable else read_manifest(folder)
     manifest = manifest or {'options': {}, 'noise': {}}
-    found = {key: value for key, value in manifest['options'].items() if key != 'version'}
+    found = {key: value for key, value in manifest['options'].items() if key in ('seed', *SPLITS)}
     return {**found, **({'noise': manifest['noise'][lang]} if lang in manifest['noise'] else {})}
 
 

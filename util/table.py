@@ -1,16 +1,20 @@
 """A table of tested runs: means and deviations over seeds, differences to a base row; or a curve over noise rates.
 
-    python -m util.table RUNS... [--base NAME] [--format markdown|latex|csv] [--output FILE] [--metric NAME,...]
-    python -m util.table --curve FILE.png RUNS... [--metric NAME]
+    python -m util.table RUNS... [--base NAME] [--format text|markdown|latex|csv] [--output FILE]
+                         [--metric NAME,... | --all-columns] [--weight val|chosen]
+    python -m util.table --curve FILE.png RUNS... [--metric NAME] [--weight val|chosen]
 
 RUNS are run folders, or folders that hold some. Runs of one config name that differ in nothing but the seed make a row;
-runs that differ in more are refused. Figures are those of the test split at the weight w that validation chose, and, in
-columns of their own, at w = 0: without any translation at test time.
+runs that differ in more are refused. Figures are those of the test split at the weight w that validation uses (the
+paper's protocol), or, with --weight chosen, at the one that was best there; and, in columns of their own, at w = 0:
+without any translation at test time. A terminal shows the recalls and SumR at the former, a file or a pipe all of them.
 """
 import argparse
 import csv
 import io
+import shutil
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +24,10 @@ from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, rea
 from util.table_statistics import Summary, difference, summary
 
 NOTHING = '–'
-GROUPS = {'chosen': 'w chosen on val', 'w=0': 'w = 0'}
+MAIN, ZERO = '', 'w=0 '                  # groups of columns, as CSV has them before each name
+GROUPS = (MAIN, ZERO)
+COMPACT = tuple(name for name in QUALITIES if name.rpartition('/')[2] in ('R@1', 'R@5', 'R@10', 'SumR'))
+NAME_WIDTH = 32                          # characters of a row's name on a terminal
 
 
 @dataclass
@@ -30,7 +37,7 @@ class Row:
     Attributes:
         name: the config's, or 'released ...'.
         seeds: how many.
-        weights: w of each seed in the group `chosen`, as text.
+        weights: w of each seed in the group `MAIN`, as text.
         figures: dict group (of `GROUPS`) -> dict metric -> Summary or None.
         differences: dict group -> Difference to the base row; a group that has none is left out.
     """
@@ -68,13 +75,13 @@ def build_rows(groups, metrics, base=None, bootstrap=difference):
 
 def weight_of(run, group):
     """The weight whose figures a run shows in a group of columns."""
-    return run.weight if group == 'chosen' else 0.0
+    return run.weight if group == MAIN else 0.0
 
 
 def _row(name, runs, metrics):
-    weights = dict.fromkeys(f'{run.weight:g}' + ' (preset)' * (not run.chosen) for run in runs)
+    weights = dict.fromkeys(f'{run.weight:g}' + ' (preset)' * run.preset for run in runs)
     figures = {group: {metric: summary(run.value(metric, weight_of(run, group)) for run in runs)
-                       for metric in metrics if group == 'chosen' or metric not in COSTS} for group in GROUPS}
+                       for metric in metrics if group == MAIN or metric not in COSTS} for group in GROUPS}
     return Row(name=name, seeds=len(runs), weights=', '.join(weights), figures=figures)
 
 
@@ -103,18 +110,23 @@ def _released_rows(groups, metrics):
             name = f'released: {config.data.collection} {config.data.lang}{task}'
             shown = {metric: Summary(figures[metric], None) if metric in figures else None for metric in metrics}
             rows[name] = Row(name=name, seeds=1, weights=NOTHING,
-                             figures={'chosen': shown, 'w=0': dict.fromkeys(set(metrics) - set(COSTS))})
+                             figures={MAIN: shown, ZERO: dict.fromkeys(set(metrics) - set(COSTS))})
     return list(rows.values())
 
 
 # -------------------------------------------------------------------------------------------------------- the formats
 
-def columns(rows, metrics):
-    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference' follows SumR."""
+def columns(rows, metrics, groups=GROUPS):
+    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference' follows SumR.
+
+    Where every row is at w = 0 already, it has no second group, which would say everything twice.
+    """
     found = []
-    for group in GROUPS:
+    if all(row.weights in ('0', NOTHING) for row in rows):
+        groups = [MAIN]
+    for group in groups:
         for metric in metrics:
-            if group == 'chosen' or metric not in COSTS:
+            if group == MAIN or metric not in COSTS:
                 found.append((group, metric))
             if metric == 'SumR' and any(group in row.differences for row in rows):
                 found.append((group, 'difference'))
@@ -122,7 +134,9 @@ def columns(rows, metrics):
 
 
 def cell(row, group, metric):
-    """(mean, deviation or None, note) of a cell as text; None if there is nothing."""
+    """(mean, deviation or None, note) of a cell as text; None if there is nothing, or nothing new."""
+    if group == ZERO and row.weights == '0':
+        return None                      # the row's other figures are those
     if metric == 'difference':
         change = row.differences.get(group)
         return change and (f'{change.mean:+.1f}', None,
@@ -141,7 +155,7 @@ def label(metric, delta='Δ SumR'):
 def markdown(rows, metrics, notes):
     """A pipe table; a group of columns that is not the first is named in each of its heads."""
     shown = columns(rows, metrics)
-    head = ['', 'seeds', 'w', *(f'w = 0: {label(metric)}' if group == 'w=0' else label(metric)
+    head = ['', 'seeds', 'w', *(f'w = 0: {label(metric)}' if group == ZERO else label(metric)
                                 for group, metric in shown)]
     body = []
     for row in rows:
@@ -156,7 +170,7 @@ def markdown(rows, metrics, notes):
 def latex(rows, metrics, notes):
     """A tabular for the package booktabs, with a head over each group and direction."""
     shown = columns(rows, metrics)
-    heads = [(GROUPS[group], metric.partition('/')[0] if '/' in metric else '') for group, metric in shown]
+    heads = [('w = 0' if group == ZERO else '$w$ of each row', metric.partition('/')[0] if '/' in metric else '') for group, metric in shown]
 
     def spanning(level):
         """The names of one level of heads, over the columns that share them."""
@@ -208,7 +222,7 @@ def as_csv(rows, metrics, notes):
                 names = ('SumR difference', 'SumR difference low', 'SumR difference high', 'significant')
             else:
                 values, names = row.figures[group][metric] or (None, None), (f'{metric} mean', f'{metric} deviation')
-            line.update((f'{group} {name}', value) for name, value in zip(names, values))
+            line.update((f'{group}{name}', value) for name, value in zip(names, values))
         lines.append(line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator='\n')
@@ -217,14 +231,57 @@ def as_csv(rows, metrics, notes):
     return text.getvalue()
 
 
-FORMATS = {'markdown': markdown, 'latex': latex, 'csv': as_csv}
+def as_text(rows, metrics, notes, groups=GROUPS):
+    """An aligned table within the terminal's width; columns that do not fit beside go below, under the names again."""
+    width = shutil.get_terminal_size().columns
+    names = [cut(row.name) for row in rows]
+    first = max(map(len, names))
+    units = {'': [padded(['seeds', *(str(row.seeds) for row in rows)]), padded(['w', *(row.weights for row in rows)])]}
+    for group, metric in columns(rows, metrics, groups):
+        way, _, name = label(metric).rpartition(' ') if '/' in metric else ('', '', label(metric))
+        head = ' '.join(filter(None, ['w=0' if group == ZERO else '', way]))
+        cells = [cell(row, group, metric) for row in rows]
+        units.setdefault(f'{group}{way or "sum"}', []).append(
+            padded([f'{head} {name}'.strip(), *(NOTHING if part is None else part[0] + (f'±{part[1]}' if part[1] else '')
+                                                + (f' {part[2]}' if part[2] else '') for part in cells)]))
+    blocks = [[padded(['', *names], left=True)]]
+    for unit in units.values():          # what belongs together stays together, where it can
+        whole = first + sum(len(column[0]) + 2 for column in unit)
+        if whole <= width and used(blocks[-1]) + whole - first > width:
+            blocks.append(blocks[0][:1])
+        for column in unit:
+            if used(blocks[-1]) + len(column[0]) + 2 > width and len(blocks[-1]) > 1:
+                blocks.append(blocks[0][:1])
+            blocks[-1].append(column)
+    tables = ['\n'.join('  '.join(line).rstrip() for line in zip(*block)) for block in blocks]
+    return '\n\n'.join([*tables, '\n'.join(line for note in notes for line in textwrap.wrap(note, width - 1))]) + '\n'
 
 
-def notes_of(rows, base, confidence, resamples):
+def cut(name):
+    """A name that a terminal has room for: the end of a longer one, which is what tells it from others."""
+    return name if len(name) <= NAME_WIDTH else f'..{name[2 - NAME_WIDTH:]}'
+
+
+def padded(cells, left=False):
+    """A column's cells, all as wide as the widest."""
+    width = max(map(len, cells))
+    return [text.ljust(width) if left else text.rjust(width) for text in cells]
+
+
+def used(block):
+    """The width of columns side by side."""
+    return sum(len(column[0]) for column in block) + 2 * (len(block) - 1)
+
+
+FORMATS = {'text': as_text, 'markdown': markdown, 'latex': latex, 'csv': as_csv}
+
+
+def notes_of(rows, base, confidence, resamples, weight='val'):
     """What a reader must know to read the table, a sentence or two a line."""
+    which = {'val': 'the one that validation uses, as the paper does',
+             'chosen': 'the one that scored best on the validation split'}[weight]
     notes = ['Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP in per cent. '
-             'w: share of the English branch in the score, chosen on the validation split; w = 0: no translation at '
-             'test time.']
+             f'w: share of the English branch in the score, {which}; w = 0: no translation at test time.']
     if any('(preset)' in row.weights for row in rows):
         notes.append('(preset): no choice is stored with the model; it is the weight that validation uses.')
     if any(row.differences for row in rows):
@@ -242,11 +299,14 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(prog='python -m util.table', description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='+', metavar='RUNS', help='run folders, or folders that hold some')
     parser.add_argument('--base', metavar='NAME', help='config name of the row to compare the others with')
-    parser.add_argument('--format', choices=list(FORMATS), default='markdown', help='default: markdown')
+    parser.add_argument('--format', choices=list(FORMATS), help='default: text on a terminal, else markdown')
     parser.add_argument('--output', metavar='FILE', help='write the table there (default: print it)')
     parser.add_argument('--metric', metavar='NAME,...', help=f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
                         'the model; minutes: of training and validation); default: all but the last two, '
-                        'for a curve SumR')
+                        'on a terminal the recalls and SumR, for a curve SumR')
+    parser.add_argument('--all-columns', action='store_true', help='on a terminal too all figures, and those at w = 0')
+    parser.add_argument('--weight', choices=('val', 'chosen'), default='val', help='whose figures: the w that '
+                        'validation uses (default), or the one that scored best there')
     parser.add_argument('--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)')
     parser.add_argument('--resamples', type=int, default=9999, metavar='N', help='of the bootstrap (9999)')
     parser.add_argument('--curve', metavar='FILE.png', help='plot a figure against data.noise, a line a config name, '
@@ -254,11 +314,17 @@ def parse_arguments(argv=None):
     args = parser.parse_args(argv)
     if args.curve and (args.base or args.output):
         parser.error('--curve draws no table: leave --base and --output away')
+    if args.all_columns and args.metric:
+        parser.error('--all-columns and --metric contradict each other: give one')
+    on_terminal = not args.output and sys.stdout.isatty()
+    args.compact = on_terminal and not (args.metric or args.all_columns or args.format)
+    args.format = args.format or ('text' if on_terminal else 'markdown')
     if args.base and args.metric and 'SumR' not in args.metric.split(','):
         parser.error('--base shows differences in SumR: name it in --metric, or leave --base away')
     if not 0 < args.confidence < 1 or args.resamples < 1:
         parser.error('expected --confidence between 0 and 1, and --resamples of at least 1')
-    args.metric = args.metric.split(',') if args.metric else ['SumR'] if args.curve else list(QUALITIES)
+    args.metric = args.metric.split(',') if args.metric else ['SumR'] if args.curve else list(
+        COMPACT if args.compact else QUALITIES)
     unknown = [name for name in args.metric if name not in (QUALITIES if args.curve else (*QUALITIES, *COSTS))]
     if unknown or (args.curve and len(args.metric) > 1):
         parser.error(f'--metric {",".join(args.metric)}: expected ' + ('one of ' if args.curve else 'names among ')
@@ -270,14 +336,16 @@ def main(argv=None):
     """The command line; returns 0, or 2 for what the user can put right."""
     args = parse_arguments(argv)
     try:
-        runs = read_runs(args.runs)
+        runs = read_runs(args.runs, weight=args.weight)
         if args.curve:
             from util.table_curve import write_curve             # matplotlib is slow to import
-            print(f'written: {", ".join(map(str, write_curve(group_by_noise(runs), args.metric[0], args.curve)))}')
+            print(f'written: {", ".join(map(str, write_curve(group_by_noise(runs), args.metric[0], args.curve, args.weight)))}')
             return 0
         rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
             difference, resamples=args.resamples, confidence=args.confidence))
-        text = FORMATS[args.format](rows, args.metric, notes_of(rows, args.base, args.confidence, args.resamples))
+        notes = notes_of(rows, args.base, args.confidence, args.resamples, args.weight)
+        options = {'groups': [MAIN]} if args.compact else {}
+        text = FORMATS[args.format](rows, args.metric, notes, **options)
         if args.output:
             write_atomically(args.output, text)
     except (ValueError, OSError) as error:

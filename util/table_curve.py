@@ -12,7 +12,8 @@ from util.table_statistics import summary
 # Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and dashes help.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS, DASHES = 'os^DvP*', ('-', '--', ':', '-.')
-PANELS = {'chosen': 'query and its translation (w chosen on validation)', 'w=0': 'query alone (w = 0)'}
+PANELS = {'with translation': 'query and its translation', 'w=0': 'query alone (w = 0)'}
+WEIGHTS = {'val': "validation's w", 'chosen': 'w chosen on validation'}
 HEADER = ('group', 'name', 'noise', 'seeds', 'mean', 'deviation')
 
 
@@ -30,17 +31,17 @@ def curve_points(lines, metric):
     for group in PANELS:
         for name, line in lines.items():
             for noise, runs in line.items():
-                found = summary(run.value(metric, run.weight if group == 'chosen' else 0.0) for run in runs)
+                found = summary(run.value(metric, 0.0 if group == 'w=0' else run.weight) for run in runs)
                 if found:
                     points.append(dict(zip(HEADER, (group, name, noise, len(runs), *found))))
     return points
 
 
-def write_curve(lines, metric, path):
+def write_curve(lines, metric, path, weight='val'):
     """Write the picture and, beside it, its numbers as CSV.
 
     Args:
-        lines, metric: as `curve_points` has.
+        lines, metric: as `curve_points` has; weight: as `util.table_runs.read_runs` has, for the title.
         path: of the picture, ending in .png.
     Returns:
         both paths.
@@ -60,14 +61,14 @@ def write_curve(lines, metric, path):
     writer.writeheader()
     writer.writerows(points)
     picture = io.BytesIO()
-    FigureCanvasAgg(draw(points, metric)).print_png(picture)
+    FigureCanvasAgg(draw(points, metric, weight)).print_png(picture)
     numbers = path.with_suffix('.csv')
     write_atomically(numbers, text.getvalue())
     write_atomically(path, picture.getvalue())
     return path, numbers
 
 
-def draw(points, metric):
+def draw(points, metric, weight='val'):
     """A matplotlib Figure: a panel a group that has points, the same scale and lines in each."""
     groups = [group for group in PANELS if any(point['group'] == group for point in points)]
     names = list(dict.fromkeys(point['name'] for point in points))
@@ -79,7 +80,8 @@ def draw(points, metric):
             line = [point for point in points if (point['group'], point['name']) == (group, name)]
             if line:
                 drawn[name] = draw_line(panel, line, number)
-        panel.set_title(PANELS[group], fontsize=10)
+        title = PANELS[group] + (f' ({WEIGHTS[weight]})' if group != 'w=0' else '')
+        panel.set_title(title, fontsize=10)
         panel.set_xlabel('rate of noise in the training translations')
         panel.set_xticks(sorted({point['noise'] for point in points}))
         panel.grid(axis='y', color='0.9', linewidth=0.8)

@@ -2,20 +2,23 @@
 
 Q captions, S visual items that have captions, W weights.
 """
-import json
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from basic.config import Config, config_to_dict
+from basic.foreign import read_json, read_npz
 from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
 NO_DIFFERENCE = ('train.seed', 'train.workers', 'compute.image_cache', 'compute.score_memory')
 NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')    # along a line of a curve
+FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
+REPORT = {'split': str, 'ties': str, 'captions': int, 'visuals': int, 'epoch': int, 'val_weight': float,
+          'chosen_weight': (float, None), 'altered': ([str], None),
+          'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}]}   # what metrics.json must hold
 QUALITIES = (*(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')), 'SumR')
 COSTS = ('epoch', 'minutes')
 
@@ -27,13 +30,17 @@ class TestedRun:
     Attributes:
         folder: where it lies; config: its resolved config.
         report: the content of metrics.json.
-        weight: w chosen on validation, or, if none was (`chosen` is False), the one that validation uses.
+        weight: w whose figures are the run's: the one that validation uses, the paper's protocol; or, where it was
+            asked for, the one chosen on validation.
+        chosen: whether one was chosen on validation.
+        preset: it was asked for, and there is none.
     """
     folder: Path
     config: Config
     report: dict
     weight: float
     chosen: bool
+    preset: bool = False
 
     @property
     def seed(self):
@@ -48,7 +55,7 @@ class TestedRun:
         if name == 'epoch':
             return self.report['epoch']
         if name == 'minutes':
-            times = [record['speed'] for record in read_log(self.folder)]
+            times = [record['speed'] for record in read_log(self.folder) if record.get('speed')]
             return sum(time['train_seconds'] + time['val_seconds'] for time in times) / 60 if times else None
         row = self.row(weight)
         if row is None:
@@ -69,23 +76,28 @@ class TestedRun:
         again = f'test it again: python evaluation.py --checkpoint {self.folder}'
         if not path.is_file():
             raise ValueError(f'{self.folder} has no {path.name}, the ranks of each query; {again}')
+        queries, rows = self.report['captions'], len(self.report['rows'])
         try:
-            with np.load(path, allow_pickle=False) as file:
-                ranks = dict(file)
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f'{path} is damaged ({str(error).splitlines()[0]}); {again}') from None
+            ranks = read_npz(path, {'weights': ((rows,), 'fi'), 't2v': ((rows, queries), 'fi'),
+                                    'v2t': ((rows, None), 'fi'), 'owner': ((queries,), 'iu'),
+                                    'caption_ids': ((queries,), 'U')})
+        except (ValueError, OSError) as error:
+            raise ValueError(f'{error}; {again}') from None
+        if not np.isin(ranks['owner'], np.arange(ranks['v2t'].shape[1])).all():
+            raise ValueError(f'{path} is damaged (captions of visual items that it does not have); {again}')
         at = np.flatnonzero(ranks['weights'] == weight)
         found = {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS)
                  for way in ('t2v', 'v2t')} if len(at) else {}
-        if not found or abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) > 1e-6:
+        if not (found and abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) <= 1e-6):
             raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
         return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
 
 
-def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
+def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='val'):
     """The tested runs that paths name: run folders, or folders with run folders at any depth.
 
     Args:
+        weight: whose figures are taken: `val`, the w that validation uses; `chosen`, the one chosen on validation.
         report: called with a line for each run inside such a folder that has not been tested, and is left out, and for
             each that was tested before its training was finished.
     Raises:
@@ -105,23 +117,30 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr)):
             if folder not in tested:
                 report(f'left out, not tested: {folder}')
         folders.update((folder.resolve(), folder) for folder in tested)
-    runs = [_read_run(folder) for folder in folders.values()]
+    runs = [_read_run(folder, weight) for folder in folders.values()]
     for run in runs:
         if (run.folder / LOG).is_file() and not is_trained(run.folder, run.config):
             report(f'tested before its training was finished: {run.folder}')
     return runs
 
 
-def _read_run(folder):
+def _preset(report):
+    """The w of a test's one result; reports of older versions have that of validation alone."""
+    return report['result']['weight'] if 'result' in report else report['val_weight']
+
+
+def _read_run(folder, weight):
     try:
         config = read_config(folder)
-        report = json.loads((folder / METRICS['test']).read_text(encoding='utf-8'))
-        choice = report.get('chosen_weight')
-        run = TestedRun(folder=folder, config=config, report=report, chosen=choice is not None,
-                        weight=report['val_weight'] if choice is None else choice)
+        report = read_json(folder / METRICS['test'], REPORT)
+        chosen = report.get('chosen_weight')
+        asked = chosen if weight == 'chosen' else None
+        run = TestedRun(folder=folder, config=config, report=report, chosen=chosen is not None,
+                        weight=_preset(report) if asked is None else asked,
+                        preset=weight == 'chosen' and chosen is None)
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}') from None
     if report.get('altered'):
         raise ValueError(f'{folder / METRICS["test"]} is not of the run as it was trained '

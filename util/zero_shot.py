@@ -25,16 +25,18 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from basic import distributed
 from basic.collection import validation_weights
 from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
 from basic.loader import Loader
-from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, config_changes, describe_start, read_config,
-                          record_start)
+from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, close_progress, config_changes, describe_start,
+                          read_config, record_start, tell)
 from basic.pretrained import build_dual_encoder
-from basic.runtime import choose_devices, keep_logs_tidy
+from basic.runtime import choose_devices
 from data_provider import Collection, EvalSet, VisualBatches, present_items
-from evaluation import Embeddings, choose_weight, evaluate, left_out, reported_weights, table, write_report
+from evaluation import (Embeddings, choose_weight, evaluate, left_out, reported_weights, result_line, shown, table,
+                        write_report)
 from train import default_run_folder
 
 NAME = 'zero_shot'
@@ -139,8 +141,11 @@ def longest_text(model):
 
 def encode(encoder, eval_set):
     """Embeddings of a split of `open_split`."""
-    visual = torch.cat([encoder.images(inputs) for inputs, _ in eval_set.visuals])
-    parts = [{role: encoder.texts(some) for role, some in texts.items()} for texts in eval_set.captions]
+    split = eval_set.split
+    visual = torch.cat([encoder.images(inputs)
+                        for inputs, _ in shown(eval_set.visuals, f'encoding {split}: images, batch')])
+    parts = [{role: encoder.texts(some) for role, some in texts.items()}
+             for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')]
     return Embeddings(visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches})
 
 
@@ -161,6 +166,7 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
     tree = config_to_dict(config)
     refuse_another(folder, tree)
+    tell(f'reading {config.visual.clip}')
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
@@ -169,6 +175,7 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
         weights['val'] += validation_weights(config)
     branches = Collection(config, rootpath).branches_there(split)
     weights[split] += reported_weights(config, branches=branches)
+    tell(f'opening and encoding {" and ".join(splits)} in {rootpath}')
     sets = {name: open_split(config, rootpath, name, processor, batch_size, weights[name])
             for name in splits}
     embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
@@ -223,17 +230,18 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error('--batch-size: expected at least 1')
-    keep_logs_tidy()
     try:
         devices = choose_devices(args.device)
         if len(devices) > 1:
             raise DataError(f'--device {args.device}: this runs on one device')
         report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
-                                   split=args.split, device=devices[0], batch_size=args.batch_size,
+                                   split=args.split, device=distributed.start(devices), batch_size=args.batch_size,
                                    validate=not args.no_val)
         print(table(report))
         print(f'written: {write_report(report, folder=folder)}')
+        print(result_line(report))
     except (ValueError, OSError) as error:
+        close_progress()
         print(f'zero_shot: error: {error}', file=sys.stderr)
         return 2
     return 0
