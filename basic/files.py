@@ -79,24 +79,37 @@ def replace_folder(folder, fill):
         fill: function of the new, empty folder.
     """
     folder = Path(folder)
-    remove_leftovers(folder)
-    temporary = _temporary(folder)
-    old = temporary.with_suffix('.old')
+    with temporary_folder(folder) as temporary:
+        fill(temporary)
+        old = temporary.with_suffix('.old')
+        try:
+            if _is_there(folder):
+                os.replace(folder, old)
+            os.replace(temporary, folder)
+        finally:
+            if _is_there(old) and not _is_there(folder):
+                os.replace(old, folder)  # stopped between the two renames
+            remove(old)
+
+
+@contextmanager
+def temporary_folder(path):
+    """A new folder `.<name>.<random>.tmp` beside `path`, removed in the end; killed calls' are removed first.
+
+    Two processes must not call it for one path at a time (see `locked`).
+    """
+    path = Path(path)
+    remove_leftovers(path)
+    temporary = _temporary(path)
     try:
         temporary.mkdir()
-        fill(temporary)
-        if folder.is_symlink() or folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
+        yield temporary
     finally:
-        if _is_there(old) and not _is_there(folder):
-            os.replace(old, folder)      # stopped between the two renames
-        for left in (temporary, old):
-            remove(left)
+        remove(temporary)
 
 
 def remove_leftovers(path):
-    """Remove what killed calls of `write_atomically` and `replace_folder` for `path` left beside it.
+    """Remove what killed calls of this module's functions for `path` left beside it.
 
     No other process may be writing `path` meanwhile.
     """

@@ -1,11 +1,20 @@
 """The demo's corpus: sound in every collection and language, a function of its options, noisy where it should be."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from basic.config import load_config
+from basic.files import locked
+from util import demo_vision
 from util.check_data import check_data
-from util.make_demo import main, make_demo
+from util.make_demo import LOCK, main, make_demo
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
 SIZES = {'train': 6, 'val': 3, 'test': 4}
@@ -129,3 +138,145 @@ def test_what_is_not_said_again_stays(new_root, capsys):
     assert main(['--root', str(root), *words, '--noise', '0']) == 0
     assert 'made captions in English and zh, noise 0,' in capsys.readouterr().out
     assert len(contents(folder)) == len(before)                        # of the same sizes
+
+
+# ------------------------------------------------------------------------------------ interruptions
+
+@pytest.fixture
+def quick_root(tmp_path, monkeypatch):
+    """quick_root(name) -> a ROOTPATH of its own: features and encoders that take no time to make."""
+    def make_root(name='root'):
+        for part in ('bert', 'clip'):
+            (tmp_path / name / part).mkdir(parents=True)
+        return tmp_path / name
+    monkeypatch.setattr(demo_vision, 'frame_bank', lambda: lambda frames: np.ones((len(frames), 192)))
+    monkeypatch.setattr(demo_vision, 'image_bank', lambda: lambda images: np.ones((len(images), 192)))
+    return make_root
+
+
+def corpus(folder):
+    """What is there of the corpus itself, by name."""
+    return {name: content for name, content in contents(folder).items() if not name.startswith('runs/')}
+
+
+def killed_at(nth, function):
+    """Whether a forked process that calls the function was killed before its nth os.replace."""
+    process = os.fork()
+    if process == 0:
+        replace, calls = os.replace, iter(range(nth, -1, -1))
+
+        def counted(*paths):
+            if next(calls) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*paths)
+        os.replace = counted
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize('collection, lang, step', [('vatex', 'zh', 2), ('multi30k', 'de', 8)])
+def test_a_kill_at_any_moment_loses_no_runs_and_is_made_good(quick_root, collection, lang, step):
+    sizes = dict.fromkeys(SIZES, 2)
+    wanted = corpus(make(quick_root('wanted'), collection, lang, seed=2, noise=0.5, **sizes))
+    old = quick_root('old')
+    before = corpus(make(old, collection, lang, **sizes))
+    nth, going_on = 0, True
+    while going_on:
+        root = old.with_name(f'at_{nth}')
+        shutil.copytree(old, root, symlinks=True)
+        folder = root / collection
+        (folder / 'runs/mine').mkdir(parents=True)
+        (folder / 'runs/mine/model_best.pt').write_text('kept')
+        going_on = killed_at(nth, lambda: make(root, collection, lang, seed=2, noise=0.5, **sizes))
+        assert (folder / 'runs/mine/model_best.pt').read_text() == 'kept', nth
+        manifest = json.loads((folder / 'demo.json').read_text())
+        found = {name: content for name, content in corpus(folder).items() if not name.startswith('.')}
+        assert 'unfinished' in manifest or found in (before, wanted), nth
+        make(root, collection, lang, seed=2, noise=0.5, **sizes)
+        assert corpus(folder) == wanted and (folder / 'runs/mine/model_best.pt').read_text() == 'kept', nth
+        assert {path.name for path in root.iterdir()} == {'bert', 'clip', collection, LOCK}, nth
+        nth += step
+    assert nth > 10
+
+
+def test_a_first_corpus_that_a_kill_left_half_made_is_ours(quick_root, capsys):
+    root = quick_root()
+    assert killed_at(3, lambda: make(root, noise=0.5))
+    assert 'unfinished' in json.loads((root / 'vatex/demo.json').read_text())
+    assert main(['--root', str(root), '--collection', 'vatex', '--lang', 'zh']) == 0   # says nothing else
+    assert corpus(root / 'vatex') == corpus(make(quick_root('other'), noise=0.5))
+
+
+def dead_process():
+    process = subprocess.Popen(['true'])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize('state', ['gone', 'half removed', 'remade'])
+def test_runs_that_older_versions_moved_are_put_back(quick_root, state):
+    """As a kill of those left them: in a hidden folder, the collection's own folder gone or partly so."""
+    root, lines = quick_root(), []
+    folder, left = root / 'vatex', root / f'.vatex.{dead_process()}'
+    if state == 'remade':
+        make(root)
+        (folder / 'runs').mkdir()                      # empty
+    (left / 'runs/mine').mkdir(parents=True)
+    (left / 'TextData').mkdir()
+    if state == 'half removed':
+        (folder / 'TextData').mkdir(parents=True)
+    assert main(['--root', str(root), '--collection', 'vatex', '--lang', 'zh', '--train', '4',
+                 '--val', '2', '--test', '2']) == 0
+    assert (folder / 'runs/mine').is_dir() and not left.exists()
+    assert corpus(folder) == corpus(make(quick_root('other'), train=4, val=2, test=2))
+
+    (left / 'runs/other').mkdir(parents=True)          # but the collection has runs by now
+    make(root, train=4, val=2, test=2, report=lines.append)
+    assert (left / 'runs/other').is_dir() and (folder / 'runs/mine').is_dir()
+    assert f'{left}/runs holds runs that an interrupted make_demo left there' in lines[0]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_no_others(quick_root):
+    root = quick_root()
+    dead, alive = dead_process(), os.getpid()
+    for name in (f'.clip.{dead}', f'.bert.{dead}', f'.vatex.{dead}', f'.vatex.{alive}', f'.other.{dead}'):
+        (root / name).mkdir()
+    make(root)
+    assert {path.name for path in root.glob('.*')} == {f'.vatex.{alive}', f'.other.{dead}', LOCK}
+
+
+def test_two_at_once_wait_for_each_other(quick_root):
+    root, lines = quick_root(), []
+    holding = subprocess.Popen(
+        [sys.executable, '-c', 'import sys, time; from basic.files import locked\n'
+         'with locked(sys.argv[1]): print(flush=True); time.sleep(60)', str(root / LOCK)],
+        cwd=CONFIGS.parent.parent, stdout=subprocess.PIPE)
+    holding.stdout.readline()
+
+    def report(line):
+        lines.append(line)
+        holding.kill()
+    make(root, report=report)
+    holding.wait()
+    holding.stdout.close()
+    assert f'waiting for process {holding.pid} on ' in lines[0] and f'makes a corpus in {root}' in lines[0]
+    with locked(root / LOCK):                          # a corpus that is there needs no lock
+        make(root)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"options": {}}', '[' * 9000, '{"options": {"seed": "1"}, "noise": {}}'])
+def test_a_damaged_manifest_is_named(quick_root, capsys, text):
+    root = quick_root()
+    (root / 'vatex').mkdir()
+    (root / 'vatex/demo.json').write_text(text)
+    assert main(['--root', str(root), '--collection', 'vatex', '--lang', 'zh']) == 2
+    assert 'vatex/demo.json' in capsys.readouterr().err
+
+
+def test_long_work_is_announced(quick_root):
+    lines = []
+    make(quick_root(), report=lines.append)
+    assert lines[0].startswith('drawing 13 videos in ') and lines[1].startswith('made 13 videos in ')

@@ -1,25 +1,35 @@
 """Make a small corpus in the file layout of one of the collections, for trying everything without any data.
 
-    python -m util.make_demo --root demo --collection vatex --lang zh [--noise 0.3] [--seed 1] [--train 1500 ...]
+    python -m util.make_demo --rootpath demo --collection vatex --lang zh [--noise 0.3] [--seed 1] [--train 1500 ...]
 
 Scenes of a little world (util/demo_world.py) are drawn as images or videos, described in the languages of
 util/demo_language.py, and their training translations and back-translations are corrupted at the rate --noise, as is
 the English side of validation and test; the target-language queries of validation and test are clean. Everything is a
 function of the options. Beside the collections lie `bert/`, an architecture and a vocabulary without weights, and
 `clip/`, a small image tower (util/demo_vision.py).
+
+Whatever stops it, a kill included, the collection's `runs/` stays where it is, and the corpus is whole, or its manifest
+says what is unfinished and the next call makes that again.
 """
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
+import threading
+import time
 from collections import Counter
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from basic.collection import CollectionFiles
+from basic.command import command
 from basic.config import SPLITS, load_config
+from basic.files import locked, replace_folder, temporary_folder, write_atomically
 from basic.foreign import read_json
 from util import demo_language, demo_vision, demo_world
 
@@ -27,7 +37,10 @@ VERSION = 1                              # raise it when the same options make a
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
 COLLECTIONS = {'vatex': 2, 'msrvttcn': 2, 'multi30k': 1, 'mscoco': 2}   # captions a visual item
 FLICKR_CAPTIONS = 5                      # of a training image in Multi-30K's task 2
-MANIFEST = 'demo.json'                   # written last: a folder without it is unfinished, or not ours
+MANIFEST = 'demo.json'                   # a folder without it is not ours
+FORM = {'options': {str: int}, 'noise': {str: float}, 'unfinished': ([str], None)}      # of the manifest
+VISUALS = 'visuals'                      # in its list of what is unfinished, beside languages
+LOCK = '.make_demo.lock'
 BERT = {'model_type': 'bert', 'hidden_size': 128, 'num_hidden_layers': 2, 'num_attention_heads': 4,
         'intermediate_size': 384, 'max_position_embeddings': 128, 'type_vocab_size': 2, 'hidden_act': 'gelu',
         'hidden_dropout_prob': 0.1, 'attention_probs_dropout_prob': 0.1, 'layer_norm_eps': 1e-12,
@@ -57,27 +70,47 @@ def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200,
     sizes = {'train': train, 'val': val, 'test': test}
     check_options(collection, lang, noise, sizes)
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    if encoders:
-        make_once(root / 'bert', write_bert, report)
-        make_once(root / 'clip', demo_vision.clip_tower, report)
     folder = root / collection
-    options = {'version': VERSION, 'seed': seed, **sizes}
-    manifest = read_manifest(folder)
-    splits = sample_items(collection, seed, sizes)
-    if manifest is None or manifest['options'] != options:
-        make_visuals(folder, collection, seed, splits)
-        manifest = {'options': options, 'noise': {}}
-        write_manifest(folder, manifest)
-        report(f'made {sum(sizes.values()):,} {"videos" if is_video(collection) else "images"} in {folder}')
-    if manifest['noise'].get(lang) != noise:
-        write_captions(root, folder, collection, lang, seed=seed, noise=noise, splits=splits)
-        manifest['noise'][lang] = noise
-        write_manifest(folder, manifest)
-        report(f'made captions in English and {lang}, noise {noise:g}, in {folder / "TextData"}')
-    else:
+    wanted = {'options': {'version': VERSION, 'seed': seed, **sizes}, 'lang': lang, 'noise': noise}
+    there = not encoders or (root / 'bert').exists() and (root / 'clip').exists()
+    if there and not leftovers(folder) and is_made(folder, **wanted):
         report(f'{folder} is there already, in {lang}, noise {noise:g}')
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / LOCK, wait=True, waiting=partial(_say_waiting, root, report)):
+        recover(folder, wanted, report)
+        read_manifest(folder)            # whether the folder is ours, before any work
+        if encoders:
+            make_once(root / 'bert', write_bert, report)
+            make_once(root / 'clip', demo_vision.clip_tower, report)
+        make_collection(root, collection, **wanted, report=report)
     return folder
+
+
+def make_collection(root, collection, *, options, lang, noise, report):
+    """Make what is missing, unfinished, or of other options; the manifest says so before and after each step."""
+    folder = root / collection
+    if is_made(folder, options, lang, noise):
+        report(f'{folder} is there already, in {lang}, noise {noise:g}')
+        return
+    seed, sizes = options['seed'], {split: options[split] for split in SPLITS}
+    splits = sample_items(collection, seed, sizes)
+    manifest = read_manifest(folder) or begin(folder, options, lang, noise)
+    if manifest['options'] != options or VISUALS in manifest['unfinished']:
+        items = f'{sum(sizes.values()):,} {"videos" if is_video(collection) else "images"}'
+        report(f'drawing {items} in {folder}')
+        manifest = {'options': options, 'noise': {lang: noise}, 'unfinished': [VISUALS, lang]}
+        make_visuals(folder, collection, seed, splits, before=partial(write_manifest, folder, manifest))
+        manifest['unfinished'].remove(VISUALS)
+        write_manifest(folder, manifest)
+        report(f'made {items} in {folder}')
+    manifest['noise'][lang] = noise
+    manifest['unfinished'] = sorted({*manifest['unfinished'], lang})
+    write_manifest(folder, manifest)
+    write_captions(root, folder, collection, lang, seed=seed, noise=noise, splits=splits)
+    manifest['unfinished'].remove(lang)
+    write_manifest(folder, manifest)
+    report(f'made captions in English and {lang}, noise {noise:g}, in {folder / "TextData"}')
 
 
 def check_options(collection, lang, noise, sizes):
@@ -99,34 +132,144 @@ def is_video(collection):
 # --------------------------------------------------------------------------------------------- folders and manifests
 
 def read_manifest(folder):
-    """The manifest of a collection made here; None if there is no folder; ValueError if the folder is not ours."""
+    """The manifest of a collection made here; None if there is no folder.
+
+    Returns:
+        dict: options; noise, of each language; unfinished, what was being made when it was written.
+    Raises:
+        ValueError: the folder is not ours, or its manifest is damaged.
+    """
     path = folder / MANIFEST
     if path.is_file():
-        return read_json(path, {'options': {str: int}, 'noise': {str: float}})
+        return {'unfinished': [], **read_json(path, FORM)}
     if folder.exists():
         raise ValueError(f'{folder} is in the way: it has no {MANIFEST}, so the demo did not make it and leaves it as '
-                         'it is. Give another --root, or move it')
+                         'it is. Give another --rootpath, or move it')
     return None
 
 
 def write_manifest(folder, manifest):
-    temporary = folder / f'.{MANIFEST}.{os.getpid()}'
-    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n', encoding='utf-8')
-    os.replace(temporary, folder / MANIFEST)
+    content = {key: value for key, value in manifest.items() if value or key != 'unfinished'}
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=2, sort_keys=True) + '\n')
+
+
+def is_made(folder, options, lang, noise):
+    """Whether the collection is whole, with these options, in this language."""
+    manifest = read_manifest(folder)
+    return (manifest is not None and manifest['options'] == options and manifest['noise'].get(lang) == noise
+            and not {VISUALS, lang} & set(manifest['unfinished']))
+
+
+def begin(folder, options, lang, noise):
+    """Make a collection's folder with a manifest that calls everything unfinished; returns the manifest."""
+    manifest = {'options': options, 'noise': {lang: noise}, 'unfinished': [VISUALS, lang]}
+    replace_folder(folder, partial(write_manifest, manifest=manifest))
+    return manifest
 
 
 def make_once(folder, write, report):
     """Let write(new folder) fill a folder, unless it is there; it appears whole or not at all."""
     if folder.exists():
         return
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
-    try:
-        temporary.mkdir()
-        write(temporary)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    report(f'making {folder}')
+    with clock(f'making {folder}'):
+        replace_folder(folder, write)
     report(f'made {folder}')
+
+
+def leftovers(folder):
+    """What killed processes of older versions left beside a collection's folder, and beside the encoders'."""
+    old = re.compile(rf'\.({re.escape(folder.name)}|bert|clip)\.([0-9]+)')
+    found = [(path, old.fullmatch(path.name)) for path in sorted(folder.parent.glob('.*'))]
+    return [path for path, match in found if match and not _is_alive(int(match[2]))]
+
+
+def recover(folder, wanted, report):
+    """Remove what killed processes left; runs among it, which older versions moved there, are put back.
+
+    Where the collection has other runs by now, they are named and stay where they are.
+
+    Args:
+        wanted: options, lang and noise, should the collection's folder have to be made for its runs.
+    """
+    for left in leftovers(folder):
+        runs = left / 'runs'
+        if _holds_something(runs):
+            if _holds_something(folder / 'runs'):
+                report(f'{runs} holds runs that an interrupted make_demo left there; {folder / "runs"} has others. '
+                       f'Move those that you want, then delete {left}')
+                continue
+            _adopt(folder, wanted)
+            if (folder / 'runs').is_dir():
+                (folder / 'runs').rmdir()              # empty
+            os.replace(runs, folder / 'runs')
+            report(f'put back {folder / "runs"}, which an interrupted make_demo had moved to {left}')
+        elif left.name.startswith(f'.{folder.name}.') and folder.is_dir():
+            _adopt(folder, wanted)
+        shutil.rmtree(left, ignore_errors=True)
+    if folder.is_dir():
+        half = re.compile(r'\..+\.([0-9a-f]{8}\.tmp|[0-9]+)')        # a file that was being written
+        for part in (folder, folder / 'TextData', folder / 'FeatureData'):
+            for path in part.glob('.*'):
+                if half.fullmatch(path.name) and path.is_file():
+                    path.unlink()
+
+
+def _adopt(folder, wanted):
+    """Give the folder a manifest if it has none: a killed process was replacing it, and began with its removal."""
+    if not folder.exists():
+        begin(folder, **wanted)
+    elif not (folder / MANIFEST).exists():
+        ours = {'TextData', 'FeatureData', 'runs', 'cache', *_picture_folder(folder.name)}
+        if {path.name for path in folder.iterdir()} <= ours:
+            write_manifest(folder, {'options': wanted['options'], 'noise': {}, 'unfinished': [VISUALS]})
+
+
+def _holds_something(folder):
+    return folder.is_symlink() or folder.is_dir() and any(folder.iterdir())
+
+
+def _is_alive(number):
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:              # another user's
+        return True
+    return True
+
+
+def _say_waiting(root, report, holder):
+    report(f'waiting for {holder}, which makes a corpus in {root}')
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+def bar(items, what, unit, total=None):
+    """The items, with a progress bar where stderr is a terminal."""
+    return tqdm(items, desc=what, unit=f' {unit}', total=total, leave=False, disable=None)
+
+
+@contextmanager
+def clock(what):
+    """Where stderr is a terminal, show how long the context has lasted, every second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done, start = threading.Event(), time.monotonic()
+
+    def show():
+        while not done.wait(1):
+            print(f'\r{what}: {time.monotonic() - start:.0f} s', end='', file=sys.stderr, flush=True)
+        print('\r' + ' ' * (len(what) + 10), end='\r', file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 # -------------------------------------------------------------------------------------------------------- visual items
@@ -152,35 +295,38 @@ def make_ids(collection, count, rng):
             for i, start in enumerate(starts)]
 
 
-def make_visuals(folder, collection, seed, splits):
-    """Draw every item into a new folder, keep the old one's runs, and put it in its place."""
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        (temporary / 'TextData').mkdir(parents=True)
+def make_visuals(folder, collection, seed, splits, before):
+    """Draw every item beside what is there, then put it in its place, folder by folder; captions are gone after it.
+
+    Args:
+        folder: of the collection, which is there.
+        before: function called when everything is drawn, before the first folder is replaced.
+    """
+    with temporary_folder(folder / VISUALS) as new:
+        (new / 'TextData').mkdir()
         if is_video(collection):
-            write_frames(temporary / 'FeatureData' / 'demo_grid', collection, seed, splits)
+            write_frames(new / 'FeatureData' / 'demo_grid', collection, seed, splits)
         else:
-            write_images(temporary, collection, seed, splits)
-        if folder.exists():
-            if (folder / 'runs').exists():
-                os.replace(folder / 'runs', temporary / 'runs')
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            write_images(new, collection, seed, splits)
+        before()
+        for part in sorted(new.iterdir()):
+            there = folder / part.name
+            if there.is_symlink() or there.exists():
+                os.replace(there, new / f'old {part.name}')
+            os.replace(part, there)
 
 
 def write_frames(folder, collection, seed, splits):
     """A BigFile folder of frame features: the pictures themselves are not kept, as in the real collections."""
     folder.mkdir(parents=True)
-    bank, videos = demo_vision.frame_bank(), {}
+    with clock('preparing the features'):
+        bank = demo_vision.frame_bank()
+    items, videos = [item for part in splits.values() for item in part], {}
     with open(folder / 'feature.bin', 'wb') as file:
-        for items in splits.values():
-            for name, scene in items:
-                frames = demo_world.draw_video(scene, demo_world.scene_rng(seed, collection, name))
-                file.write(bank(frames).astype('<f4').tobytes())
-                videos[name] = len(frames)
+        for name, scene in bar(items, 'drawing', 'videos'):
+            frames = demo_world.draw_video(scene, demo_world.scene_rng(seed, collection, name))
+            file.write(bank(frames).astype('<f4').tobytes())
+            videos[name] = len(frames)
     write_frame_index(folder, videos, demo_vision.FEATURE_DIM)
 
 
@@ -199,17 +345,27 @@ def write_frame_index(folder, counts, dim):
     (folder / 'video2frames.txt').write_text(repr(videos), encoding='iso-8859-1')
 
 
+def _picture_folder(collection):
+    """[the name of the folder of images], [] for a collection of videos."""
+    if is_video(collection):
+        return []
+    return [str(Path(load_config(CONFIGS / f'{collection}.yaml').data.images).parent)]
+
+
 def write_images(folder, collection, seed, splits):
     """JPEGs and id lists; for multi30k also one pooled feature an image, computed from the JPEG."""
     config = load_config(CONFIGS / f'{collection}.yaml')
-    pictures = folder / Path(config.data.images).parent
+    pictures = folder / _picture_folder(collection)[0]
     features = folder / 'FeatureData'
     pictures.mkdir()
     features.mkdir()
-    bank = demo_vision.image_bank() if collection == 'multi30k' else None
+    bank = None
+    if collection == 'multi30k':
+        with clock('preparing the features'):
+            bank = demo_vision.image_bank()
     for split, items in splits.items():
         small = []
-        for name, scene in items:
+        for name, scene in bar(items, f'drawing {split}', 'images'):
             picture = demo_world.draw_image(scene, demo_world.scene_rng(seed, collection, name))
             picture.save(pictures / f'{name}.jpg', quality=90)
             small.append(demo_vision.small(picture))
@@ -224,6 +380,8 @@ def write_images(folder, collection, seed, splits):
 
 def write_captions(root, folder, collection, lang, *, seed, noise, splits):
     """Every caption file of a language, and the id lists, under the names that the collection's config gives them."""
+    with clock('loading PyTorch'):
+        from basic.collection import CollectionFiles     # imports torch, which takes seconds
     tasks = (1, 2) if collection == 'multi30k' else (1,)
     for task in tasks:
         config = load_config(CONFIGS / f'{collection}.yaml', [f'data.lang={lang}', f'data.task={task}'])
@@ -233,14 +391,14 @@ def write_captions(root, folder, collection, lang, *, seed, noise, splits):
             write_split(files, split, splits[split], lang, count=count, seed=f'{seed}/{collection}', noise=noise)
             if config.data.ids[split]:
                 path = next(files.paths(config.data.ids[split][0], split))
-                path.write_text(''.join(f'{name}\n' for name, _ in splits[split]))
+                write_atomically(path, ''.join(f'{name}\n' for name, _ in splits[split]))
 
 
 def write_split(files, split, items, lang, *, count, seed, noise):
     """The caption files of one split: `count` captions an item in every branch that the split has."""
     tags = caption_tags(split, lang)
     lines = {role: [] for role in tags}
-    for name, scene in items:
+    for name, scene in bar(items, f'describing {split}', 'items'):
         for n in range(count):
             original = demo_world.scene_rng(seed, name, n, 'en' if split == 'train' else lang)
             machine = demo_world.scene_rng(seed, name, n, lang, 'machine')
@@ -260,9 +418,7 @@ def caption_tags(split, lang):
 def write_branch(files, split, role, lines):
     """Write a branch's lines under the name that the collection's config gives it; the file appears whole."""
     path = next(files.paths(f'TextData/{files.config.data.captions[split][role]}', split))
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(''.join(lines), encoding='utf-8')
-    os.replace(temporary, path)
+    write_atomically(path, ''.join(lines))
 
 
 def caption(scene, split, lang, original, machine, noise):
@@ -313,15 +469,19 @@ def build_vocabulary():
 
 def options_there(root, collection, lang):
     """The options of `make_demo` that the corpus at hand was made with; {} if there is none."""
-    manifest = read_manifest(Path(root) / collection) or {'options': {}, 'noise': {}}
+    folder = Path(root) / collection
+    recoverable = folder.exists() and not (folder / MANIFEST).exists() and leftovers(folder)
+    manifest = None if recoverable else read_manifest(folder)
+    manifest = manifest or {'options': {}, 'noise': {}}
     found = {key: value for key, value in manifest['options'].items() if key in ('seed', *SPLITS)}
     return {**found, **({'noise': manifest['noise'][lang]} if lang in manifest['noise'] else {})}
 
 
+@command('make_demo')
 def main(argv=None):
-    """The command line; returns 0, or 2 for what the user can put right."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m util.make_demo', description=__doc__.splitlines()[0],
-                                     epilog='An option that is left away is that of the corpus which is there.')
+                                     epilog='An option that is not given is that of the corpus which is there.')
     parser.add_argument('--rootpath', '--root', dest='root', required=True, metavar='ROOT',
                         help='folder to make it in, such as demo')
     parser.add_argument('--collection', required=True, choices=list(COLLECTIONS))
@@ -333,12 +493,9 @@ def main(argv=None):
     for split, size, what in (('train', 1500, 'training'), ('val', 200, 'validation'), ('test', 300, 'test')):
         parser.add_argument(f'--{split}', type=int, metavar='N', help=f'visual items of {what} ({size})')
     args = parser.parse_args(argv)
-    try:
-        given = {name: value for name, value in vars(args).items() if value is not None}
-        make_demo(**{**options_there(args.root, args.collection, args.lang), **given})
-    except (ValueError, OSError) as error:
-        print(f'make_demo: error: {error}', file=sys.stderr)
-        return 2
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    make_demo(**{**options_there(args.root, args.collection, args.lang), **given},
+              report=partial(print, flush=True))
     return 0
 
 
