@@ -18,7 +18,6 @@ import json
 import os
 import sys
 import textwrap
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +33,7 @@ from basic.collection import CollectionFiles, scored_branches, validation_weight
 from basic.config import config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.files import holder_of, write_atomically
-from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, close_progress, config_changes,
+from basic.logger import (ALTERED, CONFIG, MAY_DIFFER, METRICS, RANKS, TOKENIZER, config_changes,
                           counted, progress, tell)
 from basic.print_config import describe_config
 from basic.run_folder import LOCK
@@ -499,11 +498,8 @@ def main(argv=None):
     devices = choose_devices(args.device)
     if len(devices) > 1 and not distributed.launched():
         return distributed.launch(__file__, sys.argv[1:] if argv is None else argv, processes=len(devices))
-    with ExitStack() as stack:
-        stack.callback(close_progress)   # a message may follow
-        stack.enter_context(memory_advice(
-            'compute.score_memory=256 (same result), compute.precision=bf16 and a smaller eval.test_batch_size (with '
-            'text.pooling=padded_mean it moves figures a little) need less memory'))
+    with memory_advice('compute.score_memory=256 (same result), compute.precision=bf16 and a smaller '
+                       'eval.test_batch_size (with text.pooling=padded_mean it moves figures a little) need less memory'):
         report = evaluate_checkpoint(
             args.checkpoint, rootpath=args.rootpath, split=args.split, device=args.device, tokenizer=args.tokenizer,
             images=args.images, embeddings_folder=folder, overrides=args.overrides)

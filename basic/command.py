@@ -80,6 +80,8 @@ def command(name):
                 if ending is None:       # a mistake of ours: the traceback is what helps
                     raise
                 message, status = ending
+                if 'basic.logger' in sys.modules:
+                    sys.modules['basic.logger'].close_progress()
                 if not _has_the_word(interrupted=status > 128):
                     return status
                 print(f'{name}: {message}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)

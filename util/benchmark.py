@@ -20,6 +20,7 @@ import train
 from basic import distributed
 from basic.arguments import training_arguments
 from basic.caption import load_tokenizer
+from basic.command import command
 from basic.config import PRECISIONS, load_config
 from basic.runtime import choose_devices, matrix_precision, seed_everything
 from util.benchmark_data import COLLECTIONS, CONFIGS, make_data, sizes_of
@@ -249,14 +250,11 @@ def names_of_stages(text):
     return names
 
 
+@command('benchmark')
 def main(argv=None):
-    """The command line; returns the exit status: 0, or 2 for what the user can put right."""
+    """The command line; returns the exit status, see basic.command."""
     args = parse_arguments(argv)
-    try:
-        benchmark(args, Report(args.json))
-    except (ValueError, OSError) as error:
-        print(f'benchmark: error: {error}', file=sys.stderr)
-        return 2
+    benchmark(args, Report(args.json))
     return 0
 
 

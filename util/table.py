@@ -18,6 +18,7 @@ import textwrap
 from dataclasses import dataclass, field
 from functools import partial
 
+from basic.command import command
 from basic.files import write_atomically
 from util.released import released_figures
 from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
@@ -333,25 +334,23 @@ def parse_arguments(argv=None):
     return args
 
 
+@command('table')
 def main(argv=None):
-    """The command line; returns 0, or 2 for what the user can put right."""
+    """The command line; returns the exit status, see basic.command."""
     args = parse_arguments(argv)
-    try:
-        runs = read_runs(args.runs, weight=args.weight)
-        if args.curve:
-            from util.table_curve import write_curve             # matplotlib is slow to import
-            print(f'written: {", ".join(map(str, write_curve(group_by_noise(runs), args.metric[0], args.curve, args.weight)))}')
-            return 0
-        rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
-            difference, resamples=args.resamples, confidence=args.confidence))
-        options = {'groups': [MAIN]} if args.compact else {}
-        notes = notes_of(rows, args.base, args.confidence, args.resamples, weight=args.weight, **options)
-        text = FORMATS[args.format](rows, args.metric, notes, **options)
-        if args.output:
-            write_atomically(args.output, text)
-    except (ValueError, OSError) as error:
-        print(f'table: error: {error}', file=sys.stderr)
-        return 2
+    runs = read_runs(args.runs, weight=args.weight)
+    if args.curve:
+        from util.table_curve import write_curve             # matplotlib is slow to import
+        written = write_curve(group_by_noise(runs), args.metric[0], args.curve, args.weight)
+        print(f'written: {", ".join(map(str, written))}')
+        return 0
+    rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
+        difference, resamples=args.resamples, confidence=args.confidence))
+    options = {'groups': [MAIN]} if args.compact else {}
+    notes = notes_of(rows, args.base, args.confidence, args.resamples, weight=args.weight, **options)
+    text = FORMATS[args.format](rows, args.metric, notes, **options)
+    if args.output:
+        write_atomically(args.output, text)
     print(f'written: {args.output}' if args.output else text, end='\n' if args.output else '')
     return 0
 

@@ -13,7 +13,7 @@ from basic.foreign import read_json, read_npz
 from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
-NO_DIFFERENCE = ('train.seed', 'train.workers', 'compute.image_cache', 'compute.score_memory')
+NO_DIFFERENCE = ('train.seed', 'train.workers', 'train.keep_last', 'compute.image_cache', 'compute.score_memory')
 NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')    # along a line of a curve
 FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
 REPORT = {'split': str, 'ties': str, 'captions': int, 'visuals': int, 'epoch': int, 'val_weight': float,

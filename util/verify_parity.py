@@ -29,6 +29,7 @@ import torch
 from basic import distributed
 from basic.caption import Tokens, clean_english, load_tokenizer
 from basic.checkpoint import RELEASED_PARTS, load_checkpoint
+from basic.command import command
 from basic.config import LOSS_TERMS
 from basic.runtime import choose_devices, set_precision
 from basic.scoring import fuse, score, similarity
@@ -311,8 +312,9 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
     return rows
 
 
+@command('verify_parity')
 def main(argv=None):
-    """The command line; returns 0, 1 where a tolerance is passed, 2 for wrong arguments or files."""
+    """The command line; returns the exit status, see basic.command; 1: a tolerance is passed."""
     parser = argparse.ArgumentParser(prog='python -m util.verify_parity', description=__doc__.splitlines()[0])
     parser.add_argument('golden', metavar='GOLDEN_DIR', help='folder of golden figures, such as tests/data/golden')
     parser.add_argument('--vocab', metavar='FILE', help="mBERT's vocab.txt (bert-base-multilingual-cased)")
@@ -321,9 +323,8 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     try:
         rows = verify(args.golden, vocab=args.vocab, device=args.device, overrides=args.overrides)
-    except (ValueError, OSError, KeyError) as error:
-        print(f'verify_parity: error: {error}', file=sys.stderr)
-        return 2
+    except KeyError as error:
+        raise ValueError(f'{args.golden} is no folder of golden figures: it lacks {error}') from None
     print(f'{"file":<15} {"figure":<32} {"deviation":>10} {"tolerance":>10}')
     for row in rows:
         deviation = 'not checked' if row.deviation is None else f'{row.deviation:10.2e}'

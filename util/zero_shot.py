@@ -27,10 +27,11 @@ from torch.utils.data import Dataset
 
 from basic import distributed
 from basic.collection import validation_weights
+from basic.command import command
 from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
 from basic.loader import Loader
-from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, close_progress, config_changes, describe_start,
+from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, config_changes, describe_start,
                           read_config, record_start, tell)
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
@@ -214,8 +215,9 @@ def zero_shot_config(configs, overrides, model):
     return config_from_dict(tree)
 
 
+@command('zero_shot')
 def main(argv=None):
-    """The command line; returns the exit status: 0, or 2 for what the user can put right."""
+    """The command line; returns the exit status, see basic.command."""
     parser = argparse.ArgumentParser(prog='python -m util.zero_shot', description=__doc__.splitlines()[0])
     parser.add_argument('--config', required=True, action='append', metavar='FILE',
                         help='a collection of raw images, such as configs/multi30k.yaml')
@@ -223,27 +225,23 @@ def main(argv=None):
     parser.add_argument('--model', required=True, metavar='NAME_OR_FOLDER', help='hub name or local folder of a CLIP-'
                         'like model')
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
-    parser.add_argument('--device', default='cpu', help='cpu (default), or the index of a GPU, such as 0')
+    parser.add_argument('--device', default='auto', help='auto (default: a GPU, if there is one), cpu, or the index of '
+                        'a GPU, such as 0')
     parser.add_argument('--batch-size', type=int, default=64, metavar='N', help='captions or images at once')
     parser.add_argument('--no-val', action='store_true', help='do not choose w on the validation split')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config files')
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error('--batch-size: expected at least 1')
-    try:
-        devices = choose_devices(args.device)
-        if len(devices) > 1:
-            raise DataError(f'--device {args.device}: this runs on one device')
-        report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
-                                   split=args.split, device=distributed.start(devices),
-                                   batch_size=args.batch_size, validate=not args.no_val)
-        print(table(report))
-        print(f'written: {write_report(report, folder=folder)}')
-        print(result_line(report))
-    except (ValueError, OSError) as error:
-        close_progress()
-        print(f'zero_shot: error: {error}', file=sys.stderr)
-        return 2
+    devices = choose_devices(args.device)
+    if len(devices) > 1:
+        raise DataError(f'--device {args.device}: this runs on one device')
+    report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
+                               split=args.split, device=distributed.start(devices),
+                               batch_size=args.batch_size, validate=not args.no_val)
+    print(table(report))
+    print(f'written: {write_report(report, folder=folder)}')
+    print(result_line(report))
     return 0
 
 
