@@ -48,7 +48,8 @@ def bert_positions(bert):
 def bert_mask(bert, mask):
     """The mask of a pass through a BERT-like model, in a form that the model need not look into.
 
-    From a mask (N, L) transformers finds out first whether anything is padding: a GPU is waited for.
+    From a mask (N, L) transformers first finds out whether anything is padding, which waits for
+    a GPU.
 
     Args:
         bert: the model; mask: (N, L), 1 on real positions.
