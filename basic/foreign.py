@@ -17,7 +17,6 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from textwrap import shorten
 
 import yaml
 
@@ -192,7 +191,7 @@ def parse_json(text, form, where, error=DataError):
     except RecursionError:
         raise error(f'{where}: lists inside lists too deep to be read') from None
     except ValueError as reason:         # not JSON, or a number of thousands of digits
-        raise error(f'{where}: not JSON ({shorten(str(reason), 100)}): {shown(text)}') from None
+        raise error(f'{where}: not JSON ({_one_line(reason)}): {shown(text)}') from None
     return expect(value, form, where, error)
 
 
@@ -256,7 +255,12 @@ def parse_yaml(text):
     try:
         return _Loader(text).get_single_data()
     except DAMAGE as reason:
-        raise ValueError(' '.join(str(reason).split())[:300] or type(reason).__name__) from None
+        raise ValueError(_one_line(reason)) from None
+
+
+def _one_line(reason):
+    text = ' '.join(str(reason).split()) or type(reason).__name__
+    return 'a number of thousands of digits' if 'set_int_max_str_digits' in text else text[:300]
 
 
 def read_yaml(path, error=DataError):

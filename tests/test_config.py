@@ -198,7 +198,7 @@ def test_a_wrong_type_is_named_with_the_right_one(option, key, expected):
                                     'text.trained_layers[0]=3', "name='it's'", 'eval.weights={', 'train.lr=' + '[' * 2000,
                                     'train.seed=' + '9' * 5000])
 def test_an_option_that_cannot_be_read_is_quoted(option):
-    assert f"option '{option}'" in message(VATEX, option)
+    assert f"option '{option}'"[:1000] in message(VATEX, option)
 
 
 IMPOSSIBLE = [

@@ -404,10 +404,10 @@ def test_reports_and_ranks(tmp_path):
     def read_ranks(data):
         (tmp_path / 'run/ranks.npz').write_bytes(data)
         read_all()
-    fuzz(changed_bytes(report), read_report, cost=3)
-    fuzz(changed_tree(json.loads(report), PLAIN).map(as_json), read_report, cost=3)
+    fuzz(changed_bytes(report), read_report, cost=6)
+    fuzz(changed_tree(json.loads(report), PLAIN).map(as_json), read_report, cost=6)
     read_report(report)
-    fuzz(changed_bytes(ranks), read_ranks, cost=3)
+    fuzz(changed_bytes(ranks), read_ranks, cost=6)
 
 
 def test_records_of_starts_and_of_the_demo(tmp_path):
