@@ -1,18 +1,21 @@
 """The grid of ablations: what it runs, skips, continues, refuses, and how it stops; on a tiny collection."""
+import fcntl
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import yaml
 
-from basic.checkpoint import LAST, load_checkpoint
+from basic.checkpoint import BEST, LAST, load_checkpoint
 from basic.config import ConfigError, load_config
-from basic.logger import read_log
+from basic.logger import duration, read_log
 from basic.runtime import cpu_count
 from util import ablate
 from util.ablate import ablation_files, main, make_grid
@@ -20,15 +23,6 @@ from util.make_demo import make_demo
 
 REPOSITORY = Path(ablate.__file__).resolve().parent.parent
 CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """main sets handlers: put back those that were there."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -84,13 +78,13 @@ def test_a_failed_run_and_a_folder_of_another_config_do_not_stop_the_others(worl
     assert main(words(world, '--only', 'full', '--seeds', '1')) == 0
     own = tmp_path / 'own.yaml'
     own.write_text('discriminator: {kind: weak}\n')
-    before = (folder(world, 'full', 1) / LAST).read_bytes()
+    before = (folder(world, 'full', 1) / BEST).read_bytes()
     capsys.readouterr()
     # The BERT of two layers has no layer 7; `full` was run with another margin.
     assert main(words(world, '--only', f'full,layers_7_11,{own}', '--seeds', '1', 'loss.margin=0.3')) == 1
     printed = capsys.readouterr().out
     assert 'NOT RUN full, seed 1: ' in printed and 'loss.margin: 0.2 -> 0.3' in printed and 'name=NAME' in printed
-    assert (folder(world, 'full', 1) / LAST).read_bytes() == before
+    assert (folder(world, 'full', 1) / BEST).read_bytes() == before
     assert 'FAILED layers_7_11, seed 1 (exit status 2)' in printed and 'but this BERT has 2 (0 to 1)' in printed
     assert 'own, seed 1: SumR' in printed and (folder(world, 'own', 1) / 'metrics.json').exists()
     assert printed.splitlines()[-1] == '2 run(s) are not finished, see above: 1 of 3 finished, 2 failed'
@@ -114,7 +108,7 @@ def test_stopped_runs_go_on_where_they_were(world):
     assert 'stopped; the same command goes on: 0 of 2 finished, 2 to go' in printed.splitlines()[-1]
     for run in runs:                     # the output file is locked for as long as any process of the run lives
         assert ablate.Job('', load_config(CONFIG), run, []).state()[0] != ablate.BUSY
-        assert 'interrupted; epochs finished and kept' in run.with_name('seed_1.out').read_text()
+        assert 'train.py: interrupted' in run.with_name('seed_1.out').read_text()
     last = [load_checkpoint(run / LAST).epoch for run in runs]
 
     for run, epoch in zip(runs, last):   # as if that had been the number asked for, so that this ends
@@ -200,17 +194,75 @@ def test_devices_are_used_in_turn_and_threads_shared(monkeypatch):
     assert ablate.Grid([], ['0', '1', '0']).environment['OMP_NUM_THREADS'] == '2'
     monkeypatch.delenv('OMP_NUM_THREADS')
     assert ablate.Grid([], ['cpu']).environment['OMP_NUM_THREADS'] == str(cpu_count())
-    seen = {}
-
-    class Recorded(ablate.Grid):
-        def run(self):
-            seen.update(devices=self.free, handlers=[signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)],
-                        own=self.interrupt)
-            return 0
-    monkeypatch.setattr(ablate, 'Grid', Recorded)
+    made = []
+    monkeypatch.setattr(ablate.Grid, 'run', lambda grid: made.append(grid.free) or 0)
     monkeypatch.setattr(ablate, 'make_grid', lambda *args, **options: [])
-    assert main(['--config', CONFIG, '--rootpath', '/', '--gpus', '0,1', '--jobs', '3']) == 0
-    assert seen['devices'] == ['0', '1', '0'] and seen['handlers'] == [seen['own']] * 2
+    for options in (['--device', '0,1', '--jobs', '3'], ['--gpus', '0,1'], ['--device', 'cpu', '--jobs', '2']):
+        assert main(['--config', CONFIG, '--rootpath', '/', *options]) == 0
+    assert made == [['0', '1', '0'], ['0', '1'], ['cpu', 'cpu']]
+    made.clear()
+    for there, device in ((True, '0'), (False, 'cpu')):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda there=there: there)
+        assert main(['--config', CONFIG, '--rootpath', '/']) == 0 and made.pop() == [device]
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """stand_in(code): what runs in place of train.py."""
+    def make(code):
+        (tmp_path / 'stand_in').mkdir(exist_ok=True)
+        (tmp_path / 'stand_in/train.py').write_text(code)
+        monkeypatch.setattr(ablate, 'REPOSITORY', tmp_path / 'stand_in')
+    return make
+
+
+@pytest.mark.parametrize('code, message', [
+    ('import os; os.kill(os.getpid(), 9)', 'killed (SIGKILL), most often because memory ran out: fewer --jobs, or a '
+     'smaller compute.micro_batch'), ('import os; os.kill(os.getpid(), 11)', 'killed (SIGSEGV)'),
+    ('import sys; sys.exit(143)', 'exit status 143: stopped by SIGTERM'),
+    ('import sys; sys.exit(3)', 'exit status 3: out of memory'), ('import sys; sys.exit(2)', 'exit status 2')])
+def test_how_a_run_ended_is_said(world, stand_in, capsys, code, message):
+    stand_in(code)
+    assert main(words(world, '--only', 'full', '--seeds', '1')) == 1
+    assert f'FAILED full, seed 1 ({message}); all' in capsys.readouterr().out
+
+
+def test_the_output_is_not_written_through_a_link(world, stand_in, tmp_path, capsys):
+    stand_in('print(1)')
+    (tmp_path / 'precious').write_text('kept')
+    output = folder(world, 'full', 1).with_name('seed_1.out')
+    output.parent.mkdir(parents=True)
+    output.symlink_to(tmp_path / 'precious')
+    assert main(words(world, '--only', 'full', '--seeds', '1')) == 1
+    assert f'NOT RUN full, seed 1: {output} is a symbolic link' in capsys.readouterr().out
+    assert (tmp_path / 'precious').read_text() == 'kept'
+
+
+def test_a_look_does_not_make_a_grid_drop_a_run(tmp_path):
+    path = tmp_path / 'seed_1.out'
+    with ablate.open_locked(path) as first:
+        assert first is not None and ablate.is_locked(path)
+    with open(path, 'rb') as looking:                  # as is_locked does, for a moment
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not ablate.is_locked(path)              # two looks do not see each other
+        threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with ablate.open_locked(path) as second:
+            assert second is not None
+            with ablate.open_locked(path) as third:    # a run holds it
+                assert third is None
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_runs_and_says_how_to_go_on(world, stand_in, capsys, number):
+    stand_in('import os, signal, time\n'
+             f'os.kill(os.getppid(), {int(number)})\ntime.sleep(60)')
+    before = signal.getsignal(number)
+    start = time.monotonic()
+    assert main(words(world, '--only', 'full', '--seeds', '1')) == 128 + number
+    assert time.monotonic() - start < 50 and signal.getsignal(number) == before
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == 'stopped; the same command goes on: 0 of 1 finished, 1 to go'
+    assert not ablate.is_locked(folder(world, 'full', 1).with_name('seed_1.out'))
 
 
 @pytest.mark.parametrize('more, message', [
@@ -222,7 +274,8 @@ def test_mistakes_are_named_before_anything_runs(world, capsys, more, message):
     assert not (world[0] / 'multi30k/runs').exists()
 
 
-@pytest.mark.parametrize('more', [['--seeds', '1,1'], ['--seeds', 'x'], ['--jobs', '0'], ['--noise', '2']])
+@pytest.mark.parametrize('more', [['--seeds', '1,1'], ['--seeds', 'x'], ['--jobs', '0'], ['--noise', '2'],
+                                  ['--device', '0,0'], ['--device', 'gpu'], ['--device', 'cpu:2']])
 def test_options_that_cannot_be(world, capsys, more):
     with pytest.raises(SystemExit) as left:
         main(words(world, *more))
@@ -236,4 +289,4 @@ def test_an_ablation_needs_a_name_or_a_file():
 
 @pytest.mark.parametrize('seconds, text', [(4.4, '4 s'), (100, '2 min'), (5399, '90 min'), (9000, '2.5 h')])
 def test_durations(seconds, text):
-    assert ablate.duration(seconds) == text
+    assert duration(seconds) == text

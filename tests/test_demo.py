@@ -245,7 +245,10 @@ def test_leftovers_of_killed_processes_are_removed_and_no_others(quick_root):
     for name in (f'.clip.{dead}', f'.bert.{dead}', f'.vatex.{dead}', f'.vatex.{alive}', f'.other.{dead}'):
         (root / name).mkdir()
     make(root)
-    assert {path.name for path in root.glob('.*')} == {f'.vatex.{alive}', f'.other.{dead}', LOCK}
+    (root / 'vatex/.visuals.0123abcd.tmp').mkdir()
+    (root / 'vatex/TextData/.x.0123abcd.tmp').write_text('')
+    make(root)                                         # is there already
+    assert {path.name for path in root.rglob('.*')} == {f'.vatex.{alive}', f'.other.{dead}', LOCK}
 
 
 def test_two_at_once_wait_for_each_other(quick_root):

@@ -1,7 +1,7 @@
 """Train a grid of ablations and seeds, each run an ordinary run of train.py; go on where it was stopped.
 
     python -m util.ablate --config configs/vatex.yaml --rootpath ROOT [--only full,no_adversary] [--seeds 1,2,3]
-                          [--jobs N] [--gpus 0,1] [--noise 0,0.2,0.4] [--list] [key=value ...]
+                          [--jobs N] [--device 0,1] [--noise 0,0.2,0.4] [--list] [key=value ...]
 
 An ablation is a file of configs/ablation/, or a file of your own, laid over --config and over the options, which are
 those of the whole grid; its run folders are ROOT/<collection>/runs/<config>_<ablation>_<lang>/seed_<n>, and what a run
@@ -11,11 +11,13 @@ config is left as it is, and named: the same command always means the same resul
 its runs; a run that fails shows its last lines, and the others go on. With --noise, for the demo, each rate has a
 corpus of its own, ROOT/noise_<rate>.
 
-Exit status: 0: every run of the grid is finished; 1: some are not; 2: the command is wrong; 130: stopped.
+Exit status: 0: every run of the grid is finished; 1: some are not; 2: the command is wrong; 128 + the signal's number
+where a signal stopped it (130: Ctrl-C).
 """
 import argparse
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,20 +26,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from basic.checkpoint import BEST, LAST
+from tqdm import tqdm
+
+from basic.command import OUT_OF_MEMORY, STOPPING, command
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
+from basic.files import open_no_link
 from basic.foreign import read_yaml
-from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, duration, is_trained
-from basic.runtime import cpu_count
-from train import default_run_folder
-from util.make_demo import make_demo, options_there
-from util.table_runs import NO_DIFFERENCE, read_runs
+from util.make_demo import make_demo, options_there, read_manifest
+
+# What imports torch, which takes seconds, is imported where it is used: mistakes are told before that.
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ABLATIONS = REPOSITORY / 'configs' / 'ablation'
 DONE, UNFINISHED, NEW, OTHER, BUSY = 'finished', 'unfinished', 'to be run', 'another config', 'running'
-NO_EFFECT = tuple(key for key in NO_DIFFERENCE if key != 'train.seed')   # may differ between the runs of a grid
 POLL = 0.2                               # seconds between two looks at the runs
+PROBE = 1                                # seconds that another process's look at a lock can take
 GRACE = 20                               # seconds that runs have to stop in
 LAST_LINES = 12                          # of a failed run's output
 
@@ -64,17 +67,23 @@ class Job:
 
     def state(self):
         """(state, detail): one of the states above; what differs, for a folder of another config."""
-        with open_locked(self.output, make=False) as file:
-            return (BUSY, '') if file is None else self.content()
+        return (BUSY, '') if is_locked(self.output) else self.content()
 
     def content(self):
         """The state of the run folder, whoever is at work in it."""
+        from basic.checkpoint import BEST, LAST
+        from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained
+        from util.table_runs import NO_DIFFERENCE
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
         if CONFIG not in present:        # stopped before it had written its config: nothing of value is lost
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
             return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
-        stored = read_yaml(self.folder / CONFIG)
-        changes = config_changes(stored, config_to_dict(self.config), NO_EFFECT)
+        try:
+            stored = read_yaml(self.folder / CONFIG)
+        except (ValueError, OSError) as error:
+            return OTHER, str(error)
+        may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']       # between the runs of a grid
+        changes = config_changes(stored, config_to_dict(self.config), may_differ)
         if changes:
             return OTHER, '; '.join(changes)
         done = METRICS['test'] in present and is_trained(self.folder, self.config)
@@ -117,8 +126,9 @@ def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
     Raises:
         ConfigError, DataError: something does not fit.
     """
+    from train import default_run_folder
     base, jobs = load_config(configs, overrides), []
-    for seed in seeds:
+    for seed in tqdm(seeds, desc='configs of every seed', leave=False, disable=None):
         for rate in [None] if noise is None else noise:
             root = rootpath if rate is None else noise_root(rootpath, rate)
             for ablation, path in files.items():
@@ -162,7 +172,7 @@ def make_noisy_demos(rootpath, config, rates, report):
     options = options_there(rootpath, config.data.collection, config.data.lang)
     if not options:
         raise ValueError(f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo '
-                         f'--root {rootpath} --collection {config.data.collection} --lang {config.data.lang}. For '
+                         f'--rootpath {rootpath} --collection {config.data.collection} --lang {config.data.lang}. For '
                          'other data python -m util.add_noise makes files, and prints the options to run with')
     for rate in rates:
         make_demo(root=noise_root(rootpath, rate), collection=config.data.collection, lang=config.data.lang,
@@ -172,21 +182,51 @@ def make_noisy_demos(rootpath, config, rates, report):
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 @contextmanager
-def open_locked(path, make=True):
+def open_locked(path):
     """A run's output file, locked for as long as anything holds it open, the run itself too; None if it is locked.
 
-    Args:
-        make: create it; False: where it is not there, nothing is locked, and the file is a stand-in.
+    Raises:
+        OSError: it cannot be opened, or is a symbolic link.
     """
-    if make:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path if make or path.exists() else os.devnull, 'ab' if make else 'rb') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(open_no_link(path, os.O_WRONLY | os.O_APPEND), 'ab') as file:
+        end = time.monotonic() + PROBE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    yield None
+                    return
+            time.sleep(0.02)             # another process may only have looked at it, by `is_locked`
         yield file
+
+
+def is_locked(path):
+    """Whether a run holds its output file. A look takes a shared lock for a moment, which `open_locked` waits for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:                      # not there, or no file of ours
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def missing_demos(rootpath, config, rates):
+    """The rates of noise whose corpus is not made, or not finished."""
+    collection, lang = config.data.collection, config.data.lang
+    missing = []
+    for rate in rates:
+        manifest = read_manifest(noise_root(rootpath, rate) / collection)
+        if not manifest or manifest['unfinished'] or manifest['noise'].get(lang) != rate:
+            missing.append(rate)
+    return missing
 
 
 class Grid:
@@ -199,14 +239,18 @@ class Grid:
     """
 
     def __init__(self, jobs, devices, report=print):
-        self.waiting = [job for job in jobs if job.state()[0] != DONE]
-        self.total, self.finished, self.failed, self.stopped = len(jobs), len(jobs) - len(self.waiting), 0, False
+        self.waiting = [job for job in tqdm(jobs, desc='looking at runs', leave=False, disable=None)
+                        if job.state()[0] != DONE]
+        self.total, self.finished, self.failed = len(jobs), len(jobs) - len(self.waiting), 0
+        self.stopped = None              # or the number of the signal that asks it to stop
         self.slots, self.free, self.running, self.seconds, self.report = len(devices), list(devices), {}, [], report
+        from basic.runtime import cpu_count
         threads = int(os.environ.get('OMP_NUM_THREADS') or cpu_count())
         self.environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, threads // self.slots))}
 
     def run(self):
         """Run all that is to be run, or until it is stopped; returns the exit status."""
+        before = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, *STOPPING)}
         try:
             while (self.waiting or self.running) and not self.stopped:
                 while self.waiting and self.free and not self.stopped:
@@ -216,41 +260,58 @@ class Grid:
                     self.end(process)
         finally:
             self.stop()
-        return 130 if self.stopped else 1 if self.failed else 0
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return 128 + self.stopped if self.stopped else 1 if self.failed else 0
 
-    def interrupt(self, *_):
+    def interrupt(self, number, _):
         """Stop as soon as possible; the second time at once. A signal handler."""
         if self.stopped:
             raise KeyboardInterrupt
-        self.stopped = True
+        self.stopped = number
 
     def start(self, job):
         """Start a job, or say why not."""
-        state, detail = job.state()
+        state, detail = job.content()
         if state == DONE:
             self.finished += 1
             return
-        if state in (OTHER, BUSY):
-            self.failed += 1
-            self.report(f'NOT RUN {job.label}: ' + (
-                f'{job.folder} holds a run of another config ({detail}): give the options of that one, or '
-                'name=NAME, or delete it' if state == OTHER else f'another process runs it, see {job.output}'))
+        if state == OTHER:
+            self.refuse(job, f'{job.folder} holds a run of another config ({detail}): give the options of that one, '
+                        'or name=NAME, or delete it')
             return
-        more = ['--resume'] if state == UNFINISHED else ['--overwrite']      # there is nothing of value to overwrite
-        with open_locked(job.output) as file:
-            if file is None:             # another process was faster
-                return self.start(job)
-            file.truncate(0)
-            device = self.free.pop(0)
-            process = subprocess.Popen(
-                [sys.executable, str(REPOSITORY / 'train.py'), *job.arguments, '--device', device, *more],
-                stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
-                start_new_session=True)  # so that Ctrl-C does not reach it but through `stop`
+        try:
+            with open_locked(job.output) as file:
+                if file is None:
+                    self.refuse(job, f'another process runs it, see {job.output}')
+                    return
+                now = job.content()[0]   # another process may just have finished it
+                if now in (DONE, OTHER):
+                    return self.start(job)
+                self.launch(job, file, resume=now == UNFINISHED)
+        except OSError as error:
+            self.refuse(job, error)
+
+    def refuse(self, job, reason):
+        """Count a job that cannot be run, and say why."""
+        self.failed += 1
+        self.report(f'NOT RUN {job.label}: {reason}')
+
+    def launch(self, job, file, resume):
+        """Start a job whose output file is open and locked; the lock is its own as well from now on."""
+        more = ['--resume'] if resume else ['--overwrite']       # there is nothing of value to overwrite
+        file.truncate(0)
+        device = self.free[0]
+        process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / 'train.py'), *job.arguments, '--device', device, *more],
+            stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
+            start_new_session=True)      # so that Ctrl-C does not reach it but through `stop`
+        self.free.remove(device)
         self.running[process] = (job, device, time.monotonic())
-        self.report(f'started {job.label} on {device}, output in {job.output}')
 
     def end(self, process):
         """Report a run that has ended, and free its device."""
+        from basic.logger import duration
         job, device, started = self.running.pop(process)
         self.free.append(device)
         if process.returncode == 0 and job.content()[0] == DONE:
@@ -260,7 +321,7 @@ class Grid:
             return
         self.failed += 1
         lines = job.output.read_text(encoding='utf-8', errors='replace').splitlines()[-LAST_LINES:]
-        self.report('\n'.join([f'FAILED {job.label} (exit status {process.returncode}); all that it printed: '
+        self.report('\n'.join([f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
                                f'{job.output}', *(f'    {line}' for line in lines), f'    {self.outlook()}']))
 
     def outlook(self):
@@ -269,6 +330,7 @@ class Grid:
         text = f'{self.finished} of {self.total} finished' + (f', {self.failed} failed' if self.failed else '')
         text += f', {left} to go' if left else ''
         if left and self.seconds and not self.stopped:
+            from basic.logger import duration
             mean = sum(self.seconds) / len(self.seconds)
             text += f', about {duration(mean * left / min(self.slots, left))}'
         return text
@@ -290,8 +352,24 @@ class Grid:
             self.running.clear()
 
 
+def ending(status):
+    """What a run's exit status means, as train.py has them."""
+    number = -status if status < 0 else status - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f'exit status {status}' + (': out of memory' if status == OUT_OF_MEMORY else '')
+    if status > 0:
+        return f'exit status {status}: stopped by {name}'
+    if number == signal.SIGKILL:
+        return (f'killed ({name}), most often because memory ran out: fewer --jobs, or a smaller '
+                'compute.micro_batch')
+    return f'killed ({name})'
+
+
 def result(job):
     """What a finished run has come to, in a few words."""
+    from util.table_runs import read_runs
     run, = read_runs([job.folder])
     return f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch {run.value("epoch", run.weight)})'
 
@@ -309,6 +387,21 @@ def numbers(kind):
     return parse
 
 
+def device_names(text):
+    """The device of each run at a time, of '0,1' or 'cpu'; for 'auto' None."""
+    names = text.split(',')
+    if not re.fullmatch('auto|cpu|[0-9]+(,[0-9]+)*', text) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"'{text}': expected cpu, or different indices of GPUs, such as 0,1; --jobs N "
+                                         'runs several on each')
+    return None if text == 'auto' else names
+
+
+def first_device():
+    """The first GPU that torch sees, or the CPU."""
+    import torch
+    return '0' if torch.cuda.is_available() else 'cpu'
+
+
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(prog='python -m util.ablate', description=__doc__.splitlines()[0],
                                      epilog='Options are keys of basic/config.py; name=NAME replaces the <config> in '
@@ -321,8 +414,9 @@ def parse_arguments(argv=None):
     parser.add_argument('--seeds', type=numbers(int), default=[1, 2, 3], metavar='N,...', help='default: 1,2,3')
     parser.add_argument('--jobs', type=int, metavar='N', help='runs at the same time, which share the CPU cores '
                         '(default: one a GPU, or one)')
-    parser.add_argument('--gpus', type=numbers(int), metavar='N,...', help='indices of GPUs, used in turn '
-                        '(default: the CPU)')
+    parser.add_argument('--device', '--gpus', dest='device', type=device_names, metavar='D', help='cpu, or indices of '
+                        'GPUs, such as 0,1: one run on each at a time (default: the first GPU, or the CPU where there '
+                        'is none)')
     parser.add_argument('--noise', type=numbers(float), metavar='RATE,...', help='for the demo: rates of translation '
                         'noise, with a corpus for each, made if need be')
     parser.add_argument('--list', action='store_true', help='show the grid and the state of its runs, and run nothing')
@@ -339,42 +433,44 @@ def say(line):
     print(line, flush=True)
 
 
+@command('ablate')
 def main(argv=None):
     """The command line; returns the exit status."""
     args = parse_arguments(argv)
-    devices = list(map(str, args.gpus)) if args.gpus else ['cpu']
+    files = ablation_files(args.only)
+    config = load_config(args.config, args.overrides)
+    # To stderr: the table of --list is for other programs too.
+    print('loading PyTorch ...', file=sys.stderr, flush=True)
+    devices = args.device or [first_device()]
     devices = [devices[i % len(devices)] for i in range(args.jobs or len(devices))]
-    try:
-        files = ablation_files(args.only)
-        if args.noise and not args.list:
-            make_noisy_demos(args.rootpath, load_config(args.config, args.overrides), args.noise, say)
-        rates = args.noise
-        if rates and args.list:          # a look changes nothing: no corpus is made for it
-            collection = load_config(args.config, args.overrides).data.collection
-            rates = [rate for rate in rates if (noise_root(args.rootpath, rate) / collection).is_dir()]
-        jobs = make_grid(args.config, args.rootpath, files=files, seeds=args.seeds, overrides=args.overrides,
-                         noise=rates)
-    except (ValueError, OSError) as error:
-        print(f'ablate: error: {error}', file=sys.stderr)
-        return 2
+    missing = []
+    if args.noise and args.list:
+        missing = missing_demos(args.rootpath, config, args.noise)
+    elif args.noise:
+        make_noisy_demos(args.rootpath, config, args.noise, say)
+    noise = [rate for rate in args.noise if rate not in missing] if args.noise else None
+    jobs = make_grid(args.config, args.rootpath, files=files, seeds=args.seeds, overrides=args.overrides, noise=noise)
     if args.list:
-        width = max((len(job.label) for job in jobs), default=0)
-        for job in jobs:
-            state, detail = job.state()
-            say(f'{job.label:<{width}}  {state:<{len(OTHER)}}  {job.folder}' + (f'  ({detail})' if detail else ''))
-        for rate in [rate for rate in args.noise or () if rate not in rates]:
+        show(jobs)
+        for rate in missing:
             say(f'noise {rate:g}: corpus not made yet, {len(files) * len(args.seeds)} runs  '
                 f'{noise_root(args.rootpath, rate)}')
         return 0
     grid = Grid(jobs, devices, report=say)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, grid.interrupt)
     say(f'{len(jobs)} runs, {grid.finished} of them finished already; {len(devices)} at a time on '
         f'{", ".join(devices)}')
     status = grid.run()
-    say({0: 'all runs are finished', 1: f'{grid.failed} run(s) are not finished, see above',
-         130: 'stopped; the same command goes on'}[status] + f': {grid.outlook()}')
+    say({0: 'all runs are finished', 1: f'{grid.failed} run(s) are not finished, see above'}.get(
+        status, 'stopped; the same command goes on') + f': {grid.outlook()}')
     return status
+
+
+def show(jobs):
+    """Print a line for each job: its state and its folder."""
+    width = max((len(job.label) for job in jobs), default=0)
+    for job in jobs:
+        state, detail = job.state()
+        say(f'{job.label:<{width}}  {state:<{len(OTHER)}}  {job.folder}' + (f'  ({detail})' if detail else ''))
 
 
 if __name__ == '__main__':

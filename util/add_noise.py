@@ -25,6 +25,7 @@ from pathlib import Path
 
 from basic.caption import caption_lines, read_captions, split_line
 from basic.collection import CollectionFiles
+from basic.command import command
 from basic.config import ConfigError, load_config
 from basic.files import write_atomically
 
@@ -173,8 +174,9 @@ def with_suffix(name, suffix):
     return f'{stem}{suffix}{ending or ""}'
 
 
+@command('add_noise')
 def main(argv=None):
-    """The command line; returns 0, or 2 for what the user can put right."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m util.add_noise', description=__doc__.partition('\n\n')[0],
                                      epilog=__doc__.partition('\n\n')[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -191,13 +193,9 @@ def main(argv=None):
     parser.add_argument('--overwrite', action='store_true', help='replace the new file if it is there')
     parser.add_argument('options', nargs='*', metavar='key=value', help='options of the config, such as data.lang=fr')
     args = parser.parse_intermixed_args(argv)
-    try:
-        path, template, total, kinds = add_noise(
-            load_config(args.config, args.options), Path(args.rootpath), rate=args.rate, seed=args.seed,
-            kinds=args.kinds.split(','), share=args.share, suffix=args.output_suffix, overwrite=args.overwrite)
-    except (ValueError, OSError) as error:
-        print(f'add_noise: error: {error}', file=sys.stderr)
-        return 2
+    path, template, total, kinds = add_noise(
+        load_config(args.config, args.options), Path(args.rootpath), rate=args.rate, seed=args.seed,
+        kinds=args.kinds.split(','), share=args.share, suffix=args.output_suffix, overwrite=args.overwrite)
     corrupted = sum(kinds.values())
     print(f'corrupted {corrupted:,} of {total:,} captions: '
           + ', '.join(f'{kind} {kinds[kind]:,}' for kind in KINDS if kind in kinds))

@@ -73,7 +73,7 @@ def make_demo(*, root, collection, lang, seed=1, noise=0.3, train=1500, val=200,
     folder = root / collection
     wanted = {'options': {'version': VERSION, 'seed': seed, **sizes}, 'lang': lang, 'noise': noise}
     there = not encoders or (root / 'bert').exists() and (root / 'clip').exists()
-    if there and not leftovers(folder) and is_made(folder, **wanted):
+    if there and not leftovers(folder) and not half_written(folder) and is_made(folder, **wanted):
         report(f'{folder} is there already, in {lang}, noise {noise:g}')
         return folder
     root.mkdir(parents=True, exist_ok=True)
@@ -207,12 +207,21 @@ def recover(folder, wanted, report):
         elif left.name.startswith(f'.{folder.name}.') and folder.is_dir():
             _adopt(folder, wanted)
         shutil.rmtree(left, ignore_errors=True)
-    if folder.is_dir():
-        half = re.compile(r'\..+\.([0-9a-f]{8}\.tmp|[0-9]+)')        # a file that was being written
-        for part in (folder, folder / 'TextData', folder / 'FeatureData'):
-            for path in part.glob('.*'):
-                if half.fullmatch(path.name) and path.is_file():
-                    path.unlink()
+    for path in half_written(folder):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def half_written(folder):
+    """Hidden files and folders in a collection's folder and beside it that are being written, or were by a killed one."""
+    file = re.compile(r'\..+\.([0-9a-f]{8}\.tmp|[0-9]+)')
+    new = re.compile(rf'\.({VISUALS}|{re.escape(folder.name)}|bert|clip)\.[0-9a-f]{{8}}\.(tmp|old)')
+    parts = (folder.parent, folder, folder / 'TextData', folder / 'FeatureData')
+    hidden = [path for part in parts for path in part.glob('.*')]
+    return [path for path in hidden if new.fullmatch(path.name)
+            or path.parent != folder.parent and file.fullmatch(path.name) and path.is_file()]
 
 
 def _adopt(folder, wanted):
