@@ -54,11 +54,16 @@ def launch(script, arguments, processes):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
     os.environ.setdefault(TYPED, typed(list(map(str, arguments))))   # for what the processes say about going on
-    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
     for name in list(logging.root.manager.loggerDict):           # each has a level of its own
         if name.startswith('torch.distributed.elastic'):
             logging.getLogger(name).setLevel(logging.CRITICAL)   # the process has said it better
     options = run.parse_args(['--standalone', '--nproc-per-node', str(processes), str(script), *map(str, arguments)])
+
+    def stop_all(number, _):             # as torchrun does for other signals, and not for this one
+        raise SignalException(f'signal {number}', sigval=signal.Signals(number))
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, stop_all)
     try:
         run.run(options)
     except ChildFailedError as error:

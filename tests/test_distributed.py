@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -202,7 +203,7 @@ def start(script, *arguments):
 def train_arguments(world, run_dir, device, *more):
     root, bert = world
     return ['--config', REPOSITORY / 'configs/multi30k.yaml', '--rootpath', root, '--run-dir', run_dir, '--device',
-            device, *tiny.options(bert), *NO_DROPOUT, 'train.epochs=2', *more]
+            device, *tiny.options(bert), *NO_DROPOUT, 'train.epochs=2', 'train.keep_last=true', *more]
 
 
 SLOW = 'train.lr=1e-6'                   # Adam walks on rounding where there is no gradient
@@ -313,6 +314,62 @@ def test_interrupted_processes_end_at_once_with_one_message(world, tmp_path):
     assert process.returncode == 130 and time.monotonic() - started < distributed.GRACE
     assert errors.count('interrupted; epochs finished and kept') == 1 and '--resume' in errors, errors
     assert 'Traceback' not in errors and 'death signal' not in errors, errors
+
+
+@contextmanager
+def running(world, run_dir):
+    """A run of two processes that would take days, after its second epoch: (launcher, numbers of the two)."""
+    words = train_arguments(world, run_dir, 'cpu:2', 'train.epochs=100000')
+    with subprocess.Popen([sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, start_new_session=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1',
+                               'NRCCR_TYPED': './do_all_multi30k.sh demo de cpu:2 --overwrite'}) as process:
+        try:
+            while 'epoch   2' not in process.stdout.readline():
+                assert process.poll() is None
+            found = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,command='], capture_output=True, text=True).stdout
+            children = [int(line.split()[0]) for line in found.splitlines()
+                        if line.split()[1] == str(process.pid) and 'train.py' in line]
+            assert len(children) == 2
+            yield process, children
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def alive(number):
+    done = subprocess.run(['ps', '-o', 'stat=', '-p', str(number)], capture_output=True, text=True).stdout.strip()
+    return bool(done) and not done.startswith('Z')
+
+
+def test_the_processes_end_with_a_launcher_that_was_killed(world, tmp_path):
+    with running(world, tmp_path / 'run') as (process, children):
+        process.kill()
+        _, errors = process.communicate(timeout=60)              # until the processes have closed their ends
+        end = time.monotonic() + 30
+        while any(map(alive, children)) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not any(map(alive, children))
+    assert 'Traceback' not in errors, errors
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_stops_all_with_one_message(world, tmp_path, number):
+    with running(world, tmp_path / 'run') as (process, _):
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors.count(f'stopped by {number.name}\nepochs finished and kept: ') == 1, errors
+    assert './do_all_multi30k.sh demo de cpu:2 --resume' in errors and 'Traceback' not in errors, errors
+
+
+def test_a_process_killed_from_outside_is_named(world, tmp_path):
+    with running(world, tmp_path / 'run') as (process, children):
+        os.kill(max(children), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert 'process 1 was killed (SIGKILL), most often because memory ran out' in errors, errors
+    assert 'Traceback' not in errors, errors
 
 
 def test_as_many_devices_as_processes(monkeypatch):

@@ -31,7 +31,6 @@ from tqdm import tqdm
 from basic.command import OUT_OF_MEMORY, STOPPING, command
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
 from basic.files import open_no_link
-from basic.foreign import read_yaml
 from util.make_demo import make_demo, options_there, read_manifest
 
 # What imports torch, which takes seconds, is imported where it is used: mistakes are told before that.
@@ -72,14 +71,14 @@ class Job:
     def content(self):
         """The state of the run folder, whoever is at work in it."""
         from basic.checkpoint import BEST, LAST
-        from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained
+        from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained, read_config
         from util.table_runs import NO_DIFFERENCE
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
         if CONFIG not in present:        # stopped before it had written its config: nothing of value is lost
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
             return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
         try:
-            stored = read_yaml(self.folder / CONFIG)
+            stored = config_to_dict(read_config(self.folder))    # an older one lacks newer options
         except (ValueError, OSError) as error:
             return OTHER, str(error)
         may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']       # between the runs of a grid
