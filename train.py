@@ -245,12 +245,17 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
 
 
 def step_if_finite(optimizer, figures):
-    """A fused optimizer's step, which leaves weights and state alone unless all scalars are finite.
+    """A step of an optimizer, which leaves weights and state alone unless all scalars are finite.
 
     The device itself decides, so that nobody waits for it, by the attribute through which
-    torch.amp.GradScaler tells a fused optimizer to skip a step.
+    torch.amp.GradScaler tells a fused optimizer to skip a step. Others know no such attribute.
     """
-    optimizer.found_inf = 1.0 - torch.stack(list(figures)).isfinite().all().float()
+    finite = torch.stack(list(figures)).isfinite().all()
+    if not optimizer.defaults.get('fused'):
+        if finite:
+            optimizer.step()
+        return
+    optimizer.found_inf = 1.0 - finite.float()
     try:
         optimizer.step()
     finally:

@@ -90,7 +90,7 @@ def evaluation_arguments(argv=None):
     parser.add_argument('--print-config', action='store_true',
                         help='show every option with its meaning, its value and its default, and test nothing')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
-    args = parser.parse_intermixed_args(_without_folder(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_intermixed_args(without_folder(sys.argv[1:] if argv is None else argv))
     _check_device(args.device)
     if not Path(args.checkpoint).exists():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a run folder or a checkpoint file')
@@ -100,7 +100,7 @@ def evaluation_arguments(argv=None):
     return args
 
 
-def _without_folder(words):
+def without_folder(words):
     """The words of the command line, with a --save-embeddings before a key=value as one that names no folder."""
     return ['--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
             for word, following in zip(words, [*words[1:], ''])]

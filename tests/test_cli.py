@@ -92,7 +92,7 @@ def test_a_run_is_not_written_over(root):
 
 def test_a_missing_file_stops_before_training(root, tmp_path):
     done = run('do_all_vatex.sh', root, 'cpu', *options(root, 'data.lang=xx', 'name=missing'))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert 'vatextrain_google_enc2xx.caption.txt' in done.stdout + done.stderr
     assert not (root / 'vatex/runs/missing_xx').exists()
 

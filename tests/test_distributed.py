@@ -36,6 +36,13 @@ from util import benchmark, verify_parity, zero_shot
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+# Processes are forked from one that has imported this module, with no thread of its own: importing
+# torch and transformers in each takes longer than the tests.
+os.environ['PYTHONPATH'] = os.pathsep.join([str(REPOSITORY / 'tests'), str(REPOSITORY),
+                                            *filter(None, [os.environ.get('PYTHONPATH')])])
+multiprocessing.get_context('forkserver').set_forkserver_preload(['test_distributed'])
+
+
 def _process(number, count, folder, function, arguments):
     torch.set_num_threads(1)
     torch_distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=number, world_size=count)
@@ -50,7 +57,8 @@ def _process(number, count, folder, function, arguments):
 def in_processes(count, folder, function, *arguments):
     """What function(*arguments), a function of this module, returns in each of `count` processes."""
     folder.mkdir()
-    multiprocessing.spawn(_process, (count, str(folder), function, arguments), nprocs=count)
+    multiprocessing.start_processes(_process, (count, str(folder), function, arguments), nprocs=count,
+                                    start_method='forkserver')
     results = [torch.load(folder / f'{number}.pt', weights_only=False) for number in range(count)]
     failures = [result for result in results if isinstance(result, str)]
     assert not failures, '\n'.join(failures)
@@ -171,10 +179,11 @@ def test_training_is_that_of_one_process(tmp_path, make_config, make_batch, kind
     batch = replace(make_batch(kind), owner=torch.tensor([0, 1, 0, 2, 1, 1]))
     batch = replace(batch.each(lambda tensor: tensor[:pairs]), total=pairs)
     expected, gradients, statistics, weights = _steps(config, batch)
+    # From the second step on Adam has walked on the rounding of the first: released figures move by as much.
     for result in in_processes(processes, tmp_path / 'processes', _load_and_step, str(tree), batch):
         for step, (ours, theirs) in enumerate(zip(result[0], expected)):
             for name in theirs:
-                assert ours[name] == pytest.approx(theirs[name], rel=1e-5 * 10**step, abs=1e-6), (step, name)
+                assert ours[name] == pytest.approx(theirs[name], rel=(1e-5, 1e-3, 5e-3)[step], abs=1e-6), (step, name)
         for name, value in gradients.items():
             size = expected[0]['train/grad_norm']
             assert torch.allclose(result[1][name], value, rtol=1e-5, atol=1e-5 * size), name
@@ -312,7 +321,7 @@ def test_interrupted_processes_end_at_once_with_one_message(world, tmp_path):
         started = time.monotonic()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - started < distributed.GRACE
-    assert errors.count('interrupted; epochs finished and kept') == 1 and '--resume' in errors, errors
+    assert errors.count('interrupted\nepochs finished and kept') == 1 and '--resume' in errors, errors
     assert 'Traceback' not in errors and 'death signal' not in errors, errors
 
 

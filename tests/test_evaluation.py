@@ -330,8 +330,8 @@ def test_queries_of_one_branch_alone(run_folder, tmp_path, capsys, weight, absen
     assert one['captions'] == 12 and not (tmp_path / f'{name}.npy').exists()
     options = [*tiny.options(tmp_path / 'none'), f'eval.weights=[{weight}]']
     config = ['--config', str(MULTI30K), '--rootpath', str(root), '--split', 'test']
-    assert check_data.main([*config, *options, f'text.bert={run_folder / "tokenizer"}']) == 0
-    assert check_data.main([*config, *tiny.options(run_folder / 'tokenizer')]) == 1
+    assert check_data.main([*config, *options, f'text.bert={tiny.make_bert(tmp_path / "bert")}']) == 0
+    assert check_data.main([*config, *tiny.options(tmp_path / 'bert')]) == 1
 
 
 def test_a_weight_without_its_branch_is_refused():

@@ -595,7 +595,7 @@ def test_a_folder_that_does_not_exist_names_the_option_that_takes_one(make_model
 
 
 @pytest.mark.parametrize('key, class_name', [('text.bert', 'AutoConfig'),
-                                             ('visual.clip', 'CLIPVisionModelWithProjection')])
+                                             ('visual.clip', 'CLIPVisionConfig')])
 def test_a_hub_out_of_reach_names_the_option_that_takes_a_folder(make_model, monkeypatch, key, class_name):
     asked = []
 

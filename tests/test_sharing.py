@@ -102,7 +102,7 @@ def numbered_set(number, of):
 
     captions = deal([4, 1, 3, 2, 5, 1, 2], lambda rows: (Tokens(rows, rows), Tokens(rows + 100, rows)))
     order = np.random.default_rng(0).permutation(18)
-    return SimpleNamespace(visuals=deal([2, 3], lambda rows: (rows.float(), None)), captions=captions,
+    return SimpleNamespace(split='val', visuals=deal([2, 3], lambda rows: (rows.float(), None)), captions=captions,
                            order={'tgt': order}, branches=('en', 'tgt')), order
 
 

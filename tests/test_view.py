@@ -19,11 +19,12 @@ from test_table import make_ranks, make_run
 
 import evaluation
 import train
+from basic.arguments import evaluation_arguments, without_folder
 from basic import hub
 from basic.board import add_queries, forget_later
 from basic.config import load_config
 from basic.logger import RunLog, _Line, close_progress, counted, epoch_progress, progress, summary_line
-from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table, without_folder
+from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
 from util import table as tables
 
 MULTI30K = os.path.join(os.path.dirname(train.__file__), 'configs', 'multi30k.yaml')
@@ -161,7 +162,7 @@ def test_the_result_is_that_of_the_papers_weight():
     (['--save-embeddings'], ['--save-embeddings'])])
 def test_a_folder_for_embeddings_is_no_option(words, expected):
     assert without_folder(words) == expected
-    args = evaluation.parse_arguments(['--checkpoint', 'x', *words])
+    args = evaluation_arguments(['--checkpoint', '.', *words])
     assert args.save_embeddings == {'folder': 'folder', '': '', 'a=b': 'a=b'}[
         (expected[0].partition('=')[2] or (expected[1:] or [''])[0] if '=' not in expected[0] else
          expected[0].partition('=')[2])]
