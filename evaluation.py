@@ -7,10 +7,10 @@ ones. With [1] likewise the translated ones.
 
 Q captions, V visual items, E common space.
 """
-from basic.arguments import check_first, evaluation_arguments
+from basic.arguments import begin, evaluation_arguments
 
 if __name__ == '__main__':
-    check_first('evaluation.py', evaluation_arguments)   # before the imports, which take seconds
+    begin('evaluation.py', __file__, evaluation_arguments)     # before the imports, which take seconds
 
 import errno
 import io

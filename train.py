@@ -6,10 +6,10 @@
 The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir says otherwise) gets config.yaml,
 run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at the end, metrics.json and ranks.npz.
 """
-from basic.arguments import check_first, training_arguments
+from basic.arguments import begin, training_arguments
 
 if __name__ == '__main__':
-    check_first('train.py', training_arguments)   # before the imports, which take seconds
+    begin('train.py', __file__, training_arguments)     # before the imports, which take seconds
 
 import gc
 import json

@@ -3,6 +3,7 @@
 Importing torch and transformers takes seconds; a mistyped option is told before that.
 """
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -113,11 +114,26 @@ def _check_device(name):
                          '0 or 0,1')
 
 
-def check_first(name, parse):
-    """Let parse() look at the command line, and end the program where it complains; for before slow imports."""
+def begin(name, script, parse):
+    """Before the imports that take seconds: check the command line, and start several processes if it asks for them.
+
+    Ends the program where the command line is wrong, and, having started other processes, when these have ended.
+
+    Args:
+        name: as messages call the command; script: its file.
+        parse: function that raises, or returns an argparse.Namespace with a `device`.
+    """
     @command(name)
-    def check(_):
-        parse()
-    status = check()
+    def first(_):
+        processes = _processes(parse().device)
+        if processes > 1 and 'TORCHELASTIC_RUN_ID' not in os.environ:
+            from basic import distributed
+            sys.exit(distributed.launch(script, sys.argv[1:], processes))
+    status = first()
     if status:
         sys.exit(status)
+
+
+def _processes(device):
+    """How many processes a device's name asks for."""
+    return int(device.partition(':')[2] or 1) if device.startswith('cpu') else device.count(',') + 1

@@ -17,7 +17,9 @@ import torch  # noqa: E402
 
 from basic.caption import Tokens  # noqa: E402
 from basic.config import load_config  # noqa: E402
+from basic.files import locked  # noqa: E402
 from data_provider import Batch  # noqa: E402
+from util import demo_vision, make_demo  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
@@ -41,6 +43,27 @@ def bert_folder(tmp_path_factory):
                          intermediate_size=48, max_position_embeddings=40)).save_pretrained(folder)
     (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n', encoding='utf-8')
     return folder
+
+
+@pytest.fixture(scope='session')
+def demo_root(tmp_path_factory):
+    """demo_root(folder) -> folder, made a ROOTPATH with the demo's encoders, which take long to make.
+
+    All processes of a parallel run of the tests share them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'demo encoders'
+    shared.mkdir(exist_ok=True)
+    with locked(shared / '.lock', wait=True):
+        make_demo.make_once(shared / 'bert', make_demo.write_bert, print)
+        make_demo.make_once(shared / 'clip', demo_vision.clip_tower, print)
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ('bert', 'clip'):
+            (folder / name).symlink_to(shared / name)
+        return folder
+    return make
 
 
 @pytest.fixture(scope='session')

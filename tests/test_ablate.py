@@ -169,7 +169,7 @@ def test_what_an_ablation_sets_wins_over_the_options_of_the_grid(world):
                   overrides=[*options, 'loss.weights={kd_sim: 1}'])
 
 
-def test_noise_has_corpora_of_its_own(tmp_path, capsys):
+def test_noise_has_corpora_of_its_own(tmp_path, capsys, demo_root):
     sizes = {'train': 4, 'val': 2, 'test': 2}
     arguments = ['--config', str(REPOSITORY / 'configs/demo/multi30k.yaml'), '--rootpath', str(tmp_path),
                  '--seeds', '1', '--only', 'full', '--noise', '0,0.4', '--list', f'text.bert={tmp_path}/bert']
@@ -178,7 +178,7 @@ def test_noise_has_corpora_of_its_own(tmp_path, capsys):
     config = load_config(arguments[1], [arguments[-1]])
     with pytest.raises(ValueError, match='util.make_demo'):
         ablate.make_noisy_demos(tmp_path, config, [0, 0.4], print)
-    make_demo(root=tmp_path, collection='multi30k', lang='de', report=lambda line: None, **sizes)
+    make_demo(root=demo_root(tmp_path), collection='multi30k', lang='de', report=lambda line: None, **sizes)
     ablate.make_noisy_demos(tmp_path, config, [0, 0.4], print)
     assert main(arguments) == 0
     printed = capsys.readouterr().out

@@ -23,9 +23,9 @@ SMALL = ['text.hidden=32', 'text.qk_width=32', 'text.heads=4', 'visual.hidden=32
 
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory):
+def root(tmp_path_factory, demo_root):
     """A ROOTPATH, with a space in its name, that holds small demos; CLIP is a random one, saved here."""
-    root = tmp_path_factory.mktemp('root path')
+    root = demo_root(tmp_path_factory.mktemp('root path'))
     torch.manual_seed(0)
     CLIPVisionModelWithProjection(CLIPVisionConfig(
         hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=32,

@@ -22,9 +22,9 @@ CAPTIONS = {'vatex': 2, 'msrvttcn': 2, 'multi30k': 1, 'mscoco': 2}
 
 
 @pytest.fixture(scope='module')
-def shared(tmp_path_factory):
+def shared(tmp_path_factory, demo_root):
     """A ROOTPATH where the encoders, which are the same for every corpus, are made already."""
-    root = tmp_path_factory.mktemp('shared')
+    root = demo_root(tmp_path_factory.mktemp('shared'))
     make(root)
     return root
 

@@ -8,6 +8,7 @@ Neither is trained by gradient descent, so both are the same on every machine an
 
 Dimensions: N pictures, S pixels a side, P palette colours, C channels, D width.
 """
+import functools
 import json
 from pathlib import Path
 
@@ -104,6 +105,7 @@ class FilterBank:
         return np.concatenate(parts, 1)
 
 
+@functools.cache
 def frame_bank():
     """The filter bank for video frames, calibrated on every second frame of videos of other scenes."""
     scenes, = demo_world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
@@ -111,6 +113,7 @@ def frame_bank():
                                       for i, scene in enumerate(scenes)]))
 
 
+@functools.cache
 def image_bank():
     """The filter bank for still images, calibrated on images of other scenes."""
     return FilterBank(other_images(2500)[1])
