@@ -30,13 +30,12 @@ from basic import distributed
 from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
-from basic.command import command, is_out_of_memory, killed_worker, typed
+from basic.command import command, is_out_of_memory, killed_worker, telling, typed
 from basic.config import Config, config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.fingerprint import changes, data_fingerprint
 from basic.logger import (MAY_DIFFER, METRICS, TOKENIZER, RunLog, check_run_folder, describe_start, epoch_progress,
-                          flatten, is_finished, peak_memory, record_start, remove_leftovers, remove_reports, show_test,
-                          tell)
+                          flatten, is_finished, peak_memory, record_start, remove_leftovers, remove_reports, show_test)
 from basic.metric import recall_sum
 from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
                            seed_everything, set_precision)
@@ -308,11 +307,11 @@ def prepare(start, device, held=None):
     """
     config, folder = start.config, start.folder
     set_precision(config.compute.precision)
-    tell('loading the encoders and the data ...')
-    checkpoint = load_checkpoint(start.last) if start.last else None
-    tokenizer = load_tokenizer(str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase)
-    seed_everything(config.train.seed)
-    config, model, loaders = build_model_and_loaders(config, start.rootpath, tokenizer, device, checkpoint)
+    with telling('loading the encoders and the data'):
+        checkpoint = load_checkpoint(start.last) if start.last else None
+        tokenizer = load_tokenizer(str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase)
+        seed_everything(config.train.seed)
+        config, model, loaders = build_model_and_loaders(config, start.rootpath, tokenizer, device, checkpoint)
     optimizer, discriminator_optimizer = build_optimizers(model, config)
     run = Run(config=config, rootpath=start.rootpath, folder=folder, device=device, loaders=loaders, model=model,
               criterion=build_loss(config), schedule=build_schedule(config), optimizer=optimizer,
@@ -468,12 +467,11 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     keep_logs_tidy()
     devices = choose_devices(args.device)
+    if nothing_to_do(args):
+        return 0
     if len(devices) > 1 and not distributed.launched():
         check_start(args)                # a mistake is told once, not by each process
         return distributed.launch(__file__, words, processes=len(devices))
-    if args.resume and is_finished(run_folder(args), args.config):
-        print(f'nothing to do: {run_folder(args)} is finished and tested, see {METRICS["test"]}')
-        return 0
     device = distributed.start(devices)
     with RunFolder(run_folder(args)) if distributed.is_main() else nullcontext() as held:
         with advice(words):
@@ -485,6 +483,14 @@ def main(argv=None):
                 test(run, args.device)
     distributed.stop()
     return 0
+
+
+def nothing_to_do(args):
+    """Whether --resume finds a run that is trained and tested; says so."""
+    finished = args.resume and is_finished(run_folder(args), args.config)
+    if finished and distributed.is_main():
+        print(f'nothing to do: {run_folder(args)} is finished and tested, see {METRICS["test"]}')
+    return finished
 
 
 def test(run, device):

@@ -132,6 +132,8 @@ def begin(name, script, parse):
     status = first()
     if status:
         sys.exit(status)
+    if os.environ.get('RANK', '0') == '0':
+        print('loading PyTorch ...', file=sys.stderr, flush=True)
 
 
 def _processes(device):

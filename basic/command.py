@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from functools import wraps
 
@@ -175,6 +176,41 @@ def typed(words, *more, without=()):
 def _program():
     spec = getattr(sys.modules['__main__'], '__spec__', None)
     return ['python', '-m', spec.name] if spec and spec.name.startswith('util.') else ['python', sys.argv[0]]
+
+
+@contextmanager
+def telling(what):
+    """Tell on stderr what is being done meanwhile; in a terminal, count the seconds that it takes.
+
+    Args:
+        what: such as 'checking BERT'.
+    """
+    if os.environ.get('RANK', '0') != '0':
+        yield
+        return
+    line, start, done = f'{what} ...', time.monotonic(), threading.Event()
+    if not sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+        yield
+        return
+
+    def show(end=''):
+        seconds = round(time.monotonic() - start)
+        print(f'\r{line}' + f' {seconds} s' * (seconds > 0), end=end, file=sys.stderr, flush=True)
+
+    def count():
+        while not done.wait(1):
+            show()
+
+    show()
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        show(end='\n')                   # a progress bar may have wiped it out
 
 
 def readable_output():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
+from basic.command import telling
 from basic import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
-from util.check_data import Report, check_data, main, print_report, telling
+from util.check_data import Report, check_data, main, print_report
 from util.check_visuals import CHUNK, bad_rows
 
 
@@ -321,11 +322,11 @@ def test_a_table_too_wide_is_one_per_split():
 
 def test_a_terminal_is_shown_that_it_goes_on(monkeypatch, capsys):
     monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
-    with telling('much'):
+    with telling('checking much'):
         time.sleep(1.2)
     assert capsys.readouterr().err.split('\r') == ['', 'checking much ...', 'checking much ... 1 s',
                                                    'checking much ... 1 s\n']
-    with pytest.raises(KeyError), telling('nothing'):
+    with pytest.raises(KeyError), telling('checking nothing'):
         raise KeyError
     assert capsys.readouterr().err.endswith('\rchecking nothing ...\n')
 

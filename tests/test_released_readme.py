@@ -175,6 +175,7 @@ def result(folder):
     ('./do_all_mscoco.sh $ROOTPATH cpu ja', 'mscoco/runs/mscoco_ja', 3)])
 def test_training(home, shell, command, folder, visuals):
     assert shell(f'ROOTPATH=$HOME/VisualSearch\n{command}', SMALL) == [0]
+    assert shell(f'ROOTPATH=$HOME/VisualSearch\n{command} --resume', SMALL) == [0]      # finished: nothing to do
     seed = 'seed_2' if 'seed 2' in command else 'seed_1'
     assert result(home / 'VisualSearch' / folder / seed)['visuals'] == visuals
 

@@ -16,14 +16,11 @@ import re
 import shutil
 import sys
 import textwrap
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from basic.command import command
+from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.errors import DataError, UnreachableError, first_five
 
@@ -138,7 +135,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     """
     report = Report(quick=quick)
     encoders = check_encoders(report, config)
-    with telling('the data'):
+    with telling('checking the data'):
         from data_provider import Collection
         from util.check_captions import check_captions
         from util.check_visuals import check_visuals
@@ -149,12 +146,13 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     for split in splits:
         before = report.met
         column = report.table[split] = {}
-        with telling(f'captions of {split}'):
+        with telling(f'checking captions of {split}'):
             files = check_captions(report, collection, split, encoders=encoders, column=column)
         lead = collection.roles(split)[0]
         if lead in files:
             seen[split] = set(files[lead].visual_ids)
-            with telling(f"{'images' if config.visual.kind == 'clip' else 'features'} of {split}"):
+            kind = 'images' if config.visual.kind == 'clip' else 'features'
+            with telling(f'checking {kind} of {split}'):
                 check_visuals(report, collection, split, files[lead], column=column,
                               image_size=encoders.image_size, scanned=None if quick else scanned)
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
@@ -166,34 +164,6 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     return report
 
 
-@contextmanager
-def telling(what):
-    """Tell on stderr what is being checked meanwhile; in a terminal, count the seconds."""
-    line, start, done = f'checking {what} ...', time.monotonic(), threading.Event()
-    if not sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
-        yield
-        return
-
-    def show(end=''):
-        seconds = round(time.monotonic() - start)
-        print(f'\r{line}' + f' {seconds} s' * (seconds > 0), end=end, file=sys.stderr, flush=True)
-
-    def count():
-        while not done.wait(1):
-            show()
-
-    show()
-    thread = threading.Thread(target=count, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        show(end='\n')                   # a progress bar may have wiped it out
-
-
 def check_encoders(report, config):
     """Look for tokenizer, BERT and CLIP, and say in the report what they are; reads no weights.
 
@@ -201,7 +171,7 @@ def check_encoders(report, config):
         Encoders.
     """
     encoders, name = Encoders(config), config.text.bert
-    with telling('the tokenizer'):
+    with telling('checking the tokenizer'):
         from basic.caption import load_tokenizer
         tokenizer, report.tokenizer = _looked_at(
             report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase)
@@ -210,12 +180,12 @@ def check_encoders(report, config):
         kind = type(tokenizer.backend_tokenizer.model).__name__
         report.tokenizer = (f'{name}: {kind}, {len(tokenizer):,} tokens'
                             + ', lower-cased and without accents' * config.text.lowercase)
-    with telling('BERT'):
+    with telling('checking BERT'):
         from basic.pretrained import clip_image_size, text_limits
         _check_bert(report, config, encoders, text_limits)
     if config.visual.kind == 'clip':
         name = config.visual.clip
-        with telling('CLIP'):
+        with telling('checking CLIP'):
             size, report.clip = _looked_at(report, 'CLIP', name, clip_image_size, name,
                                            config.visual.clip_pretrained)
         if size is not None:

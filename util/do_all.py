@@ -8,7 +8,7 @@ data are in order. Exit status: as train.py's; 1 also where the data have proble
 import sys
 
 from basic.arguments import training_arguments
-from basic.command import command
+from basic.command import command, telling
 
 
 @command('do_all')
@@ -16,9 +16,11 @@ def main(argv=None):
     """The command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = training_arguments(words)
-    print('loading PyTorch ...', file=sys.stderr, flush=True)
-    import train                         # slow to import; the arguments are known to be right by now
-    from util.check_data import check_data, print_report
+    with telling('loading PyTorch'):     # the arguments are known to be right by now
+        import train
+        from util.check_data import check_data, print_report
+    if train.nothing_to_do(args):
+        return 0
     config = train.check_start(args).config
     splits = ('train', 'val') if args.no_test else ('train', 'val', 'test')
     report = check_data(config, args.rootpath, splits=splits, quick=args.resume)
