@@ -167,7 +167,9 @@ def patiently():
 
 def rank():
     """This process's number, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    if distributed.is_initialized():
+        return distributed.get_rank()
+    return int(os.environ['RANK']) if launched() else 0          # not joined yet
 
 
 def size():
