@@ -231,7 +231,7 @@ def assert_same_run(folder, other):
     ours, theirs = read_log(folder), read_log(other)
     assert len(ours) == len(theirs) == 2
     for one, two in zip(ours, theirs):
-        assert one['train'] == pytest.approx(two['train'], rel=1e-5)
+        assert one['train'] == pytest.approx(two['train'], rel=1e-4)     # a mean over steps: rounding adds up
         assert one['val'] == two['val'] and one['lr'] == two['lr']
     rows = [json.loads((path / 'metrics.json').read_text())['rows'] for path in (folder, other)]
     assert rows[0] == rows[1]

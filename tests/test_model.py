@@ -594,19 +594,20 @@ def test_a_folder_that_does_not_exist_names_the_option_that_takes_one(make_model
     assert f"key '{key}'" in str(error.value) and f'{key}=FOLDER' in str(error.value) and 'no/model' in str(error.value)
 
 
-@pytest.mark.parametrize('key, class_name', [('text.bert', 'AutoConfig'),
-                                             ('visual.clip', 'CLIPVisionConfig')])
-def test_a_hub_out_of_reach_names_the_option_that_takes_a_folder(make_model, monkeypatch, key, class_name):
-    asked = []
+@pytest.mark.parametrize('key', ['text.bert', 'visual.clip'])
+def test_a_hub_out_of_reach_names_the_option_that_takes_a_folder(make_model, monkeypatch, key):
+    asked, real = [], transformers.AutoConfig.from_pretrained
 
     def load(name, local_files_only=False, **kwargs):
+        if name != 'some/hub-name':
+            return real(name, **kwargs)
         asked.append(local_files_only)
         raise OSError(f'no {name} here\nmore')
 
     def ask(*args, timeout, **kwargs):
         assert timeout <= 10
         raise ConnectionError('no route to host')
-    monkeypatch.setattr(getattr(transformers, class_name), 'from_pretrained', load)
+    monkeypatch.setattr(transformers.AutoConfig, 'from_pretrained', load)
     monkeypatch.setattr(hub, 'get_hf_file_metadata', ask)
     with pytest.raises(ValueError) as error:
         make_model('clip', f'{key}=some/hub-name')
