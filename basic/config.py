@@ -12,7 +12,7 @@ import string
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from basic.errors import UserError
@@ -283,7 +283,8 @@ def config_from_dict(tree, overrides=(), source='stored config'):
 
 def config_to_dict(config):
     """The config as plain dicts, lists, numbers and strings."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return OmegaConf.to_container(config if isinstance(config, DictConfig) else OmegaConf.structured(config),
+                                  resolve=True)
 
 
 def _options(overrides):
@@ -372,6 +373,16 @@ def _merge(config, layer, source):
         raise ConfigError(f"{source}: " + (f"key '{key}': " if key else '') + reason + _type_hint(key)) from None
 
 
+def _together(trees):
+    """Nested dicts as one, of which later ones win."""
+    merged = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = _together([merged[key], value]) if both else value
+    return merged
+
+
 def _leaves(tree, prefix=''):
     for key, value in tree.items():
         name = f'{prefix}{key}'
@@ -421,9 +432,13 @@ def _type_hint(key):
 
 def _merged(layers, name):
     """Schema and layers, (source, tree) each, merged, checked and frozen; `name` names a config that has no name."""
-    config = OmegaConf.structured(Config)
-    for source, layer in layers:
-        config = _merge(config, layer, source)
+    schema, layers = OmegaConf.structured(Config), list(layers)
+    try:
+        config = _merge(schema, _together(layer for _, layer in layers), '')
+    except ConfigError:
+        config = schema
+        for source, layer in layers:     # one by one, which takes long: the message names the source
+            config = _merge(config, layer, source)
     if OmegaConf.is_missing(config.data, 'collection'):
         raise ConfigError("key 'data.collection' is not set: name the collection's folder below ROOTPATH")
     if not config.name:
