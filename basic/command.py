@@ -179,18 +179,20 @@ def _program():
 
 
 @contextmanager
-def telling(what):
+def telling(what, *, plain=True):
     """Tell on stderr what is being done meanwhile; in a terminal, count the seconds that it takes.
 
     Args:
         what: such as 'checking BERT'.
+        plain: tell it where stderr is no terminal, too.
     """
     if os.environ.get('RANK', '0') != '0':
         yield
         return
     line, start, done = f'{what} ...', time.monotonic(), threading.Event()
     if not sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
+        if plain:
+            print(line, file=sys.stderr, flush=True)
         yield
         return
 

@@ -17,17 +17,14 @@ import os
 import re
 import shutil
 import sys
-import threading
-import time
 from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from basic.command import command
+from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.files import locked, replace_folder, temporary_folder, write_atomically
 from basic.foreign import read_json
@@ -172,7 +169,7 @@ def make_once(folder, write, report):
     if folder.exists():
         return
     report(f'making {folder}')
-    with clock(f'making {folder}'):
+    with telling(f'making {folder}', plain=False):
         replace_folder(folder, write)
     report(f'made {folder}')
 
@@ -259,28 +256,6 @@ def bar(items, what, unit, total=None):
     return tqdm(items, desc=what, unit=f' {unit}', total=total, leave=False, disable=None)
 
 
-@contextmanager
-def clock(what):
-    """Where stderr is a terminal, show how long the context has lasted, every second."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    done, start = threading.Event(), time.monotonic()
-
-    def show():
-        while not done.wait(1):
-            print(f'\r{what}: {time.monotonic() - start:.0f} s', end='', file=sys.stderr, flush=True)
-        print('\r' + ' ' * (len(what) + 10), end='\r', file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 # -------------------------------------------------------------------------------------------------------- visual items
 
 def sample_items(collection, seed, sizes):
@@ -328,7 +303,7 @@ def make_visuals(folder, collection, seed, splits, before):
 def write_frames(folder, collection, seed, splits):
     """A BigFile folder of frame features: the pictures themselves are not kept, as in the real collections."""
     folder.mkdir(parents=True)
-    with clock('preparing the features'):
+    with telling('preparing the features', plain=False):
         bank = demo_vision.frame_bank()
     items, videos = [item for part in splits.values() for item in part], {}
     with open(folder / 'feature.bin', 'wb') as file:
@@ -370,7 +345,7 @@ def write_images(folder, collection, seed, splits):
     features.mkdir()
     bank = None
     if collection == 'multi30k':
-        with clock('preparing the features'):
+        with telling('preparing the features', plain=False):
             bank = demo_vision.image_bank()
     for split, items in splits.items():
         small = []
@@ -389,7 +364,7 @@ def write_images(folder, collection, seed, splits):
 
 def write_captions(root, folder, collection, lang, *, seed, noise, splits):
     """Every caption file of a language, and the id lists, under the names that the collection's config gives them."""
-    with clock('loading PyTorch'):
+    with telling('loading PyTorch', plain=False):
         from basic.collection import CollectionFiles     # imports torch, which takes seconds
     tasks = (1, 2) if collection == 'multi30k' else (1,)
     for task in tasks:
