@@ -335,7 +335,7 @@ def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
     report = Report(warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b'])
     print_report(report)
     assert len(capsys.readouterr().out.splitlines()) == 4
-    monkeypatch.setattr('shutil.get_terminal_size', lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr('shutil.get_terminal_size', lambda *_, **__: os.terminal_size((80, 24)))
     monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
     print_report(report)
     lines = capsys.readouterr().out.splitlines()
