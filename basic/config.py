@@ -336,8 +336,8 @@ def _yaml_layers(path, seen=(), read=None):
     tree = read_yaml(path, ConfigError)
     bases = tree.pop('base', None) or []
     bases = [bases] if isinstance(bases, str) else bases
-    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
-        raise ConfigError(f"{path}: key 'base' is {bases!r}; expected a file name, or a list of them")
+    if not (isinstance(bases, list) and all(isinstance(base, str) and len(base) < 1000 for base in bases)):
+        raise ConfigError(f"{path}: key 'base' is {repr(bases)[:200]}; expected a file name, or a list of them")
     below = []
     for base in bases:
         below += _yaml_layers(path.parent / base, (*seen, path.resolve()), read)
@@ -416,7 +416,8 @@ def _check_known(key, value, source):
         where = known[part]
     if where is str and isinstance(value, bool | int | float):
         raise ConfigError(f"{source}: key '{key}' is text, but YAML reads what is there as {value!r}; put it in quotes")
-    if str(where).startswith('list') and not isinstance(value, list):
+    if str(where).startswith('list') and (not isinstance(value, list)
+                                          or any(isinstance(item, list | dict) for item in value)):
         raise ConfigError(f"{source}: key '{key}' is {value!r}; expected a list, such as [{value}]"
                           f" (expected {where})")
     if is_dataclass(where) and not isinstance(value, dict):

@@ -454,3 +454,11 @@ def test_the_search_for_unread_fields_finds_one():
                                          'data.captions.val.tgt'}
     assert not read & missing
     assert {'text.heads', 'visual.hidden', 'discriminator.lr', 'loss.margin', 'data.pooled.train', 'name'} <= missing
+
+
+@pytest.mark.parametrize('text', ['eval: {weights: [{a: 1}]}', 'eval: {weight_grid: [[0.2]]}', f'base: {"x" * 5000}'])
+def test_lists_of_groups_and_endless_names_are_refused(tmp_path, text):
+    (tmp_path / 'x.yaml').write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / 'x.yaml', ['data.collection=x'])
+    assert len(str(error.value)) < 1000
