@@ -10,6 +10,7 @@ import math
 import re
 import string
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -431,9 +432,15 @@ def _type_hint(key):
     return f' (expected {expected})' if found else ''
 
 
+@lru_cache(maxsize=1)
+def _schema():
+    """`Config` with its defaults, as OmegaConf has it; merging copies it."""
+    return OmegaConf.structured(Config)
+
+
 def _merged(layers, name):
     """Schema and layers, (source, tree) each, merged, checked and frozen; `name` names a config that has no name."""
-    schema, layers = OmegaConf.structured(Config), list(layers)
+    schema, layers = _schema(), list(layers)
     try:
         config = _merge(schema, _together(layer for _, layer in layers), '')
     except ConfigError:
