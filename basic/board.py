@@ -96,24 +96,28 @@ def as_markdown(example):
     return '\n'.join(lines)
 
 
-def draw(example, pictures):
-    """A search as a picture: (height, width, 3) uint8."""
-    import matplotlib                    # for its font: Pillow's own has no letters with accents
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'), size=13)
-    cell = SIDE + 2 * EDGE
+def font(size=13):
+    """A font with Latin, Greek and Cyrillic letters, accents included, which Pillow's own does not have."""
+    import matplotlib
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'), size=size)
+
+
+def draw(example, pictures, *, beside=BESIDE):
+    """A search as a picture: (height, width, 3) uint8; `beside`: images in a row."""
+    letters, cell = font(), SIDE + 2 * EDGE
     # That has Latin, Greek and Cyrillic letters; the text page has every script.
     lines = [text for text in example.texts if not text or max(text) < '\u0530'] or [example.caption_id]
     top, line = TEXT * len(lines) + EDGE, cell + TEXT + EDGE
-    sheet = Image.new('RGB', (cell * BESIDE, top + line * -(-len(example.found) // BESIDE)), PAPER)
+    sheet = Image.new('RGB', (cell * beside, top + line * -(-len(example.found) // beside)), PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, text in enumerate(lines):
-        pen.text((EDGE, TEXT * number), text, fill=INK, font=font)
+        pen.text((EDGE, TEXT * number), text, fill=INK, font=letters)
     for number, found in enumerate(example.found):
-        x, y = cell * (number % BESIDE), top + line * (number // BESIDE)
+        x, y = cell * (number % beside), top + line * (number // beside)
         pen.rectangle((x, y, x + cell - 1, y + cell - 1), fill=RIGHT if found.right else OTHER)
         sheet.paste(thumbnail(pictures, found.visual_id), (x + EDGE, y + EDGE))
         pen.text((x + EDGE, y + cell), f'{found.rank}: {found.score:.3f}{" right" if found.right else ""}',
-                 fill=RIGHT if found.right else INK, font=font)
+                 fill=RIGHT if found.right else INK, font=letters)
     return np.asarray(sheet)
 
 
