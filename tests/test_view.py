@@ -26,6 +26,7 @@ from basic.config import load_config
 from basic.logger import RunLog, _Line, close_progress, counted, epoch_progress, progress, summary_line
 from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
 from util import table as tables
+from util.make_demo_picture import draw_demo
 
 MULTI30K = os.path.join(os.path.dirname(train.__file__), 'configs', 'multi30k.yaml')
 
@@ -334,6 +335,18 @@ def test_pictures_of_a_search(tmp_path):
     green = (pixels == (0x1a, 0x96, 0x41)).all(-1)
     assert green[:, 340:].any() and not green[:, :340].any()                       # the frame of the right one alone
     assert '| 3 | 0.333 | blue **right** | a \\| caption |' in text_of(board, 'queries')[0]
+
+
+def test_picture_of_the_demo():
+    """Training scenes above with their captions, below a search whose right item alone is framed."""
+    found = [Found(1, 0.9, 'blue', True, ''), Found(2, 0.5, 'red', False, '')]
+    scenes = [('lime', 'a green scene', 'eine grüne Szene'), ('red', 'a red one', 'eine rote')]
+    sheet = draw_demo(scenes, Pictures(), Example('x#0', ['ein Haus', 'a house'], 1, found), Pictures())
+    pixels = np.asarray(sheet)
+    lime, blue = ((pixels == colour).all(-1) for colour in ((0, 255, 0), (0, 0, 255)))
+    assert sheet.width == 5 * 170 and np.argwhere(lime)[:, 0].max() < np.argwhere(blue)[:, 0].min()
+    frame = (pixels == (0x1a, 0x96, 0x41)).all(-1)
+    assert frame[:, :170].any() and not frame[:, 170:].any()
 
 
 # ---------------------------------------------------------------------------------------------- transformers' own bars
