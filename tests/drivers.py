@@ -1,4 +1,5 @@
 """Run the drivers with a stand-in for Python that records what it is asked for."""
+
 import json
 import os
 import subprocess
@@ -29,9 +30,19 @@ class Recorder:
     def run(self, words, cwd, fail='', **environment):
         """(finished process, list of the commands that Python was asked to run)."""
         self.record.unlink(missing_ok=True)
-        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True,
-                              env={**os.environ, 'PYTHON': str(self.python), 'RECORD': str(self.record),
-                                   'FAIL': fail, **environment})
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                'PYTHON': str(self.python),
+                'RECORD': str(self.record),
+                'FAIL': fail,
+                **environment,
+            },
+        )
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         return done, [json.loads(line) for line in lines]
 
