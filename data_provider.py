@@ -140,8 +140,9 @@ class Collection(CollectionFiles):
                 )
         if source.dim and visual.feature_dim not in (0, source.dim):
             raise DataError(
-                f'visual.feature_dim={visual.feature_dim}, but the features in {source.where} are '
-                f'{source.dim} wide; name the right visual.feature, or leave visual.feature_dim at 0'
+                f'visual.feature_dim={visual.feature_dim}, but the features in {source.where} are'
+                f' {source.dim} wide; name the right visual.feature, or leave visual.feature_dim'
+                ' at 0'
             )
         self._first = self._first or source
         if source.dim != self._first.dim:
@@ -196,8 +197,8 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
         path = cached_array(folder / name, ids=ids, made_from=made_from, parts=parts)
     except OSError as error:
         raise DataError(
-            f"compute.image_cache={kind} keeps the images' {kind} in {folder}, which cannot be used: "
-            f'{error}; let it be written, or set compute.image_cache=none'
+            f"compute.image_cache={kind} keeps the images' {kind} in {folder}, which cannot be"
+            f' used: {error}; let it be written, or set compute.image_cache=none'
         ) from None
     return StoredImages(path, ids, where=source.where, images=source)
 
@@ -222,10 +223,10 @@ def check_known(source, captions):
     unknown = unknown_items(source, captions)
     if unknown:
         raise DataError(
-            f'{len(unknown):,} of the {len(captions.visual_ids):,} visual items of {captions.path} are not '
-            f'in {source.where}, or have no frames there: {first_five(unknown)}'
-            f'{did_you_mean(unknown, source.ids)}; add them, or leave their captions '
-            'out with data.missing=skip'
+            f'{len(unknown):,} of the {len(captions.visual_ids):,} visual items of {captions.path}'
+            f' are not in {source.where}, or have no frames there:'
+            f' {first_five(unknown)}{did_you_mean(unknown, source.ids)}; add them, or leave their'
+            ' captions out with data.missing=skip'
         )
 
 
@@ -576,8 +577,8 @@ def build_loaders(
         if split == 'train':
             if len(first) < 2:
                 raise DataError(
-                    f'{first.path} has one caption; training needs at least two: the other pairs of a '
-                    'batch are the negatives'
+                    f'{first.path} has one caption; training needs at least two: the other pairs of'
+                    ' a batch are the negatives'
                 )
             dataset = PairDataset(
                 source,

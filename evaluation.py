@@ -363,8 +363,10 @@ def table(report):
     """The rows of a report (see `evaluate_checkpoint`) as aligned text, for people, within
     `WIDTH`."""
     lines = [
-        f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,} captions, '
-        f'{report["visuals"]:,} visual items',
+        (
+            f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,}'
+            f' captions, {report["visuals"]:,} visual items'
+        ),
         f'model of epoch {report["epoch"]}; ties {report["ties"]}',
     ]
     used, chosen = report['result']['weight'], report.get('chosen_weight')
@@ -379,9 +381,11 @@ def table(report):
         ]
         for row in report['rows']:
             cells = [
-                f'{100 * row[way][name]:{width}.2f}'
-                if name == 'mAP'
-                else f'{row[way][name]:{width}.1f}'
+                (
+                    f'{100 * row[way][name]:{width}.2f}'
+                    if name == 'mAP'
+                    else f'{row[way][name]:{width}.1f}'
+                )
                 for name, width in COLUMNS.items()
             ]
             marks = [
@@ -396,13 +400,14 @@ def table(report):
                 + (f'  <- {", ".join(marks)}' if marks else '')
             )
     notes = [
-        f'w: share of the English branch in the score; R@k, mAP and SumR in per cent. {which_w(report)}'
+        'w: share of the English branch in the score; R@k, mAP and SumR in per cent.'
+        f' {which_w(report)}'
     ]
     if report.get('left_out'):
         gone = report['left_out']
         notes.append(
-            f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items are '
-            'missing (data.missing=skip): not to be compared with published results.'
+            f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items'
+            ' are missing (data.missing=skip): not to be compared with published results.'
         )
     return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
 
@@ -423,8 +428,8 @@ def result_line(report):
     """The last line of a test: its one result."""
     found = report['result']
     return (
-        f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t {found["v2t R@1"]:.1f}) '
-        f'at w = {found["weight"]:g}'
+        f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t'
+        f' {found["v2t R@1"]:.1f}) at w = {found["weight"]:g}'
     )
 
 
@@ -495,7 +500,8 @@ def evaluate_checkpoint(
     )[split]
     check_text(model, tokenizer, [eval_set])
     tell(
-        f'encoding {len(eval_set.caption_ids):,} captions and {len(eval_set.visual_ids):,} visual items'
+        f'encoding {len(eval_set.caption_ids):,} captions and {len(eval_set.visual_ids):,} visual'
+        ' items'
     )
     embeddings = encode(model, eval_set, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
@@ -546,8 +552,8 @@ def load_weights(model, checkpoint):
     except RuntimeError as error:
         details = ' '.join(str(error).split())[:400]
         raise ValueError(
-            f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
-            f'command line change the model? {details}'
+            f'{checkpoint.path} does not fit the model that its config describes; does an option on'
+            f' the command line change the model? {details}'
         ) from None
 
 
@@ -566,8 +572,8 @@ def check_text(model, tokenizer, loaders):
     )
     if len(tokenizer) > known:
         raise DataError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}: give the "
-            'one that belongs to it (text.bert; evaluation.py: --tokenizer)'
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}:"
+            ' give the one that belongs to it (text.bert; evaluation.py: --tokenizer)'
         )
     if longest > encoder.longest:
         raise DataError(
@@ -584,8 +590,8 @@ def root_of(path, config):
     if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name.casefold() in spellings:
         return folders[4]
     raise ValueError(
-        f'--rootpath is needed: {folders[0]} does not lie at ROOTPATH/{config.data.collection}/runs/NAME/'
-        'SEED, which would tell where the data are'
+        f'--rootpath is needed: {folders[0]} does not lie at'
+        f' ROOTPATH/{config.data.collection}/runs/NAME/SEED, which would tell where the data are'
     )
 
 
@@ -662,7 +668,8 @@ def write_report(report, output=None, folder=None, *, own=False):
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
         path, ranks = Path.cwd() / path.name, Path.cwd() / ranks.name
         print(
-            f'note: {beside} cannot be written to ({error.strerror or error}); {path.name} and {ranks.name} go here',
+            f'note: {beside} cannot be written to ({error.strerror or error}); {path.name} and'
+            f' {ranks.name} go here',
             file=sys.stderr,
         )
         _write_both(report, path, ranks)
@@ -698,8 +705,9 @@ def main(argv=None):
             __file__, sys.argv[1:] if argv is None else argv, processes=len(devices)
         )
     with memory_advice(
-        'compute.score_memory=256 (same result), compute.precision=bf16 and a smaller '
-        'eval.test_batch_size (with text.pooling=padded_mean it moves figures a little) need less memory'
+        'compute.score_memory=256 (same result), compute.precision=bf16 and a smaller'
+        ' eval.test_batch_size (with text.pooling=padded_mean it moves figures a little) need less'
+        ' memory'
     ):
         report = evaluate_checkpoint(
             args.checkpoint,

@@ -187,8 +187,8 @@ class TextEncoder(nn.Module):
         for number in [] if train_all else trained_layers:
             if number >= len(layers):
                 raise ValueError(
-                    f"key 'text.trained_layers' names layer {number}, but this BERT has {len(layers)} "
-                    f'(0 to {len(layers) - 1})'
+                    f"key 'text.trained_layers' names layer {number}, but this BERT has"
+                    f' {len(layers)} (0 to {len(layers) - 1})'
                 )
             layers[number].requires_grad_(True)
         if train_embeddings:
@@ -225,8 +225,8 @@ class TextEncoder(nn.Module):
         longest = max(ids.shape[1] for ids, _ in branches)
         if longest > self.longest:
             raise ValueError(
-                f'a caption of {longest} tokens, but this BERT has only {self.longest} positions: set '
-                f'text.positions={self.longest} or less, then longer captions are cut'
+                f'a caption of {longest} tokens, but this BERT has only {self.longest} positions:'
+                f' set text.positions={self.longest} or less, then longer captions are cut'
             )
         if together is None:
             together = len(branches) > 1 and branches[0][0].device.type != 'cpu'
@@ -660,8 +660,9 @@ def refuse_misfit(config, checkpoint):
     ]
     if different:
         raise ValueError(
-            f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
-            f'command line change the model? {len(different)} tensors differ: {"; ".join(different[:3])}'
+            f'{checkpoint.path} does not fit the model that its config describes; does an option on'
+            f' the command line change the model? {len(different)} tensors differ:'
+            f' {"; ".join(different[:3])}'
         )
 
 

@@ -82,7 +82,6 @@ from evaluation import (
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
 
-
 SEED_STEP = 1_000_003  # between the seeds of two processes of a run
 
 
@@ -157,8 +156,9 @@ def train(run):
                         'speed': {
                             'train_seconds': trained - started,
                             'val_seconds': time.monotonic() - trained,
-                            'samples_per_s': run.loaders['train'].dataset_size
-                            / (trained - started),
+                            'samples_per_s': (
+                                run.loaders['train'].dataset_size / (trained - started)
+                            ),
                             'peak_memory_gib': peak_memory(run.device),
                         },
                     }
@@ -510,9 +510,10 @@ def open_run_folder(run, tokenizer, *, fresh):
     }
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
     print(
-        f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
-        f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'
-        f'at most {run.config.train.epochs} epochs on {start["device"]}\nrun folder {run.folder}',
+        f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}:'
+        f' {run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,}'
+        f' trained parameters\nat most {run.config.train.epochs} epochs on {start["device"]}\nrun'
+        f' folder {run.folder}',
         flush=True,
     )
 
@@ -617,13 +618,13 @@ def restore_training_state(run, state):
         restored = False
     if not restored and distributed.is_main():
         print(
-            'note: other devices than before: dropout draws other numbers than it would have without the '
-            'interruption',
+            'note: other devices than before: dropout draws other numbers than it would have'
+            ' without the interruption',
             flush=True,
         )
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 @command('train.py')
@@ -693,10 +694,10 @@ def advice(words, run=None):
             raise
         if is_out_of_memory(error):
             error.add_note(
-                'compute.micro_batch=16 (pairs encoded at once; the losses stay those of the whole batch) '
-                'and compute.checkpointing=true need less memory, compute.score_memory=256 and a smaller '
-                'eval.val_batch_size less in validation; a smaller train.batch_size is another training, '
-                'with fewer negatives'
+                'compute.micro_batch=16 (pairs encoded at once; the losses stay those of the whole'
+                ' batch) and compute.checkpointing=true need less memory, compute.score_memory=256'
+                ' and a smaller eval.val_batch_size less in validation; a smaller train.batch_size'
+                ' is another training, with fewer negatives'
             )
         if killed_worker(error):
             error.add_note('a smaller train.workers needs less memory')

@@ -15,8 +15,8 @@ from basic.config import ConfigError, load_config
 from basic.print_config import describe_config
 
 DEVICE = (
-    'auto: the first GPU, or the CPU where there is none (default); cpu; the index of a GPU, such as 0, or of '
-    'several, with a process on each: 0,1,2 (cpu:2: two processes on the CPU)'
+    'auto: the first GPU, or the CPU where there is none (default); cpu; the index of a GPU, such'
+    ' as 0, or of several, with a process on each: 0,1,2 (cpu:2: two processes on the CPU)'
 )
 
 
@@ -43,9 +43,11 @@ def training_arguments(argv=None):
         required=True,
         action='append',
         metavar='FILE',
-        help='for example '
-        'configs/vatex.yaml; given again, what a further file says wins, for example '
-        'configs/ablation/no_adversary.yaml',
+        help=(
+            'for example '
+            'configs/vatex.yaml; given again, what a further file says wins, for example '
+            'configs/ablation/no_adversary.yaml'
+        ),
     )
     parser.add_argument(
         '--rootpath', metavar='ROOT', help="folder that holds the collections' folders"
@@ -62,8 +64,10 @@ def training_arguments(argv=None):
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='replace the run that the run folder holds, which '
-        'is kept until the new one has its first epoch',
+        help=(
+            'replace the run that the run folder holds, which '
+            'is kept until the new one has its first epoch'
+        ),
     )
     parser.add_argument(
         '--other-data',
@@ -125,8 +129,10 @@ def evaluation_arguments(argv=None):
     parser.add_argument(
         '--rootpath',
         metavar='ROOT',
-        help="folder that holds the collections' folders "
-        '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)',
+        help=(
+            "folder that holds the collections' folders "
+            '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)'
+        ),
     )
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
     parser.add_argument('--device', default='auto', help=DEVICE)
@@ -139,16 +145,20 @@ def evaluation_arguments(argv=None):
     parser.add_argument(
         '--output',
         metavar='FILE',
-        help='where to write the metrics as JSON (default: metrics.json, '
-        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it',
+        help=(
+            'where to write the metrics as JSON (default: metrics.json, '
+            'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it'
+        ),
     )
     parser.add_argument(
         '--save-embeddings',
         nargs='?',
         const='',
         metavar='DIR',
-        help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
-        'with "=" in its name only as --save-embeddings=DIR',
+        help=(
+            'write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
+            'with "=" in its name only as --save-embeddings=DIR'
+        ),
     )
     parser.add_argument(
         '--print-config',
@@ -168,8 +178,8 @@ def evaluation_arguments(argv=None):
         args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()
     ):
         raise ValueError(
-            f'--output {args.output}: expected the name of a JSON file in a folder that is there; the '
-            'ranks go beside it with the ending .npz'
+            f'--output {args.output}: expected the name of a JSON file in a folder that is there;'
+            ' the ranks go beside it with the ending .npz'
         )
     return args
 
@@ -188,8 +198,8 @@ def _check_device(name):
     later."""
     if not re.fullmatch('auto|cpu(:[1-9][0-9]?)?|(cuda:)?[0-9]+(,[0-9]+)*', name.strip()):
         raise ValueError(
-            f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such as "
-            '0 or 0,1'
+            f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs,"
+            ' such as 0 or 0,1'
         )
 
 

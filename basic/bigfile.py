@@ -35,9 +35,9 @@ class BigFile:
         size, expected = self.path.stat().st_size, 4 * self.rows * self.dim
         if size != expected:
             raise DataError(
-                f'{self.folder / "shape.txt"}:1: {self.rows} rows of {self.dim} float32 numbers are '
-                f'{expected:,} bytes, but {self.path} has {size:,}; one of the two files is from another '
-                'feature, or the download was cut short: fetch both again'
+                f'{self.folder / "shape.txt"}:1: {self.rows} rows of {self.dim} float32 numbers are'
+                f' {expected:,} bytes, but {self.path} has {size:,}; one of the two files is from'
+                ' another feature, or the download was cut short: fetch both again'
             )
 
     def map(self):
@@ -56,13 +56,13 @@ class BigFile:
         ids = [_text(name) for name in read_bytes(path).split()]
         if len(ids) != self.rows:
             raise DataError(
-                f'{path}: {len(ids):,} ids, but {self.folder / "shape.txt"} says {self.rows:,} rows; they '
-                'must be equal: row i of feature.bin belongs to id i'
+                f'{path}: {len(ids):,} ids, but {self.folder / "shape.txt"} says {self.rows:,}'
+                ' rows; they must be equal: row i of feature.bin belongs to id i'
             )
         if len(set(ids)) != len(ids):
             raise DataError(
-                f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand for '
-                'one row only: write the features again with different ids'
+                f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand'
+                ' for one row only: write the features again with different ids'
             )
         return ids
 
@@ -93,7 +93,8 @@ class BigFile:
         ids = [visual_id(name) for name in videos]
         if len(set(ids)) != len(ids):
             raise DataError(
-                f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of each'
+                f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of'
+                ' each'
             )
         rows = np.fromiter(
             (row[frame] for frames in videos.values() for frame in frames), dtype=np.int64

@@ -33,7 +33,8 @@ def attempt(function, *args, **options):
         return function(*args, **options)
     except Exception as error:  # whatever a view raises: the record does not need it
         print(
-            f'note: no TensorBoard from here on ({type(error).__name__}: {error}); log.jsonl has every epoch',
+            f'note: no TensorBoard from here on ({type(error).__name__}: {error}); log.jsonl has'
+            ' every epoch',
             flush=True,
         )
         return None
@@ -77,7 +78,7 @@ def add_code(board, tag, text, at):
     board.add_text(tag, '\n'.join(f'    {line}' for line in text.splitlines()), at)
 
 
-# ------------------------------------------------------------------------------------------ what a
+# ------------------------------------------------------------------------------------------- what a
 # few queries find
 
 
@@ -110,7 +111,8 @@ def as_markdown(example):
     for found in example.found:
         mark = ' **right**' if found.right else ''
         lines.append(
-            f'| {found.rank} | {found.score:.3f} | {cell(found.visual_id)}{mark} | {cell(found.caption)} |'
+            f'| {found.rank} | {found.score:.3f} | {cell(found.visual_id)}{mark} |'
+            f' {cell(found.caption)} |'
         )
     return '\n'.join(lines)
 

@@ -105,8 +105,8 @@ def read_captions(path, problems=None):
             key, text = _parse_line(line)
             if key in lines:
                 raise ValueError(
-                    f"caption {key[1]} of '{key[0]}' stands here again, first in line {lines[key]}; "
-                    'remove one of the two'
+                    f"caption {key[1]} of '{key[0]}' stands here again, first in line {lines[key]};"
+                    ' remove one of the two'
                 )
             lines[key] = number
             file.ids.append(key)
@@ -139,8 +139,8 @@ def split_line(line):
         line = line.decode('utf-8')
     except UnicodeDecodeError as error:
         raise ValueError(
-            f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert the '
-            'file, for example with iconv -f THEIRS -t utf-8'
+            f'byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8; convert'
+            ' the file, for example with iconv -f THEIRS -t utf-8'
         ) from None
     parts = re.match(r'(\S+)\s(.*)', line, re.DOTALL)
     if line[:1].isspace():
@@ -196,11 +196,11 @@ def join_captions(first, other):
         there = set(other.visual_ids)
         unknown = [visual for visual in first.visual_ids if visual not in there]
         raise DataError(
-            f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart in '
-            f'{other.path}, which has {len(other):,}: {first_five(missing)}'
-            f'{did_you_mean(unknown, other.visual_ids)}; captions are matched by '
-            '<visual id> and <n>: complete the second file, or remove these lines from '
-            'the first'
+            f'{len(missing):,} of the {len(first):,} captions of {first.path} have no counterpart'
+            f' in {other.path}, which has {len(other):,}:'
+            f' {first_five(missing)}{did_you_mean(unknown, other.visual_ids)}; captions are matched'
+            ' by <visual id> and <n>: complete the second file, or remove these lines from the'
+            ' first'
         )
     return np.fromiter((row[key] for key in first.ids), dtype=np.int64, count=len(first))
 
@@ -254,7 +254,7 @@ def load_tokenizer(name_or_folder, lowercase):
     if lowercase:
         if not isinstance(backend.model, models.WordPiece):
             raise DataError(
-                f"text.lowercase=True needs a WordPiece tokenizer such as mBERT's, but that of "
+                "text.lowercase=True needs a WordPiece tokenizer such as mBERT's, but that of "
                 f'{name_or_folder} is {type(backend.model).__name__}; set text.lowercase=False'
             )
         chinese = getattr(backend.normalizer, 'handle_chinese_chars', True)
@@ -388,8 +388,8 @@ def _load_hub(name):
         ) from None
     except DataError as error:
         raise DataError(
-            f"no tokenizer '{name}': {error}; set text.bert to a hub name, or to a folder that holds the "
-            'model and its tokenizer'
+            f"no tokenizer '{name}': {error}; set text.bert to a hub name, or to a folder that"
+            ' holds the model and its tokenizer'
         ) from None
 
 

@@ -61,13 +61,14 @@ def read_content(path):
             )[:300]
         )
         raise CheckpointError(
-            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold code; only tensors, '
-            'plain data and argparse.Namespace are read. Its maker can save it again without such objects: '
-            "content['opt'] = dict of plain values, then torch.save(content, FILE)"
+            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold'
+            ' code; only tensors, plain data and argparse.Namespace are read. Its maker can save'
+            " it again without such objects: content['opt'] = dict of plain values, then"
+            ' torch.save(content, FILE)'
         ) from None
 
 
-# ----------------------------------------------------------------------------------------------------------- what it is
+# --------------------------------------------------------------------------------------- what it is
 
 ARCHIVES = (
     (b'\x1f\x8b', 'a gzip archive: tar zxf'),
@@ -105,20 +106,29 @@ def _other_kind(head):
         return None
     for start, name in ARCHIVES:
         if head.startswith(start):
-            return f'{name} it first, then give the folder in it that has the checkpoint, such as runs_0'
+            return (
+                f'{name} it first, then give the folder in it that has the checkpoint, such as'
+                ' runs_0'
+            )
     if head[257:262] == b'ustar':
-        return 'a tar archive: tar xf it first, then give the folder in it that has the checkpoint, such as runs_0'
+        return (
+            'a tar archive: tar xf it first, then give the folder in it that has the checkpoint,'
+            ' such as runs_0'
+        )
     if head.startswith(b'version https://git-lfs'):
         return 'a git-lfs pointer, which stands for the file: git lfs pull fetches the file itself'
     if re.match(
         rb'\s*<(!doctype|html|head|\?xml|!--)', head.removeprefix(b'\xef\xbb\xbf'), re.IGNORECASE
     ):
         return (
-            'a web page (HTML), of an error or a login perhaps, not the file: download it with a browser, and look '
-            'at its size'
+            'a web page (HTML), of an error or a login perhaps, not the file: download it with a'
+            ' browser, and look at its size'
         )
     if len(head) > 9 and struct.unpack('<Q', head[:8])[0] < 2**32 and head[8:9] == b'{':
-        return 'a safetensors file: weights without the config that belongs to them; give a run folder of train.py'
+        return (
+            'a safetensors file: weights without the config that belongs to them; give a run folder'
+            ' of train.py'
+        )
     for start, name in OTHERS:
         if head.startswith(start):
             return f'{name}, not a checkpoint'
@@ -164,7 +174,7 @@ def _refuse_odd_zip(path):
         raise CheckpointError(f'{path} is damaged ({shown(damaged)}): {AGAIN}')
 
 
-# -------------------------------------------------------------------------------------------------------- what it holds
+# ------------------------------------------------------------------------------------ what it holds
 
 
 class NotRead:
@@ -274,8 +284,8 @@ def tensors_of(state, where, size):
         # a tensor may say that one number fills it a million million times
         if total > 4 * size + 2**16:
             raise CheckpointError(
-                f'{where} is damaged: the weight {shown(name)} of shape {list(value.shape)} is larger '
-                f'than the file; {AGAIN}'
+                f'{where} is damaged: the weight {shown(name)} of shape {list(value.shape)} is'
+                f' larger than the file; {AGAIN}'
             )
         tensors[name] = value.detach()
     return tensors

@@ -32,8 +32,9 @@ class CollectionFiles:
         )
         if not found:
             raise DataError(
-                f'ROOTPATH {root} has no folder {" or ".join(spellings)}; it has: {listing(root)}. '
-                'ROOTPATH is the folder that holds the collections; data.collection names one of them'
+                f'ROOTPATH {root} has no folder {" or ".join(spellings)}; it has: {listing(root)}.'
+                ' ROOTPATH is the folder that holds the collections; data.collection names one of'
+                ' them'
             )
         self.folder = root / found[0]
         self.spellings = list(dict.fromkeys([found[0], *spellings]))

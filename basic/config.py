@@ -501,7 +501,8 @@ def _check_known(key, value, source):
         where = known[part]
     if where is str and isinstance(value, bool | int | float):
         raise ConfigError(
-            f"{source}: key '{key}' is text, but YAML reads what is there as {value!r}; put it in quotes"
+            f"{source}: key '{key}' is text, but YAML reads what is there as {value!r}; put it in"
+            ' quotes'
         )
     if str(where).startswith('list') and (
         not isinstance(value, list) or any(isinstance(item, list | dict) for item in value)
@@ -700,15 +701,16 @@ def _check(config):
         require(
             bool(config.data.images),
             'data.images',
-            f'visual.kind=clip needs a template such as images/{{id}}.jpg; {config.data.collection} may be a '
-            'video collection (visual.kind=frames)',
+            f'visual.kind=clip needs a template such as images/{{id}}.jpg; {config.data.collection}'
+            ' may be a video collection (visual.kind=frames)',
         )
         require('{id}' in config.data.images, 'data.images', 'expected a template with {id} in it')
     if visual.kind != 'clip':
         require(
             not visual.train_clip,
             'visual.train_clip',
-            f'visual.kind={visual.kind} reads features, there is no CLIP to train: valid value then: false',
+            f'visual.kind={visual.kind} reads features, there is no CLIP to train: valid value'
+            ' then: false',
         )
         require(
             config.compute.image_cache == 'none',
@@ -759,5 +761,6 @@ def _check_templates(config):
         except ValueError as error:
             raise ConfigError(
                 f"key '{key}' is {template!r}: {error}; fields: "
-                f'{", ".join("{%s}" % name for name in allowed)}; a brace that is text is written twice'
+                f'{", ".join(f"{{{name}}}" for name in allowed)}; a brace that is text is written'
+                ' twice'
             ) from None

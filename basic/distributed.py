@@ -118,9 +118,9 @@ def start(devices):
     processes = int(os.environ['LOCAL_WORLD_SIZE']) if launched() else 1
     if len(devices) != processes:
         raise ValueError(
-            f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process needs '
-            'one. On one machine omit torchrun: the command starts them itself. '
-            'On several nodes --nproc-per-node is the number of devices in --device.'
+            f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process'
+            ' needs one. On one machine omit torchrun: the command starts them itself. On several'
+            ' nodes --nproc-per-node is the number of devices in --device.'
         )
     device = devices[int(os.environ['LOCAL_RANK']) if launched() else 0]
     if device.type == 'cuda':

@@ -142,8 +142,9 @@ class PooledSource(FeatureSource):
         super().__init__(read_ids(ids_path), self._map(), path)
         if len(self.features) != len(self.ids):
             raise DataError(
-                f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row i of '
-                'the first belongs to line i of the second: fetch or extract both for the same images'
+                f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row'
+                ' i of the first belongs to line i of the second: fetch or extract both for the'
+                ' same images'
             )
 
     def _map(self):
@@ -153,12 +154,13 @@ class PooledSource(FeatureSource):
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
         if not isinstance(array, np.ndarray):
             raise DataError(
-                f'{self.where} is an .npz archive under another name: save its one array with np.save'
+                f'{self.where} is an .npz archive under another name: save its one array with'
+                ' np.save'
             )
         if array.ndim != 2 or array.dtype.kind != 'f' or not array.shape[1]:
             raise DataError(
-                f'{self.where}: expected floats of shape (images, width), found {array.dtype} of shape '
-                f'{array.shape}'
+                f'{self.where}: expected floats of shape (images, width), found {array.dtype} of'
+                f' shape {array.shape}'
             )
         return np.asarray(array)
 

@@ -59,7 +59,7 @@ DAMAGE = (
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ the shape
+# ---------------------------------------------------------------------------------------- the shape
 
 
 def expect(value, form, where, error=DataError):
@@ -197,7 +197,8 @@ def plain_tree(value, where, error=DataError):
             return value
         if value is not None and type(value) not in (bool, int, float):
             raise error(
-                f"{where}: key '{key}' is {shown(value)}; expected text, a number, true, false or a list"
+                f"{where}: key '{key}' is {shown(value)}; expected text, a number, true, false or a"
+                ' list'
             )
         if type(value) is int and abs(value) >= LARGEST:
             raise error(f"{where}: key '{key}' is {shown(value)}; no number here is that large")
@@ -214,7 +215,7 @@ def _is_unicode(text):
     return True
 
 
-# ------------------------------------------------------------------------------------------------------------ the files
+# ---------------------------------------------------------------------------------------- the files
 
 
 def refuse_special(path, error=DataError):

@@ -75,7 +75,7 @@ def repeated(ids):
     return list(again)
 
 
-# -------------------------------------------------------------------------------------- text files
+# --------------------------------------------------------------------------------------- text files
 
 
 def read_bytes(path):
@@ -111,7 +111,7 @@ def hidden(name):
     return next((c for c in name if not c.isprintable() and c not in JOINERS), None)
 
 
-# ------------------------------------------------------------------------------- the nearest there
+# -------------------------------------------------------------------------------- the nearest there
 
 
 def did_you_mean(missing, known, *, sample=2000):

@@ -253,10 +253,9 @@ def check_images(source, visual_ids):
     if absent:
         paths = [source.path(name) for name in absent]
         raise DataError(
-            f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
-            f'{first_five(paths)}{source.near(absent)}; put them there, set data.images '
-            'to where they are, or leave them and their captions out with '
-            'data.missing=skip'
+            f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not'
+            f' exist: {first_five(paths)}{source.near(absent)}; put them there, set data.images to'
+            ' where they are, or leave them and their captions out with data.missing=skip'
         )
 
 

@@ -43,8 +43,8 @@ class LearnedPositions(nn.Module):
     def forward(self, x):
         if x.shape[1] > self.embedding.num_embeddings:
             raise ValueError(
-                f'a sequence of {x.shape[1]} positions, but only {self.embedding.num_embeddings} are '
-                'learned: cut it, or raise text.positions / visual.positions'
+                f'a sequence of {x.shape[1]} positions, but only {self.embedding.num_embeddings}'
+                ' are learned: cut it, or raise text.positions / visual.positions'
             )
         return self.dropout(self.norm(x + self.embedding.weight[: x.shape[1]]))
 

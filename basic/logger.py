@@ -82,9 +82,10 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
         _check_same_config(config_to_dict(read_config(folder)), config, folder)
         if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
             raise ConfigError(
-                f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after the '
-                f'test (train.keep_last=true keeps it). {BEST} can still be tested: evaluation.py '
-                f'--checkpoint {folder}. For a longer training start again: --overwrite'
+                f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after'
+                f' the test (train.keep_last=true keeps it). {BEST} can still be tested:'
+                f' evaluation.py --checkpoint {folder}. For a longer training start again:'
+                ' --overwrite'
             )
         return folder / LAST if LAST in present else None  # None: interrupted in its first epoch
     if present and not overwrite:
@@ -94,8 +95,8 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
             else 'unfinished, or not tested'
         )
         raise ConfigError(
-            f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces it '
-            'by a new one; name=NAME, --seed N or --run-dir DIR choose another folder'
+            f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces'
+            ' it by a new one; name=NAME, --seed N or --run-dir DIR choose another folder'
         )
     return None
 
@@ -175,8 +176,9 @@ def _check_same_config(stored, asked, folder):
     if different:
         changes = '; '.join(different)
         raise ConfigError(
-            f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)} may '
-            'change: give the options of the first start, or start a run of its own with name=NAME'
+            f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)}'
+            ' may change: give the options of the first start, or start a run of its own with'
+            ' name=NAME'
         )
 
 
@@ -354,7 +356,7 @@ def show_test(folder, report, text):
         attempt(add)
 
 
-# ------------------------------------------------------------------------------------------------------------ progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 def tell(line):

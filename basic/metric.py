@@ -132,8 +132,8 @@ class GroundTruth:
         owner = torch.as_tensor(owner)
         if owner.shape != (captions,) or 0 in (captions, visuals):
             raise ValueError(
-                f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions}, {visuals}) '
-                f'and {tuple(owner.shape)}'
+                f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions},'
+                f' {visuals}) and {tuple(owner.shape)}'
             )
         if owner.is_floating_point() or owner.min() < 0 or owner.max() >= visuals:
             raise ValueError(

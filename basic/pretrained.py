@@ -48,8 +48,8 @@ def bert_layers(bert):
         except AttributeError:
             continue
     raise ValueError(
-        f"key 'text.bert': {type(bert).__name__} keeps its layers in none of {', '.join(LAYER_LISTS)}; "
-        'give a BERT-like encoder'
+        f"key 'text.bert': {type(bert).__name__} keeps its layers in none of"
+        f' {", ".join(LAYER_LISTS)}; give a BERT-like encoder'
     )
 
 
@@ -232,8 +232,10 @@ def _loading(key, name):
         kind = UnreachableError if isinstance(error, UnreachableError) else ValueError
         said = _first_line(error) if isinstance(error, UNUSABLE) else reason(error)
         advice = {
-            'text.bert': ' (config.json, weights, vocabulary): text.bert=FOLDER; with '
-            'text.pretrained=false it needs no weights',
+            'text.bert': (
+                ' (config.json, weights, vocabulary): text.bert=FOLDER; with '
+                'text.pretrained=false it needs no weights'
+            ),
             'visual.clip': ': visual.clip=FOLDER',
         }
         raise kind(
@@ -267,9 +269,9 @@ def build_dual_encoder(name):
         refuse_empty(tokenizer)
     except UNUSABLE as error:
         raise DataError(
-            f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as transformers "
-            'saves it, with tokenizer and image processor; without network and cache, a local folder of '
-            'it'
+            f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as"
+            ' transformers saves it, with tokenizer and image processor; without network and'
+            ' cache, a local folder of it'
         ) from None
     return model.requires_grad_(False).eval(), tokenizer, processor
 
@@ -296,9 +298,9 @@ def load_whole(cls, name, **options):
     missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
     if missing:
         raise ValueError(
-            f'its files hold the weights of another model, or of a part: {len(missing):,} of the '
-            f'{len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not there: '
-            f'{first_five(missing)}'
+            f'its files hold the weights of another model, or of a part: {len(missing):,} of the'
+            f' {len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not'
+            f' there: {first_five(missing)}'
         )
     return model
 

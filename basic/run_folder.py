@@ -52,8 +52,8 @@ class RunFolder:
     def _settle(self):
         if settle(self.folder):
             print(
-                f'note: {self.folder}: the older run is back; the one that was to replace it ended before its first '
-                'epoch was done',
+                f'note: {self.folder}: the older run is back; the one that was to replace it ended'
+                ' before its first epoch was done',
                 file=sys.stderr,
                 flush=True,
             )

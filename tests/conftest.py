@@ -26,7 +26,9 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))
 
-WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'.split()
+WORDS = (
+    'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'
+).split()
 VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]
 FEATURE_DIM, IMAGE_SIZE = 10, 16
 TINY = [

@@ -13,7 +13,9 @@ STAND_IN = r"""#!/usr/bin/env bash
 [ "$2" != -c ] || set -- "$5" "${@:6}"
 printf '%s' "$NRCCR_TYPED" > "$RECORD.typed"
 { printf '['; separator=
-  for word in "$@"; do word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,; done
+  for word in "$@"; do
+    word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,
+  done
   printf ']\n'; } >> "$RECORD"
 for word in "$@"; do [ "$word" != "$FAIL" ] || exit 3; done
 """

@@ -143,7 +143,7 @@ def test_stopped_runs_go_on_where_they_were(world):
     last = [load_checkpoint(run / LAST).epoch for run in runs]
 
     # as if that had been the number asked for, so that this ends
-    for run, epoch in zip(runs, last):
+    for run in runs:
         config = yaml.safe_load((run / 'config.yaml').read_text())
         config['train']['epochs'] = max(last) + 1
         (run / 'config.yaml').write_text(yaml.safe_dump(config))

@@ -59,7 +59,7 @@ def write(tmp_path, content, name='c.caption.txt'):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_reads_ids_and_texts_in_file_order(tmp_path):
@@ -181,7 +181,7 @@ def test_empty_and_missing_files(tmp_path):
         read_captions(tmp_path / 'none.txt')
 
 
-# ------------------------------------------------------------------------------------------------------------- joins
+# -------------------------------------------------------------------------------------------- joins
 
 
 def test_joins_by_visual_id_and_number(tmp_path):
@@ -204,7 +204,7 @@ def test_missing_counterparts_are_counted_and_named():
         join_captions(first, other)
 
 
-# ---------------------------------------------------------------------------------------------------------- cleaning
+# ----------------------------------------------------------------------------------------- cleaning
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_clean_english(text, cleaned):
     assert clean_english(text) == cleaned
 
 
-# --------------------------------------------------------------------------------------------------------- tokenizer
+# ---------------------------------------------------------------------------------------- tokenizer
 
 
 def words(tokenizer, text):
@@ -314,7 +314,7 @@ def test_an_unreachable_hub_is_said_to_be_one(monkeypatch):
     assert isinstance(error.value, OSError) and isinstance(error.value, DataError)
 
 
-# ------------------------------------------------------------------------------------------------------ packed tokens
+# ------------------------------------------------------------------------------------ packed tokens
 
 
 def test_packed_tokens_equal_one_by_one_tokenising(vocabulary):

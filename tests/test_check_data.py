@@ -17,7 +17,6 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig
 from util.check_data import Report, check_data, main, print_report
 from util.check_visuals import CHUNK, bad_rows
 
-
 VOCABULARY = '\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n'
 
 
@@ -218,7 +217,7 @@ def test_bad_rows_looks_into_every_chunk():
     assert bad_rows(np.zeros((4, 2), np.float32)).tolist() == []
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def test_exit_codes(root, vocab, capsys):
@@ -300,7 +299,7 @@ def test_interrupted(root, vocab, monkeypatch, capsys):
     assert capsys.readouterr().err == 'check_data: interrupted\n'
 
 
-# -------------------------------------------------------------------------------- the encoders,
+# ------------------------------------------------------------------------------------ the encoders,
 # before the data
 
 
@@ -384,7 +383,7 @@ def test_what_was_left_out_is_said(root, bert):
     assert text.endswith('no problems found (features and images were not read)')
 
 
-# ---------------------------------------------------------------------------------------------- on
+# ----------------------------------------------------------------------------------------------- on
 # the screen
 
 

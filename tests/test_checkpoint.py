@@ -48,7 +48,7 @@ class Evil:
         return os.system, (f'touch "{self.path}"',)
 
 
-# ---------------------------------------------------------------------------------------------------------- our layout
+# --------------------------------------------------------------------------------------- our layout
 
 
 def test_what_is_saved_is_read_again(content, tmp_path):
@@ -707,7 +707,7 @@ def test_the_advice_to_load_unsafely_is_left_out(tmp_path):
     assert 'weights_only' not in str(error.value)
 
 
-# ---------------------------------------------------------------------------------------------------- strangers' files
+# --------------------------------------------------------------------------------- strangers' files
 
 
 def packed(function):

@@ -45,7 +45,8 @@ class Own(RuntimeError):
         ),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"
+                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory:"
+                ' you tried'
             ),
             3,
             'out of memory',

@@ -44,7 +44,7 @@ def write(folder, name, text):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------ the files
+# ---------------------------------------------------------------------------------------- the files
 
 
 @pytest.mark.parametrize('path', RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -101,7 +101,7 @@ def test_the_papers_settings(name, kind, disc, first):
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- merging
+# ------------------------------------------------------------------------------------------ merging
 
 
 def test_options_win_over_the_file_and_the_file_over_the_schema(tmp_path):
@@ -246,7 +246,7 @@ def test_a_stored_config_is_checked_like_a_file(options):
         config_from_dict({'data': {'collection': 'x'}, 'text': {'colour': 'red'}})
 
 
-# ------------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -603,7 +603,7 @@ def test_sizes_of_the_video_block_do_not_matter_to_images():
     assert load_config(MULTI30K, ['visual.hidden=100']).visual.hidden == 100
 
 
-# ------------------------------------------------------------------------------------------------------- --print-config
+# ----------------------------------------------------------------------------------- --print-config
 
 
 def test_every_option_is_described_from_the_schemas_own_comments():

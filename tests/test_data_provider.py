@@ -37,7 +37,7 @@ def tokenizer(tmp_path):
     return make_tokenizer(tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------- training batches
+# --------------------------------------------------------------------------------- training batches
 
 
 def test_a_training_batch_joins_the_branches_and_the_frames(tmp_path, tokenizer):
@@ -275,7 +275,7 @@ def test_long_captions_are_cut_and_it_is_said_once(tmp_path, tokenizer, caplog, 
     assert not caplog.records
 
 
-# --------------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 def test_videos_are_in_order_of_first_appearance(tmp_path, tokenizer):
@@ -316,7 +316,7 @@ def test_images_are_in_order_of_the_list_with_or_without_captions(tmp_path, toke
     assert len(loaders['test'].visuals) == len(loaders['test'].captions) == 2
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 
 
 def test_videos_are_cut_to_their_first_frames(tmp_path):
@@ -463,7 +463,7 @@ def test_file_names_by_task_and_language(tmp_path, options, expected):
         assert f'TextData/{name}.caption.txt;' in complaint(collection.caption_path, split, 'en')
 
 
-# ------------------------------------------------------------------------- missing visual items
+# ----------------------------------------------------------------------------- missing visual items
 
 
 def drop_captions(root, names):
@@ -553,7 +553,7 @@ def test_nothing_left_is_an_error(tmp_path, tokenizer):
     assert 'all of the 2 visual items of' in message and "did you mean 'W1' for 'w1'" in message
 
 
-# ---------------------------------------------------------------------------- what is not needed
+# ------------------------------------------------------------------------------- what is not needed
 
 
 @pytest.mark.parametrize('weight, branch, other', [(0, 'tgt', '_google_zh2enc'), (1, 'en', '_zh')])
@@ -589,7 +589,7 @@ def test_batches_tell_the_visual_item_for_a_loss_that_asks(tmp_path, tokenizer):
         assert batch.owner.dtype == torch.int64
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_no_rootpath_or_collection(tmp_path):

@@ -432,7 +432,7 @@ def test_one_process_fails_and_all_stop(world, tmp_path):
     np.save(path, features)
     done = start('train.py', *train_arguments((root, world[1]), tmp_path / 'run', 'cpu:2'))
     assert done.returncode == 2
-    message = f'NaN or infinite features: {"train%d" % order[4]};'
+    message = f'NaN or infinite features: train{order[4]};'
     assert done.stderr.count(message) == 1 and 'Traceback' not in done.stderr, done.stderr
 
 

@@ -72,7 +72,7 @@ def fail_while(step):
     return run
 
 
-# ------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_modes_are_those_of_any_new_file(tmp_path, mask):
     assert (tmp_path / 'folder').stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-# ----------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 def test_a_folder_is_replaced(tmp_path):
@@ -156,7 +156,7 @@ def test_leftovers_of_a_name_and_of_no_other(tmp_path):
     assert names(tmp_path) == sorted(others)
 
 
-# ------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------- locks
 
 
 def test_a_lock_that_another_process_holds(tmp_path, hold):

@@ -79,7 +79,7 @@ def test_a_message_longer_than_a_screen_loses_its_middle():
         )
 
 
-# ----------------------------------------------------------------------------------------------------- the run folder
+# ----------------------------------------------------------------------------------- the run folder
 
 LINE = '{"epoch": 1, "best_epoch": 1, "speed": {"train_seconds": 1, "val_seconds": 2.5}}\n'
 
@@ -130,7 +130,7 @@ def test_a_run_json_that_is_none_is_named(tmp_path, text):
         record_start(tmp_path, {}, {}, resumed_after=1)
 
 
-# ------------------------------------------------------------------------------------------------------------- arrays
+# ------------------------------------------------------------------------------------------- arrays
 
 
 def test_an_npz_that_would_fill_the_memory_is_refused_unread(tmp_path):
@@ -187,7 +187,7 @@ def test_an_npz_is_read(tmp_path):
     assert found['a'].tolist() == [[0, 1, 2], [3, 4, 5]] and found['b'].tolist() == ['x', 'yz']
 
 
-# ---------------------------------------------------------------------------------------------------------- elsewhere
+# ---------------------------------------------------------------------------------------- elsewhere
 
 
 @pytest.mark.parametrize('damage', ['[' * 100_000, '{"x": ' + '9' * 5000 + '}', '\xff', None])

@@ -95,7 +95,7 @@ def peak():
     )
 
 
-# ------------------------------------------------------------------------------------------------------- what is tried
+# ------------------------------------------------------------------------------------ what is tried
 
 ODD_BYTES = st.sampled_from(
     [
@@ -317,7 +317,7 @@ def as_json(tree):
         return b'[' * 2000
 
 
-# -------------------------------------------------------------------------------------------------------------- configs
+# ------------------------------------------------------------------------------------------ configs
 
 VATEX = CONFIGS / 'vatex.yaml'
 KEYS = (
@@ -370,7 +370,10 @@ def test_options():
 
 def test_config_files(tmp_path):
     valid = config_to_dict(load_config(VATEX))
-    short = b'base: below.yaml\nname: x\ndata:\n  collection: vatex\n  aliases: [a, "b"]\ntext: {heads: 4, hidden: 8}\n'
+    short = (
+        b'base: below.yaml\nname: x\ndata:\n  collection: vatex\n  aliases: [a, "b"]\ntext: {heads:'
+        b' 4, hidden: 8}\n'
+    )
     (tmp_path / 'below.yaml').write_text('train: {lr: 1e-3}\n')
     path = tmp_path / 'a.yaml'
 
@@ -405,7 +408,7 @@ def test_stored_configs():
     fuzz(changed_tree(valid, PLAIN | SHAPES), read, cost=2)
 
 
-# ----------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def test_captions_and_id_lists(tmp_path):
@@ -494,7 +497,7 @@ def test_tokenizer_folders(tmp_path):
     fuzz(changed_tree(valid, PLAIN).map(as_json), read_folder, cost=4)
 
 
-# ---------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 @pytest.fixture
@@ -565,7 +568,7 @@ def test_pickles_inside_checkpoints(tmp_path, ours):
     fuzz(changed_bytes(parts[pickle]), read_changed, cost=3)
 
 
-# ----------------------------------------------------------------------------------------------------------- run folders
+# -------------------------------------------------------------------------------------- run folders
 
 
 def test_logs(tmp_path):

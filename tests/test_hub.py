@@ -36,7 +36,7 @@ AUTO_MAP = {
 }
 
 
-# ------------------------------------------------------------------------------ code of its own
+# ---------------------------------------------------------------------------------- code of its own
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_an_attention_kernel_from_the_hub_is_code_too(stranger):
         )
 
 
-# ------------------------------------------------------------------------------ the local cache
+# ---------------------------------------------------------------------------------- the local cache
 
 
 class Hub:
@@ -227,7 +227,7 @@ def test_what_is_an_empty_tokenizer(tmp_path):
     assert not hub.is_empty_tokenizer(AutoConfig.for_model('bert'))
 
 
-# ------------------------------------------------------------------------------ limits of encoders
+# ------------------------------------------------------------------------------- limits of encoders
 
 
 @pytest.mark.parametrize('kind, positions', [('bert', 20), ('roberta', 18), ('distilbert', 20)])

@@ -27,7 +27,7 @@ def test_the_form_of_an_id():
     ]
 
 
-# ---------------------------------------------------------------------------------- text files
+# --------------------------------------------------------------------------------------- text files
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_ids_hold_no_white_space(tmp_path, space):
     assert 'ids.txt:2: white space in' in complaint(read_ids, tmp_path / 'ids.txt')
 
 
-# ---------------------------------------------------------------------- the nearest that is there
+# ------------------------------------------------------------------------ the nearest that is there
 
 
 @pytest.mark.parametrize(

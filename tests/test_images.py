@@ -34,7 +34,7 @@ def near(pixels, expected, atol=2):
     return all(torch.allclose(channel.double(), expected, atol=atol) for channel in pixels)
 
 
-# ------------------------------------------------------------------------------------ their modes
+# -------------------------------------------------------------------------------------- their modes
 
 
 def test_the_full_range_of_16_bits(tmp_path):
@@ -114,7 +114,7 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
     assert 'a.jpg: cannot be read as an image' in complaint(source(tmp_path, 'a').load, 'a')
 
 
-# --------------------------------------------------------------------------------- where they lie
+# ----------------------------------------------------------------------------------- where they lie
 
 
 @pytest.mark.parametrize(

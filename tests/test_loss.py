@@ -142,7 +142,7 @@ def test_the_option_masks_every_term_with_negatives_and_no_other(make_config):
     assert all(after[name] == before[name] for name in ('kd_sim', 'kd_feat', 'adversarial'))
 
 
-# ------------------------------------------------------------------------------------------------------------- InfoNCE
+# ------------------------------------------------------------------------------------------ InfoNCE
 
 
 def log_scale(temperature):
@@ -330,7 +330,7 @@ def test_discriminator_loss_and_its_accuracies():
     assert (real.grad < 0).all() and (fake.grad > 0).all()
 
 
-# ----------------------------------------------------------------------------------------------------- the weighted sum
+# --------------------------------------------------------------------------------- the weighted sum
 
 
 def encoded():

@@ -244,7 +244,7 @@ def _text_encoder(bert, **options):
     )
 
 
-# --------------------------------------------------------------------------------------------------- what trains
+# -------------------------------------------------------------------------------------- what trains
 
 VARIANTS = [
     ('frames', 'strong', 'visual.train_clip=false'),
@@ -510,7 +510,7 @@ def test_all_of_bert_is_trained_whatever_its_depth(make_model, make_batch, optio
     assert {id(p) for p in bert.parameters()} <= {id(p) for p in model.main_parameters()}
 
 
-# --------------------------------------------------------------------------------------------- the
+# ---------------------------------------------------------------------------------------------- the
 # learned temperature
 
 
@@ -633,7 +633,7 @@ def test_there_is_a_teacher_only_for_a_term_that_it_teaches(make_model, make_con
     )
 
 
-# --------------------------------------------------------------------------------------------------- discriminators
+# ----------------------------------------------------------------------------------- discriminators
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ from util import do_all
 from util.make_demo import write_frame_index
 from util.verify_parity import write_released_checkpoint
 
-WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus 狗 猫 人'.split()
+WORDS = (
+    'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus 狗 猫 人'
+).split()
 GOLDEN = REPOSITORY / 'tests' / 'data' / 'golden'
 DIM = 40  # width of the features that the golden models read
 SIZES = {'train': 6, 'val': 3, 'test': 3}
@@ -41,7 +43,7 @@ SMALL = [
 ]
 
 
-# ------------------------------------------------------------------------------------------ the
+# ---------------------------------------------------------------------------------------------- the
 # folders, as drawn there
 
 
@@ -215,7 +217,7 @@ def home(tmp_path_factory):
     return home
 
 
-# --------------------------------------------------------------------------------------------------------- the commands
+# ------------------------------------------------------------------------------------- the commands
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def contents(folder):
     }
 
 
-# ------------------------------------------------------------------------------------ files alone
+# -------------------------------------------------------------------------------------- files alone
 
 
 def older_run(folder, with_last=True):
@@ -136,7 +136,7 @@ def test_a_best_model_counts_only_with_its_epoch(tmp_path, monkeypatch):
         assert (tmp_path / BEST).read_text() == expected and not (tmp_path / NEXT_BEST).exists()
 
 
-# ------------------------------------------------------------------------------------ runs
+# --------------------------------------------------------------------------------------------- runs
 
 
 def hold(folder):
@@ -279,7 +279,7 @@ def test_a_full_disk_in_any_of_the_writes_is_one_line(words, tmp_path, monkeypat
             try:
                 raise OSError(28, 'No space left on device')
             except OSError:
-                raise RuntimeError('unexpected pos 64 vs 0')
+                raise RuntimeError('unexpected pos 64 vs 0')  # noqa: B904  (as torch does)
         real(content, file)
 
     with monkeypatch.context() as patch:
@@ -302,11 +302,13 @@ def test_a_full_disk_in_any_of_the_writes_is_one_line(words, tmp_path, monkeypat
 
 CUT = """
 import os, signal, sys, time, threading, train
-threading.Thread(target=lambda: (time.sleep(float(sys.argv[1])), os.kill(os.getpid(), signal.SIGKILL)), daemon=True)
 def killer(words=sys.argv[2:], after=float(sys.argv[1])):
     real, start = train.train, time.monotonic
+    def kill():
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGKILL)
     def begin(run):
-        threading.Thread(target=lambda: (time.sleep(after), os.kill(os.getpid(), signal.SIGKILL)), daemon=True).start()
+        threading.Thread(target=kill, daemon=True).start()
         real(run)
     train.train = begin
     return train.main(words)
@@ -319,7 +321,7 @@ def test_killed_and_resumed_again_and_again(words, tmp_path, capsys):
     it ends as it should."""
     random, kills = np.random.default_rng(0), int(os.environ.get('KILLS', 2))
     epochs, folder = 4 + kills, tmp_path / 'run'
-    for number in range(kills):
+    for _ in range(kills):
         more = ['--resume'] if (folder / 'config.yaml').exists() else []
         subprocess.run(
             [

@@ -140,13 +140,16 @@ def numbered_set(number, of):
         [4, 1, 3, 2, 5, 1, 2], lambda rows: (Tokens(rows, rows), Tokens(rows + 100, rows))
     )
     order = np.random.default_rng(0).permutation(18)
-    return SimpleNamespace(
-        split='val',
-        visuals=deal([2, 3], lambda rows: (rows.float(), None)),
-        captions=captions,
-        order={'tgt': order},
-        branches=('en', 'tgt'),
-    ), order
+    return (
+        SimpleNamespace(
+            split='val',
+            visuals=deal([2, 3], lambda rows: (rows.float(), None)),
+            captions=captions,
+            order={'tgt': order},
+            branches=('en', 'tgt'),
+        ),
+        order,
+    )
 
 
 def gathering_process(number, of, path):
@@ -182,7 +185,7 @@ def test_one_process_gathers_nothing():
     assert distributed.gather_batches([torch.ones(2, 3)], 'cpu').shape == (2, 3)
 
 
-# -------------------------------------------------------------------------------------------------------------- sorting
+# ------------------------------------------------------------------------------------------ sorting
 
 
 @pytest.mark.parametrize('pooling', ['mean', 'max', 'padded_mean'])

@@ -180,7 +180,7 @@ def test_of_one_value_there_is_no_deviation():
     assert summary([3.0]) == (3.0, None) and summary([1.0, None]) is None and summary([]) is None
 
 
-# -------------------------------------------------------------------------------------------------------- differences
+# -------------------------------------------------------------------------------------- differences
 
 
 def hits_of(ranks):
@@ -276,7 +276,7 @@ def test_other_confidence_other_interval(runs, capsys):
         assert sign * float(wide[key]) < sign * float(narrow[key])
 
 
-# ----------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def refused(capsys, *argv):
@@ -479,7 +479,7 @@ def test_options_that_do_not_go_together(tmp_path, options):
         main([str(tmp_path), *options])
 
 
-# ------------------------------------------------------------------------------------------------------------ formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 def test_markdown(runs, capsys):
@@ -579,7 +579,7 @@ def test_released_figures_belong_to_released_settings():
     assert sum_of('multi30k', 'visual.kind=pooled') is None
 
 
-# ------------------------------------------------------------------------------------------------------------- curves
+# ------------------------------------------------------------------------------------------- curves
 
 
 @pytest.fixture

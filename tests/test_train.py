@@ -44,7 +44,7 @@ def world(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------- one step; its figures:
+# --------------------------------------------------------------------------- one step; its figures:
 # tests/test_parity.py
 
 
@@ -183,7 +183,7 @@ def test_a_finite_step_is_the_optimizers_own(step):
     )
 
 
-# ------------------------------------------------------------------------------------------------------- the whole run
+# ------------------------------------------------------------------------------------ the whole run
 
 
 def test_the_test_finds_the_training_s_model_freed(world, tmp_path, monkeypatch):
@@ -647,7 +647,7 @@ def test_non_finite_loss_says_where(world, tmp_path, monkeypatch, capsys):
     assert 'epoch 1, step 1' in message and 'kd_sim=nan' in message and 'triplet_en=' in message
 
 
-# ------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def refused(argv, capsys):
@@ -739,7 +739,7 @@ def test_captions_beyond_berts_positions_are_refused_unless_they_are_cut(world, 
     assert main([*argv, 'text.positions=64']) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------- the console
+# -------------------------------------------------------------------------------------- the console
 
 
 def test_a_log_file_gets_a_line_an_epoch_and_no_pieces_of_bars(world, tmp_path, capfd):
@@ -767,7 +767,7 @@ def test_a_long_epoch_shows_plain_lines_in_a_log_file(capfd):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the log
+# ------------------------------------------------------------------------------------------ the log
 
 
 def test_log_drops_what_a_resumed_run_will_write_again(tmp_path):

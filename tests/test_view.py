@@ -160,7 +160,7 @@ def test_an_epoch_is_one_line_of_80_characters():
     assert len(usual) <= 80 and not summary_line(record(improved=False)).endswith('best')
 
 
-# ------------------------------------------------------------------------------------------------------- one result
+# --------------------------------------------------------------------------------------- one result
 
 
 def big_report(**changes):
@@ -247,7 +247,7 @@ def test_a_folder_for_embeddings_is_no_option(words, expected):
     assert args.overrides == [word for word in words[1:] if '=' in word]
 
 
-# --------------------------------------------------------------------------------------------------------- a whole run
+# -------------------------------------------------------------------------------------- a whole run
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,9 @@ from transformers import BertConfig, BertModel
 
 SIZES = {'train': 12, 'val': 6, 'test': 6}
 DIM = 10
-WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'.split()
+WORDS = (
+    'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'
+).split()
 
 
 def make_bert(folder):

@@ -113,7 +113,7 @@ class Job:
         return (DONE if done else UNFINISHED), ''
 
 
-# ------------------------------------------------------------------------------------------------------------- the grid
+# ----------------------------------------------------------------------------------------- the grid
 
 
 def ablation_files(names=None):
@@ -134,13 +134,13 @@ def ablation_files(names=None):
         path = Path(name) if name.endswith('.yaml') else known.get(name)
         if path is None or not path.is_file():
             raise ConfigError(
-                f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}), or the "
-                'path of a .yaml file'
+                f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}),"
+                ' or the path of a .yaml file'
             )
         if files.setdefault(path.stem, path) != path:
             raise ConfigError(
-                f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would share "
-                'their run folders: rename one'
+                f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would"
+                ' share their run folders: rename one'
             )
     return files
 
@@ -198,7 +198,8 @@ def without(overrides, keys, path):
         key = text.partition('=')[0]
         if any(name.startswith(f'{key}.') for name in keys):
             raise ConfigError(
-                f"option '{text}' sets a group of which {path} sets a part: give its keys one by one"
+                f"option '{text}' sets a group of which {path} sets a part: give its keys one"
+                ' by one'
             )
         kept += [text] if key not in keys else []
     return kept
@@ -219,9 +220,10 @@ def make_noisy_demos(rootpath, config, rates, report):
     options = options_there(rootpath, config.data.collection, config.data.lang)
     if not options:
         raise ValueError(
-            f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo '
-            f'--rootpath {rootpath} --collection {config.data.collection} --lang {config.data.lang}. For '
-            'other data python -m util.add_noise makes files, and prints the options to run with'
+            f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo'
+            f' --rootpath {rootpath} --collection {config.data.collection} --lang'
+            f' {config.data.lang}. For other data python -m util.add_noise makes files, and prints'
+            ' the options to run with'
         )
     for rate in rates:
         make_demo(
@@ -235,7 +237,7 @@ def make_noisy_demos(rootpath, config, rates, report):
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- the runs
+# ----------------------------------------------------------------------------------------- the runs
 
 
 @contextmanager
@@ -350,8 +352,8 @@ class Grid:
         if state == OTHER:
             self.refuse(
                 job,
-                f'{job.folder} holds a run of another config ({detail}): give the options of that one, '
-                'or name=NAME, or delete it',
+                f'{job.folder} holds a run of another config ({detail}): give the options of that'
+                ' one, or name=NAME, or delete it',
             )
             return
         try:
@@ -413,8 +415,10 @@ class Grid:
         self.report(
             '\n'.join(
                 [
-                    f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
-                    f'{job.output}',
+                    (
+                        f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
+                        f'{job.output}'
+                    ),
                     *(f'    {line}' for line in lines),
                     f'    {self.outlook()}',
                 ]
@@ -474,10 +478,13 @@ def result(job):
     from util.table_runs import read_runs
 
     (run,) = read_runs([job.folder])
-    return f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch {run.value("epoch", run.weight)})'
+    return (
+        f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch'
+        f' {run.value("epoch", run.weight)})'
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def numbers(kind):
@@ -515,8 +522,10 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(
         prog='python -m util.ablate',
         description=__doc__.splitlines()[0],
-        epilog='Options are keys of basic/config.py; name=NAME replaces the <config> in '
-        "the run folders' names, and what an ablation sets wins.",
+        epilog=(
+            'Options are keys of basic/config.py; name=NAME replaces the <config> in '
+            "the run folders' names, and what an ablation sets wins."
+        ),
     )
     parser.add_argument(
         '--config',
@@ -535,7 +544,10 @@ def parse_arguments(argv=None):
         '--only',
         type=lambda text: text.split(','),
         metavar='NAME,...',
-        help='names in configs/ablation/, or paths of .yaml files (default: all of configs/ablation/)',
+        help=(
+            'names in configs/ablation/, or paths of .yaml files (default: all of'
+            ' configs/ablation/)'
+        ),
     )
     parser.add_argument(
         '--seeds', type=numbers(int), default=[1, 2, 3], metavar='N,...', help='default: 1,2,3'
@@ -552,9 +564,10 @@ def parse_arguments(argv=None):
         dest='device',
         type=device_names,
         metavar='D',
-        help='cpu, or indices of '
-        'GPUs, such as 0,1: one run on each at a time (default: the first GPU, or the CPU where there '
-        'is none)',
+        help=(
+            'cpu, or indices of GPUs, such as 0,1: one run on each at a time (default: the first'
+            ' GPU, or the CPU where there is none)'
+        ),
     )
     parser.add_argument(
         '--noise',

@@ -182,7 +182,8 @@ def add_noise(
     target = path.with_name(with_suffix(path.name, suffix))
     if target.exists() and not overwrite:
         raise ConfigError(
-            f'{target} is there already: --overwrite replaces it, --output-suffix gives another name'
+            f'{target} is there already: --overwrite replaces it, --output-suffix gives another'
+            ' name'
         )
     file = read_captions(path)
     found = corrupt(file, rate=rate, kinds=list(kinds), seed=seed, share=share)
@@ -272,7 +273,8 @@ def main(argv=None):
     )
     if corrupted < round(args.rate * total):
         print(
-            f'{round(args.rate * total) - corrupted:,} fewer than asked for: no other caption can be changed'
+            f'{round(args.rate * total) - corrupted:,} fewer than asked for: no other caption can'
+            ' be changed'
         )
     print(f'written: {path}')
     option = shlex.quote(f'data.captions.train.tgt="{template}"')

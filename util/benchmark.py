@@ -102,7 +102,10 @@ def show(number):
 
 def row(stage, figure, value, floor, ratio, notes):
     widths = WIDTHS
-    cells = f'{stage:<{widths[0]}} {figure:<{widths[1]}} {value:>{widths[2]}} {floor:>{widths[3]}} {ratio:>{widths[4]}}'
+    cells = (
+        f'{stage:<{widths[0]}} {figure:<{widths[1]}} {value:>{widths[2]}} {floor:>{widths[3]}}'
+        f' {ratio:>{widths[4]}}'
+    )
     return f'{cells}  {notes}'.rstrip()
 
 
@@ -204,7 +207,8 @@ def benchmark(args, emit):
     devices, sizes = choose_devices(args.device), sizes_of(args.collection, args.sizes)
     if len(devices) > 1:
         raise ValueError(
-            f"--device {args.device}: the benchmark measures one device; give cpu or one GPU's index"
+            f"--device {args.device}: the benchmark measures one device; give cpu or one GPU's"
+            ' index'
         )
     device = distributed.start(devices)  # which also makes it the current one
     stages = args.stages or DEFAULT_STAGES[args.sizes]
@@ -307,9 +311,10 @@ def parse_arguments(argv=None):
         '--sizes',
         default='small',
         choices=list(DEFAULT_STAGES),
-        help='small (default): a minute or '
-        "two on two CPU cores; paper: the collection's own; million: 1,000,000 captions and 100,000 "
-        'visual items',
+        help=(
+            "small (default): a minute or two on two CPU cores; paper: the collection's own;"
+            ' million: 1,000,000 captions and 100,000 visual items'
+        ),
     )
     parser.add_argument(
         '--stages',
@@ -350,8 +355,10 @@ def parse_arguments(argv=None):
         nargs='?',
         const='',
         metavar='FILE',
-        help='print the operators that take most of '
-        'a training step; with FILE also write a trace for chrome://tracing',
+        help=(
+            'print the operators that take most of '
+            'a training step; with FILE also write a trace for chrome://tracing'
+        ),
     )
     parser.add_argument(
         'overrides', nargs='*', metavar='key=value', help='options over the config file'

@@ -162,8 +162,8 @@ def make_data(folder, collection, sizes, *, seed=1, report=print):
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"{folder} is in the way: it does not hold this benchmark's data of these options; give "
-            'another --folder, or delete it'
+            f"{folder} is in the way: it does not hold this benchmark's data of these options; give"
+            ' another --folder, or delete it'
         )
     check_disk(folder, sizes, report)
     (folder / 'bert').mkdir(parents=True)

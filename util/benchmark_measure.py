@@ -24,12 +24,12 @@ STEADY = 0.05  # seconds for which something short is repeated, so that one paus
 # where a product's matrices stand
 OPERANDS = {'mm': (0, 1), 'addmm': (1, 2), 'bmm': (0, 1), 'baddbmm': (1, 2)}
 # torch counts the operations of a GPU's fused attention, but not of a CPU's.
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
-        sdpa_flop_count(query, key, value)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(gradient, query, key, value)
+    _forward: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    _backward: lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(
+        gradient, query, key, value
     ),
 }
 

@@ -159,15 +159,19 @@ def score_from_disk(bench):
         's',
         floor=floor,
         floor_is=PRODUCTS,
-        note=f'extrapolated from one of {share:,} blocks of captions; reading the disk not included',
+        note=(
+            f'extrapolated from one of {share:,} blocks of captions; reading the disk not included'
+        ),
     )
     bench.add(
         'score',
         'peak memory',
         highest,
         'GiB',
-        note=f'of {queries * gallery * 4 / GIB:,.0f} GiB of scores a '
-        f'branch, and {sum(array.nbytes for array in arrays) / GIB:.1f} GiB of embeddings on disk',
+        note=(
+            f'of {queries * gallery * 4 / GIB:,.0f} GiB of scores a branch, and'
+            f' {sum(array.nbytes for array in arrays) / GIB:.1f} GiB of embeddings on disk'
+        ),
     )
 
 

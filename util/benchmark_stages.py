@@ -143,7 +143,7 @@ def bytes_of(thing):
     return sum(map(bytes_of, thing)) if isinstance(thing, tuple) else 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def tokenise(bench):
@@ -253,7 +253,7 @@ def sample_by_sample(bench, workers):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 def first_batches(bench):
@@ -314,9 +314,10 @@ def step(bench):
         'GFLOP/s',
         floor=most / 1e9,
         floor_is='a large matrix product',
-        note='model FLOP utilisation '
-        f'{100 * flops / took / most:.1f} per cent; {flops / 1e9:,.0f} GFLOP a step, counted by '
-        'FlopCounterMode',
+        note=(
+            f'model FLOP utilisation {100 * flops / took / most:.1f} per cent; {flops / 1e9:,.0f}'
+            ' GFLOP a step, counted by FlopCounterMode'
+        ),
     )
 
     phases = Phases(clock)
@@ -463,7 +464,7 @@ def end_to_end(bench):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- scoring
+# ------------------------------------------------------------------------------------------ scoring
 
 
 def encode_split(bench):

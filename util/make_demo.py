@@ -177,8 +177,8 @@ def read_manifest(folder):
         return {'unfinished': [], **read_json(path, FORM)}
     if folder.exists():
         raise ValueError(
-            f'{folder} is in the way: it has no {MANIFEST}, so the demo did not make it and leaves it as '
-            'it is. Give another --rootpath, or move it'
+            f'{folder} is in the way: it has no {MANIFEST}, so the demo did not make it and leaves'
+            ' it as it is. Give another --rootpath, or move it'
         )
     return None
 
@@ -240,8 +240,8 @@ def recover(folder, wanted, report):
         if _holds_something(runs):
             if _holds_something(folder / 'runs'):
                 report(
-                    f'{runs} holds runs that an interrupted make_demo left there; {folder / "runs"} has others. '
-                    f'Move those that you want, then delete {left}'
+                    f'{runs} holds runs that an interrupted make_demo left there; {folder / "runs"}'
+                    f' has others. Move those that you want, then delete {left}'
                 )
                 continue
             _adopt(folder, wanted)
@@ -309,7 +309,7 @@ def _say_waiting(root, report, holder):
     report(f'waiting for {holder}, which makes a corpus in {root}')
 
 
-# ------------------------------------------------------------------------------------------------------------ progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 def bar(items, what, unit, total=None):
@@ -317,7 +317,7 @@ def bar(items, what, unit, total=None):
     return tqdm(items, desc=what, unit=f' {unit}', total=total, leave=False, disable=None)
 
 
-# -------------------------------------------------------------------------------------------------------- visual items
+# ------------------------------------------------------------------------------------- visual items
 
 
 def sample_items(collection, seed, sizes):
@@ -429,7 +429,7 @@ def write_images(folder, collection, seed, splits):
             np.save(path, bank(np.stack(small)))
 
 
-# ------------------------------------------------------------------------------------------------------------ captions
+# ----------------------------------------------------------------------------------------- captions
 
 
 def write_captions(root, folder, collection, lang, *, seed, noise, splits):
@@ -511,7 +511,7 @@ def caption(scene, split, lang, original, machine, noise):
     }
 
 
-# ------------------------------------------------------------------------------------------- the
+# ---------------------------------------------------------------------------------------------- the
 # text encoder's folder
 
 
@@ -566,7 +566,7 @@ def build_vocabulary():
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def options_there(root, collection, lang):

@@ -142,7 +142,7 @@ def _released_rows(groups, metrics):
     return list(rows.values())
 
 
-# -------------------------------------------------------------------------------------------------------- the formats
+# -------------------------------------------------------------------------------------- the formats
 
 
 def columns(rows, metrics, groups=GROUPS):
@@ -208,11 +208,13 @@ def markdown(rows, metrics, notes):
                 str(row.seeds),
                 row.weights,
                 *(
-                    NOTHING
-                    if part is None
-                    else part[0]
-                    + (f' ± {part[1]}' if part[1] else '')
-                    + (f' {part[2]}' if part[2] else '')
+                    (
+                        NOTHING
+                        if part is None
+                        else part[0]
+                        + (f' ± {part[1]}' if part[1] else '')
+                        + (f' {part[2]}' if part[2] else '')
+                    )
                     for part in cells
                 ),
             ]
@@ -269,9 +271,11 @@ def latex(rows, metrics, notes):
                 'seeds',
                 '$w$',
                 *(
-                    label(metric, r'$\Delta$ SumR').rpartition(' ')[2]
-                    if '/' in metric
-                    else label(metric, r'$\Delta$ SumR')
+                    (
+                        label(metric, r'$\Delta$ SumR').rpartition(' ')[2]
+                        if '/' in metric
+                        else label(metric, r'$\Delta$ SumR')
+                    )
                     for _, metric in shown
                 ),
             ]
@@ -353,11 +357,13 @@ def as_text(rows, metrics, notes, groups=GROUPS):
                 [
                     f'{head} {name}'.strip(),
                     *(
-                        NOTHING
-                        if part is None
-                        else part[0]
-                        + (f'±{part[1]}' if part[1] else '')
-                        + (f' {part[2]}' if part[2] else '')
+                        (
+                            NOTHING
+                            if part is None
+                            else part[0]
+                            + (f'±{part[1]}' if part[1] else '')
+                            + (f' {part[2]}' if part[2] else '')
+                        )
                         for part in cells
                     ),
                 ]
@@ -408,8 +414,8 @@ def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
         'chosen': 'the one that scored best on the validation split',
     }[weight]
     notes = [
-        'Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP in per cent. '
-        f'w: share of the English branch in the score, {which}'
+        'Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP'
+        f' in per cent. w: share of the English branch in the score, {which}'
         + ('; w = 0: no translation at test time.' if ZERO in groups else '.')
     ]
     if any('(preset)' in row.weights for row in rows):
@@ -418,8 +424,10 @@ def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
         )
     if any(row.differences for row in rows):
         notes.append(
-            f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired percentile '
-            f"bootstrap over the test's visual items and their captions ({resamples:,} resamples); *: it "
+            f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired'
+            ' percentile '
+            f"bootstrap over the test's visual items and their captions ({resamples:,} resamples);"
+            ' *: it '
             'leaves out 0. It does not cover the chance of training, which the deviations show.'
         )
     if any(row.name.startswith('released') for row in rows):
@@ -427,7 +435,7 @@ def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
     return notes
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def parse_arguments(argv=None):
@@ -449,9 +457,11 @@ def parse_arguments(argv=None):
     parser.add_argument(
         '--metric',
         metavar='NAME,...',
-        help=f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
-        'the model; minutes: of training and validation); default: all but the last two, '
-        'on a terminal the recalls and SumR, for a curve SumR',
+        help=(
+            f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
+            'the model; minutes: of training and validation); default: all but the last two, '
+            'on a terminal the recalls and SumR, for a curve SumR'
+        ),
     )
     parser.add_argument(
         '--all-columns',
@@ -462,8 +472,9 @@ def parse_arguments(argv=None):
         '--weight',
         choices=('val', 'chosen'),
         default='val',
-        help='whose figures: the w that '
-        'validation uses (default), or the one that scored best there',
+        help=(
+            'whose figures: the w that validation uses (default), or the one that scored best there'
+        ),
     )
     parser.add_argument(
         '--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)'
@@ -474,8 +485,10 @@ def parse_arguments(argv=None):
     parser.add_argument(
         '--curve',
         metavar='FILE.png',
-        help='plot a figure against data.noise, a line a config name, '
-        'and write the numbers to FILE.csv',
+        help=(
+            'plot a figure against data.noise, a line a config name, '
+            'and write the numbers to FILE.csv'
+        ),
     )
     args = parser.parse_args(argv)
     if args.curve and (args.base or args.output):

@@ -198,8 +198,9 @@ def _read_run(folder, weight):
         ) from None
     if report.get('altered'):
         raise ValueError(
-            f'{folder / METRICS["test"]} is not of the run as it was trained '
-            f'({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint {folder}'
+            f'{folder / METRICS["test"]} is not of the run as it was trained'
+            f' ({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint'
+            f' {folder}'
         )
     return run
 
@@ -281,8 +282,8 @@ def refuse_differences(name, runs, allowed):
             raise ValueError(
                 f"runs named '{name}' differ in more than the seed: "
                 + '; '.join(f'{key}: {a!r} and {b!r}' for key, (a, b) in different.items())
-                + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one away, or '
-                'train it with a name of its own, name=NAME'
+                + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one'
+                ' away, or train it with a name of its own, name=NAME'
             )
 
 

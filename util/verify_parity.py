@@ -279,7 +279,8 @@ def check_first_step(file, spec, golden, run, batch):
     unknown = set(spec['terms']) - set(LOSS_TERMS)
     if unknown:
         raise ValueError(
-            f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known: {", ".join(LOSS_TERMS)}'
+            f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known:'
+            f' {", ".join(LOSS_TERMS)}'
         )
     terms = [run.criterion.terms[name](encoded, fake_logits) for name in spec['terms']]
     parts = [getattr(model, part) for part in RELEASED_PARTS[:4]]
@@ -451,7 +452,8 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
         rows += check_metrics(path)
     if not rows:
         raise ValueError(
-            f'{folder} holds no golden figures: expected *.json with *.npz, metrics*.npz, tokens.json'
+            f'{folder} holds no golden figures: expected *.json with *.npz, metrics*.npz,'
+            ' tokens.json'
         )
     if device.type == 'cuda':
         rows = [

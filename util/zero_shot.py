@@ -203,9 +203,7 @@ def encode(encoder, eval_set):
     )
 
 
-def zero_shot(
-    config, rootpath, *, split='test', device=torch.device('cpu'), batch_size=64, validate=True
-):
+def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, validate=True):
     """Test the model that the config names.
 
     Args:
@@ -219,8 +217,8 @@ def zero_shot(
     Raises:
         ValueError: (ConfigError, DataError) something that the user can put right.
     """
+    device, tree = torch.device(device), config_to_dict(config)
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
-    tree = config_to_dict(config)
     refuse_another(folder, tree)
     tell(f'reading {config.visual.clip}')
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
@@ -273,8 +271,8 @@ def refuse_another(folder, tree):
     changes = config_changes(config_to_dict(read_config(folder)), tree, MAY_DIFFER)
     if changes:
         raise ConfigError(
-            f'{folder} holds the result of another model, or of other options ({"; ".join(changes)}): '
-            'name=NAME keeps this one apart'
+            f'{folder} holds the result of another model, or of other options'
+            f' ({"; ".join(changes)}): name=NAME keeps this one apart'
         )
 
 
