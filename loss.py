@@ -1,17 +1,19 @@
 """The loss: one function a term, the map of terms, and their weighted sum.
 
-N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised, row i of each
-belonging to pair i; similarity is their dot product.
+N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised,
+row i of each belonging to pair i; similarity is their dot product.
 
     L = triplet(en, v) + tri_alpha * triplet(tgt, v) + dtl_beta * KD_sim(cross -> tgt | v)
         + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
 
-With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their names.
+With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their
+names.
 
 As released, captions of one visual item are each other's negatives. `loss.mask_same_visual` takes
-these pairs out of the triplet and InfoNCE terms, triplet(en, back) included. The distillation has no
-negatives: its teacher gives such a pair the probability that it finds.
+these pairs out of the triplet and InfoNCE terms, triplet(en, back) included. The distillation has
+no negatives: its teacher gives such a pair the probability that it finds.
 """
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ def triplet(x, y, *, margin, hardest=True, same=None):
     Returns:
         Scalar, sum over the batch.
     """
-    scores = x @ y.T                                           # (N, N)
+    scores = x @ y.T  # (N, N)
     matched = scores.diagonal()
     if same is None:
         same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -41,15 +43,17 @@ def triplet(x, y, *, margin, hardest=True, same=None):
 
 
 def infonce(x, y, *, log_scale, same=None):
-    """Symmetric InfoNCE with in-batch negatives and a learned temperature, in units of cosine, summed over the batch.
+    """Symmetric InfoNCE with in-batch negatives and a learned temperature, in units of cosine,
+    summed over the batch.
 
-    The cross-entropy of each row's (and each column's) softmax over scale * x @ y.T, scale = exp(log_scale) =
-    1 / temperature, as CLIP has it (Radford et al. 2021, arXiv 2103.00020), but times the temperature and summed over
-    batch and directions, as the triplet loss is, where CLIP takes the mean. So the gradient on a cosine is at most 1
-    a pair and direction, as the triplet's, and the weights of the other terms keep their meaning; for a temperature
-    near 0 it is the hardest-negative triplet loss of margin 0. For unrelated embeddings of 128 pairs it is
-    2 * 128 * 0.07 * ln 128 = 87 at the start, the triplet loss of margin 0.2 at least 51. That factor has no gradient
-    itself, else the loss would fall by raising the scale alone.
+    The cross-entropy of each row's (and each column's) softmax over scale * x @ y.T, scale =
+    exp(log_scale) = 1 / temperature, as CLIP has it (Radford et al. 2021, arXiv 2103.00020), but
+    times the temperature and summed over batch and directions, as the triplet loss is, where CLIP
+    takes the mean. So the gradient on a cosine is at most 1 a pair and direction, as the triplet's,
+    and the weights of the other terms keep their meaning; for a temperature near 0 it is the
+    hardest-negative triplet loss of margin 0. For unrelated embeddings of 128 pairs it is 2 * 128 *
+    0.07 * ln 128 = 87 at the start, the triplet loss of margin 0.2 at least 51. That factor has no
+    gradient itself, else the loss would fall by raising the scale alone.
 
     Args:
         x, y: (N, E); row i of x matches row i of y and no other.
@@ -60,21 +64,25 @@ def infonce(x, y, *, log_scale, same=None):
         Scalar, sum over the batch.
     """
     scale = log_scale.exp()
-    logits = scale * (x @ y.T)                                 # (N, N)
+    logits = scale * (x @ y.T)  # (N, N)
     if same is not None:
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same & ~itself, float('-inf'))
     target = torch.arange(len(logits), device=logits.device)
-    both = F.cross_entropy(logits, target, reduction='sum') + F.cross_entropy(logits.T, target, reduction='sum')
+    both = F.cross_entropy(logits, target, reduction='sum') + F.cross_entropy(
+        logits.T, target, reduction='sum'
+    )
     return both / scale.detach()
 
 
 def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=False):
-    """KD_sim: the cross branch's distribution over the batch teaches the translation's, in both directions.
+    """KD_sim: the cross branch's distribution over the batch teaches the translation's, in both
+    directions.
 
-    Soft cross-entropy -sum(teacher * log student), mean over the batch, mean of the two directions. The cross
-    embedding is detached. As released the visual one is not, so the teacher's own distribution moves the visual side
-    too; with `detach_visual` the gradient is that of the KL divergence.
+    Soft cross-entropy -sum(teacher * log student), mean over the batch, mean of the two directions.
+    The cross embedding is detached. As released the visual one is not, so the teacher's own
+    distribution moves the visual side too; with `detach_visual` the gradient is that of the KL
+    divergence.
 
     Args:
         cross, tgt, visual: (N, E).
@@ -82,8 +90,9 @@ def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=Fa
     Returns:
         Scalar.
     """
-    teacher = cross.detach() @ (visual.detach() if detach_visual else visual).T / temperature  # (N, N)
-    student = tgt @ visual.T / temperature                                                     # (N, N)
+    # (N, N)
+    teacher = cross.detach() @ (visual.detach() if detach_visual else visual).T / temperature
+    student = tgt @ visual.T / temperature  # (N, N)
     text_to_visual = -(teacher.softmax(dim=1) * student.log_softmax(dim=1)).sum(dim=1).mean()
     visual_to_text = -(teacher.softmax(dim=0) * student.log_softmax(dim=0)).sum(dim=0).mean()
     return (text_to_visual + visual_to_text) / 2
@@ -92,30 +101,37 @@ def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=Fa
 def feature_distillation(cross, tgt, *, beta, detach_cross=False):
     """KD_feat: smooth L1 between the cross and the translation embedding, mean over all elements.
 
-    As released the cross embedding is not detached. Args: cross, tgt (N, E); beta: where L2 turns into L1.
+    As released the cross embedding is not detached. Args: cross, tgt (N, E); beta: where L2 turns
+    into L1.
     """
     return F.smooth_l1_loss(tgt, cross.detach() if detach_cross else cross, beta=beta)
 
 
 def adversarial(fake_logits):
-    """L_adv: the encoder wants the discriminator to call its translations real. fake_logits: (N, 2)."""
+    """L_adv: the encoder wants the discriminator to call its translations real. fake_logits: (N,
+    2)."""
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
 def discriminator_loss(real_logits, fake_logits):
-    """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)), both logits with the same label.
+    """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)), both logits with the
+    same label.
 
     Args:
         real_logits, fake_logits: (N, 2), of the English and of the translated tokens.
     Returns:
-        (scalar loss, dict of detached scalars: real_loss, fake_loss, and real_acc, fake_acc, the shares of D(en) with
+        (scalar loss, dict of detached scalars: real_loss, fake_loss, and real_acc, fake_acc, the
+            shares of D(en) with
         argmax 1 and of D(tgt) with argmax 0).
     """
     real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
     fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
-    report = {'real_loss': real.detach(), 'fake_loss': fake.detach(),
-              'real_acc': (real_logits.argmax(dim=1) == 1).float().mean(),
-              'fake_acc': (fake_logits.argmax(dim=1) == 0).float().mean()}
+    report = {
+        'real_loss': real.detach(),
+        'fake_loss': fake.detach(),
+        'real_acc': (real_logits.argmax(dim=1) == 1).float().mean(),
+        'fake_acc': (fake_logits.argmax(dim=1) == 0).float().mean(),
+    }
     return 0.5 * (real + fake), report
 
 
@@ -124,13 +140,24 @@ class NRCCRLoss(nn.Module):
 
     Args:
         weights: dict of term -> weight; a term of weight 0 is not computed.
-        contrastive: `triplet` or `infonce`, what the terms triplet_en and triplet_tgt are. triplet_back compares text
-            with text and stays a triplet loss.
+        contrastive: `triplet` or `infonce`, what the terms triplet_en and triplet_tgt are.
+            triplet_back compares text with text and stays a triplet loss.
         the rest: as `basic.config.Loss` documents.
     """
 
-    def __init__(self, *, weights, margin, hardest, temperature, smooth_l1_beta, detach_teacher_visual,
-                 detach_cross_feature, contrastive='triplet', mask_same_visual=False):
+    def __init__(
+        self,
+        *,
+        weights,
+        margin,
+        hardest,
+        temperature,
+        smooth_l1_beta,
+        detach_teacher_visual,
+        detach_cross_feature,
+        contrastive='triplet',
+        mask_same_visual=False,
+    ):
         super().__init__()
         self.mask_same_visual = mask_same_visual
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
@@ -143,12 +170,19 @@ class NRCCRLoss(nn.Module):
         self.terms = {
             'triplet_en': lambda e, _, same=None: to_visual(e.en, e, same),
             'triplet_tgt': lambda e, _, same=None: to_visual(e.tgt, e, same),
-            'kd_sim': lambda e, *_: similarity_distillation(e.cross, e.tgt, e.visual, temperature=temperature,
-                                                            detach_visual=detach_teacher_visual),
-            'kd_feat': lambda e, *_: feature_distillation(e.cross, e.tgt, beta=smooth_l1_beta,
-                                                          detach_cross=detach_cross_feature),
-            'triplet_back': lambda e, _, same=None: triplet(e.en, e.back, margin=margin,
-                                                            hardest=hardest, same=same),
+            'kd_sim': lambda e, *_: similarity_distillation(
+                e.cross,
+                e.tgt,
+                e.visual,
+                temperature=temperature,
+                detach_visual=detach_teacher_visual,
+            ),
+            'kd_feat': lambda e, *_: feature_distillation(
+                e.cross, e.tgt, beta=smooth_l1_beta, detach_cross=detach_cross_feature
+            ),
+            'triplet_back': lambda e, _, same=None: triplet(
+                e.en, e.back, margin=margin, hardest=hardest, same=same
+            ),
             'adversarial': lambda _, fake_logits, same=None: adversarial(fake_logits),
         }
 
@@ -157,12 +191,13 @@ class NRCCRLoss(nn.Module):
 
         Args:
             encoded: `model.Encoded` of the batch.
-            fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph to the encoder.
+            fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph
+                to the encoder.
             owner: (N,), the visual item of each pair, as a number; for `mask_same_visual` alone.
         Returns:
             dict of term -> scalar, for the terms of weight above 0.
         """
-        same = owner[:, None] == owner[None, :] if self.mask_same_visual else None         # (N, N)
+        same = owner[:, None] == owner[None, :] if self.mask_same_visual else None  # (N, N)
         return {term: self.terms[term](encoded, fake_logits, same) for term in self.weights}
 
     def total(self, terms):
@@ -173,8 +208,14 @@ class NRCCRLoss(nn.Module):
 def build_loss(config):
     """The criterion of a `basic.config.Config`."""
     options = config.loss
-    return NRCCRLoss(weights=dict(options.weights), margin=options.margin, hardest=options.hardest,
-                     temperature=options.temperature, smooth_l1_beta=options.smooth_l1_beta,
-                     detach_teacher_visual=options.detach_teacher_visual,
-                     detach_cross_feature=options.detach_cross_feature, contrastive=options.contrastive,
-                     mask_same_visual=options.mask_same_visual)
+    return NRCCRLoss(
+        weights=dict(options.weights),
+        margin=options.margin,
+        hardest=options.hardest,
+        temperature=options.temperature,
+        smooth_l1_beta=options.smooth_l1_beta,
+        detach_teacher_visual=options.detach_teacher_visual,
+        detach_cross_feature=options.detach_cross_feature,
+        contrastive=options.contrastive,
+        mask_same_visual=options.mask_same_visual,
+    )

@@ -1,9 +1,12 @@
-"""NRCCR's model: visual encoders, text encoder with its cross branch, projections; its teacher by momentum.
+"""NRCCR's model: visual encoders, text encoder with its cross branch, projections; its teacher by
+momentum.
 
-N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, W and H widths out of the visual and the text
-encoder, E common space. With several processes a batch here is a process's share, n of N pairs.
-Masks are (N, L) or (N, F), 1 on real positions. Modules take explicit arguments; only `build_model` sees the config.
+N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, W and H widths out of the
+visual and the text encoder, E common space. With several processes a batch here is a process's
+share, n of N pairs. Masks are (N, L) or (N, F), 1 on real positions. Modules take explicit
+arguments; only `build_model` sees the config.
 """
+
 import math
 from copy import deepcopy
 from typing import NamedTuple
@@ -19,8 +22,15 @@ from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscr
 from basic.distributed import GlobalBatchNorm1d, gather, shared
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import (bert_layers, bert_mask, bert_positions, build_bert, build_clip,
-                              checkpoint_layers, plain)
+from basic.pretrained import (
+    bert_layers,
+    bert_mask,
+    bert_positions,
+    build_bert,
+    build_clip,
+    checkpoint_layers,
+    plain,
+)
 from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length
@@ -28,10 +38,12 @@ FIRST_TEMPERATURE, LARGEST_SCALE = 0.07, 100  # of InfoNCE, as in CLIP: the scal
 
 
 class Pooled(NamedTuple):
-    """What the encoders make of a batch: (n, W) visual, (n, H) a branch; BERT's tokens (n, L, D) for the discriminator.
+    """What the encoders make of a batch: (n, W) visual, (n, H) a branch; BERT's tokens (n, L, D)
+    for the discriminator.
 
     `tgt`, `cross` and `back` are None where no loss term needs them.
     """
+
     visual: torch.Tensor
     en: torch.Tensor
     tgt: torch.Tensor | None
@@ -42,10 +54,12 @@ class Pooled(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A training batch in the common space: (N, E) each, L2-normalised, of all processes together; tokens as above.
+    """A training batch in the common space: (N, E) each, L2-normalised, of all processes together;
+    tokens as above.
 
     `log_scale` is InfoNCE's learned log(1 / temperature), None without it.
     """
+
     visual: torch.Tensor
     en: torch.Tensor
     tgt: torch.Tensor | None
@@ -59,18 +73,36 @@ class Encoded(NamedTuple):
 class VideoEncoder(nn.Module):
     """Frame features -> one vector a video (METHOD: visual encoders, video)."""
 
-    def __init__(self, *, dim, hidden, heads, qk_width, score_scale, positions, dropout, pooling, attention='auto'):
+    def __init__(
+        self,
+        *,
+        dim,
+        hidden,
+        heads,
+        qk_width,
+        score_scale,
+        positions,
+        dropout,
+        pooling,
+        attention='auto',
+    ):
         super().__init__()
         self.input = InputProjection(dim=dim, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
-        self.block = AttentionBlock(hidden=hidden, heads=heads, qk_width=qk_width, score_scale=score_scale,
-                                    dropout=dropout, attention=attention)
+        self.block = AttentionBlock(
+            hidden=hidden,
+            heads=heads,
+            qk_width=qk_width,
+            score_scale=score_scale,
+            dropout=dropout,
+            attention=attention,
+        )
         self.pooling = pooling
         self.width = hidden
 
     def forward(self, frames, mask):
         """frames (N, F, D), mask (N, F) -> (N, H)."""
-        x = self.positions(self.input(frames))                 # (N, F, H)
+        x = self.positions(self.input(frames))  # (N, F, H)
         return pool(self.block(x, mask), mask, self.pooling)
 
 
@@ -87,7 +119,8 @@ class FeatureEncoder(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Images through CLIP's image tower, then a linear layer: pixels (N, 3, S, S) or embeddings (N, P) -> (N, H).
+    """Images through CLIP's image tower, then a linear layer: pixels (N, 3, S, S) or embeddings (N,
+    P) -> (N, H).
 
     Args:
         clip: transformers' CLIPVisionModelWithProjection.
@@ -105,7 +138,8 @@ class ClipEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def embed(self, pixels):
-        """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P), not normalised."""
+        """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P), not
+        normalised."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         with torch.set_grad_enabled(self.train_clip and torch.is_grad_enabled()):
@@ -119,40 +153,66 @@ class TextEncoder(nn.Module):
     """BERT, then linear, positions and one attention block that every branch shares.
 
     Args:
-        bert: a BERT-like transformers model; `trained_layers` of it are trained (counted from 0), its embeddings if
-            `train_embeddings`, the rest is frozen. With `train_all` all of it is trained.
-        padding_matters: whether what BERT puts out at padded positions is used, by `pooling` or by a discriminator.
-            Where it is not, captions are sorted by length for BERT, and little is computed at padding.
+        bert: a BERT-like transformers model; `trained_layers` of it are trained (counted from 0),
+            its embeddings if `train_embeddings`, the rest is frozen. With `train_all` all of it is
+            trained.
+        padding_matters: whether what BERT puts out at padded positions is used, by `pooling` or by
+            a discriminator. Where it is not, captions are sorted by length for BERT, and little is
+            computed at padding.
         the rest: as `basic.config.Text` and `basic.layers.AttentionBlock` document.
     Raises:
         ValueError: a layer number that the model does not have.
     """
 
-    def __init__(self, *, bert, trained_layers, train_embeddings, hidden, heads, qk_width, score_scale, positions,
-                 dropout, pooling, attention='auto', padding_matters=True, train_all=False):
+    def __init__(
+        self,
+        *,
+        bert,
+        trained_layers,
+        train_embeddings,
+        hidden,
+        heads,
+        qk_width,
+        score_scale,
+        positions,
+        dropout,
+        pooling,
+        attention='auto',
+        padding_matters=True,
+        train_all=False,
+    ):
         super().__init__()
         self.bert = bert.requires_grad_(train_all)
         layers = bert_layers(bert)
         for number in [] if train_all else trained_layers:
             if number >= len(layers):
-                raise ValueError(f"key 'text.trained_layers' names layer {number}, but this BERT has {len(layers)} "
-                                 f'(0 to {len(layers) - 1})')
+                raise ValueError(
+                    f"key 'text.trained_layers' names layer {number}, but this BERT has"
+                    f' {len(layers)} (0 to {len(layers) - 1})'
+                )
             layers[number].requires_grad_(True)
         if train_embeddings:
             bert.get_submodule('embeddings').requires_grad_(True)
         self.input = InputProjection(dim=bert.config.hidden_size, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
-        self.block = AttentionBlock(hidden=hidden, heads=heads, qk_width=qk_width, score_scale=score_scale,
-                                    dropout=dropout, attention=attention)
+        self.block = AttentionBlock(
+            hidden=hidden,
+            heads=heads,
+            qk_width=qk_width,
+            score_scale=score_scale,
+            dropout=dropout,
+            attention=attention,
+        )
         self.pooling, self.padding_matters = pooling, padding_matters
         self.longest = bert_positions(bert)
 
     def tokens(self, branches, together=None):
         """BERT's token outputs of several branches, in one pass or in one a branch.
 
-        Padding is masked as a key in BERT, so a branch's output at its own positions does not depend on how far the
-        pass is padded: each branch is cut back to its own length. A GPU gains from fewer, larger products; a CPU is
-        bound by arithmetic, and would pay for padding every branch to the longest one.
+        Padding is masked as a key in BERT, so a branch's output at its own positions does not
+        depend on how far the pass is padded: each branch is cut back to its own length. A GPU gains
+        from fewer, larger products; a CPU is bound by arithmetic, and would pay for padding every
+        branch to the longest one.
 
         Args:
             branches: list of (ids (n, L_i) int64, mask (n, L_i)).
@@ -164,29 +224,38 @@ class TextEncoder(nn.Module):
         """
         longest = max(ids.shape[1] for ids, _ in branches)
         if longest > self.longest:
-            raise ValueError(f'a caption of {longest} tokens, but this BERT has only {self.longest} positions: set '
-                             f'text.positions={self.longest} or less, then longer captions are cut')
+            raise ValueError(
+                f'a caption of {longest} tokens, but this BERT has only {self.longest} positions:'
+                f' set text.positions={self.longest} or less, then longer captions are cut'
+            )
         if together is None:
             together = len(branches) > 1 and branches[0][0].device.type != 'cpu'
         if self.padding_matters and not together:
             return [self._bert(ids, mask.to(ids.dtype)) for ids, mask in branches]
-        padded = [F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1])) for ids, mask in branches]
-        ids, mask = torch.cat(padded, dim=1)                   # (branches * n, longest) each
+        padded = [
+            F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1]))
+            for ids, mask in branches
+        ]
+        ids, mask = torch.cat(padded, dim=1)  # (branches * n, longest) each
         output = self._bert(ids, mask) if self.padding_matters else self._bert_by_length(ids, mask)
         parts = output.split([len(ids) for ids, _ in branches])
-        return [part[:, :ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
+        return [part[:, : ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
 
     def _bert(self, ids, mask):
         return self.bert(input_ids=ids, attention_mask=bert_mask(self.bert, mask)).last_hidden_state
 
     def _bert_by_length(self, ids, mask):
-        """(K, L) int64 each -> (K, L, D), zeros at padding: short captions together, then longer ones."""
+        """(K, L) int64 each -> (K, L, D), zeros at padding: short captions together, then longer
+        ones."""
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
-        longest = lengths[order].tolist()                      # the one wait for the GPU
+        longest = lengths[order].tolist()  # the one wait for the GPU
         output = None
         for start in range(0, len(ids), GROUP):
-            rows, width = order[start:start + GROUP], max(longest[min(start + GROUP, len(ids)) - 1], 1)
+            rows, width = (
+                order[start : start + GROUP],
+                max(longest[min(start + GROUP, len(ids)) - 1], 1),
+            )
             part = self._bert(ids[rows, :width], mask[rows, :width]) * mask[rows, :width, None]
             if output is None:
                 output = part.new_zeros(*ids.shape, part.shape[-1])
@@ -202,15 +271,18 @@ class TextEncoder(nn.Module):
         return pool(self.block(x, mask), mask, self.pooling)
 
     def attend_across(self, en, en_mask, tgt, tgt_mask):
-        """The cross branch: English queries over the translation, pooled together with the translation's inputs.
+        """The cross branch: English queries over the translation, pooled together with the
+        translation's inputs.
 
         Args:
             en (N, L1, H), tgt (N, L2, H): the two branches' inputs to the block, with their masks.
         Returns:
             (N, H).
         """
-        crossed = self.block(en, en_mask, context=tgt, context_mask=tgt_mask)       # (N, L1, H)
-        return pool(torch.cat([crossed, tgt], dim=1), torch.cat([en_mask, tgt_mask], dim=1), self.pooling)
+        crossed = self.block(en, en_mask, context=tgt, context_mask=tgt_mask)  # (N, L1, H)
+        return pool(
+            torch.cat([crossed, tgt], dim=1), torch.cat([en_mask, tgt_mask], dim=1), self.pooling
+        )
 
     def cross(self, en, tgt):
         """The cross branch from its captions, two basic.caption.Tokens of n rows -> (n, H)."""
@@ -247,11 +319,25 @@ class NRCCR(nn.Module):
         discriminator: (tokens, mask) -> logits (N, 2).
         use_tgt, use_cross, use_back: whether the training forward computes these branches.
         learn_scale: have the parameter `log_scale` of InfoNCE.
-        architecture: plain dict that rebuilds BERT and CLIP without a download, kept for checkpoints.
+        architecture: plain dict that rebuilds BERT and CLIP without a download, kept for
+            checkpoints.
     """
 
-    def __init__(self, *, visual_encoder, text_encoder, hidden, space, dropout, discriminator, use_cross, use_back,
-                 architecture, use_tgt=True, learn_scale=False):
+    def __init__(
+        self,
+        *,
+        visual_encoder,
+        text_encoder,
+        hidden,
+        space,
+        dropout,
+        discriminator,
+        use_cross,
+        use_back,
+        architecture,
+        use_tgt=True,
+        learn_scale=False,
+    ):
         super().__init__()
         self.visual_encoder = visual_encoder
         self.text_encoder = text_encoder
@@ -259,7 +345,9 @@ class NRCCR(nn.Module):
         self.text_projection = Projection(dim=hidden, space=space, dropout=dropout)
         self.discriminator = discriminator
         self.use_tgt, self.use_cross, self.use_back = use_tgt, use_cross, use_back
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(FIRST_TEMPERATURE))) if learn_scale else None
+        self.log_scale = (
+            nn.Parameter(torch.tensor(-math.log(FIRST_TEMPERATURE))) if learn_scale else None
+        )
         self.architecture = architecture
 
     @property
@@ -268,13 +356,18 @@ class NRCCR(nn.Module):
         return self.architecture['clip']['image_size'] if self.architecture['clip'] else 0
 
     def main_parameters(self):
-        """The trained parameters of encoders and projections: the discriminator has an optimiser of its own."""
-        return [p for name, p in self.named_parameters()
-                if p.requires_grad and not name.startswith('discriminator.')]
+        """The trained parameters of encoders and projections: the discriminator has an optimiser of
+        its own."""
+        return [
+            p
+            for name, p in self.named_parameters()
+            if p.requires_grad and not name.startswith('discriminator.')
+        ]
 
     @torch.no_grad()
     def keep_in_bounds(self):
-        """After an optimiser's step: InfoNCE's scale is at most 100. Clamped in place, it can come down again."""
+        """After an optimiser's step: InfoNCE's scale is at most 100. Clamped in place, it can come
+        down again."""
         if self.log_scale is not None:
             self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
@@ -291,58 +384,97 @@ class NRCCR(nn.Module):
 
         Args:
             batch: this process's share of the global batch.
-            micro_batch: pairs encoded at once, 0 for all. Of each such part only what comes out of the encoders is
-                kept, and its graph is built again, with the same dropout, when the backward pass gets there: gradients
-                of a large batch with all its negatives, in the memory of a small one.
+            micro_batch: pairs encoded at once, 0 for all. Of each such part only what comes out of
+                the encoders is kept, and its graph is built again, with the same dropout, when the
+                backward pass gets there: gradients of a large batch with all its negatives, in the
+                    memory of a small one.
         """
-        if not len(batch.index):         # no pair of a short batch, but a part in what all processes do together
-            pooled = Pooled(*(None if part is None else part[:0] for part in self.encode_branches(batch.stand_in())))
+        # no pair of a short batch, but a part in what all processes do together
+        if not len(batch.index):
+            pooled = Pooled(
+                *(
+                    None if part is None else part[:0]
+                    for part in self.encode_branches(batch.stand_in())
+                )
+            )
         elif micro_batch and micro_batch < len(batch.index):
-            # `checkpoint` keeps the random numbers of the devices of those tensors that it is given by themselves.
-            parts = [checkpoint(lambda part, _: self.encode_branches(part), part, part.index, use_reentrant=False)
-                     for part in batch.split(micro_batch)]
-            pooled = Pooled(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
+            # `checkpoint` keeps the random numbers of the devices of those tensors that it is given
+            # by themselves.
+            parts = [
+                checkpoint(
+                    lambda part, _: self.encode_branches(part),
+                    part,
+                    part.index,
+                    use_reentrant=False,
+                )
+                for part in batch.split(micro_batch)
+            ]
+            pooled = Pooled(
+                *(None if column[0] is None else torch.cat(column) for column in zip(*parts))
+            )
         else:
             pooled = self.encode_branches(batch)
         return self.project(pooled, total=batch.total)
 
     def encode_branches(self, batch):
-        """Everything before the projections, a function of each pair alone (but for its batch's padding) -> Pooled."""
+        """Everything before the projections, a function of each pair alone (but for its batch's
+        padding) -> Pooled."""
         text = self.text_encoder
         used = {'en': True, 'tgt': self.use_tgt, 'back': self.use_back}
         branches = {role: getattr(batch, role) for role, use in used.items() if use}
         tokens = text.tokens([(branch.ids, branch.mask) for branch in branches.values()])
-        tokens = dict(zip(branches, tokens))                                        # (n, L, D) a branch
-        inputs = {role: text.inputs(part) for role, part in tokens.items()}         # (n, L, H) a branch
+        tokens = dict(zip(branches, tokens))  # (n, L, D) a branch
+        inputs = {role: text.inputs(part) for role, part in tokens.items()}  # (n, L, H) a branch
         visual = self.visual_encoder(batch.visual, batch.visual_mask)
-        pooled = {role: text.attend(inputs[role], branches[role].mask) for role in branches if role != 'back'}
-        pooled['cross'] = text.attend_across(inputs['en'], batch.en.mask, inputs['tgt'],
-                                             batch.tgt.mask) if self.use_cross else None
+        pooled = {
+            role: text.attend(inputs[role], branches[role].mask)
+            for role in branches
+            if role != 'back'
+        }
+        pooled['cross'] = (
+            text.attend_across(inputs['en'], batch.en.mask, inputs['tgt'], batch.tgt.mask)
+            if self.use_cross
+            else None
+        )
         pooled['back'] = text.attend(inputs['back'], batch.back.mask) if self.use_back else None
-        return Pooled(visual=visual, **{'tgt': None, **pooled}, tokens_en=tokens['en'], tokens_tgt=tokens.get('tgt'))
+        return Pooled(
+            visual=visual,
+            **{'tgt': None, **pooled},
+            tokens_en=tokens['en'],
+            tokens_tgt=tokens.get('tgt'),
+        )
 
     def project(self, pooled, total):
         """Pooled, of this process's share of `total` pairs -> Encoded, of all of them.
 
-        The text projection runs once a branch, in the order en, tgt, cross, back: each call moves its batch norm.
+        The text projection runs once a branch, in the order en, tgt, cross, back: each call moves
+        its batch norm.
         """
+
         def to_space(projection, x):
             return None if x is None else gather(in_float32(projection, x), total)
 
-        return Encoded(to_space(self.visual_projection, pooled.visual),
-                       *(to_space(self.text_projection, branch)
-                         for branch in (pooled.en, pooled.tgt, pooled.cross, pooled.back)),
-                       tokens_en=pooled.tokens_en, tokens_tgt=pooled.tokens_tgt,
-                       log_scale=None if self.log_scale is None else shared(self.log_scale))
+        return Encoded(
+            to_space(self.visual_projection, pooled.visual),
+            *(
+                to_space(self.text_projection, branch)
+                for branch in (pooled.en, pooled.tgt, pooled.cross, pooled.back)
+            ),
+            tokens_en=pooled.tokens_en,
+            tokens_tgt=pooled.tokens_tgt,
+            log_scale=None if self.log_scale is None else shared(self.log_scale),
+        )
 
 
 class MomentumTeacher(nn.Module):
-    """A slow copy of the text encoder and its projection, which computes the cross branch for the distillation terms.
+    """A slow copy of the text encoder and its projection, which computes the cross branch for the
+    distillation terms.
 
-    Its trained weights are exponential moving averages of the model's, theta <- m * theta + (1 - m) * theta_model after
-    each optimiser step (Tarvainen and Valpola 2017, arXiv 1703.01780); what is frozen in the model is shared with it.
-    It runs without gradient and without dropout. Its batch norm takes the statistics of the batch, as the model's own
-    does for this branch: those that the model has stored are of other branches. Evaluation has no use for it.
+    Its trained weights are exponential moving averages of the model's, theta <- m * theta + (1 - m)
+    * theta_model after each optimiser step (Tarvainen and Valpola 2017, arXiv 1703.01780); what is
+    frozen in the model is shared with it. It runs without gradient and without dropout. Its batch
+    norm takes the statistics of the batch, as the model's own does for this branch: those that the
+    model has stored are of other branches. Evaluation has no use for it.
 
     Args:
         model: NRCCR, of which it starts as a copy.
@@ -355,7 +487,9 @@ class MomentumTeacher(nn.Module):
         copy = deepcopy(source, {id(p): p for p in source.parameters() if not p.requires_grad})
         self.encoder, self.projection = copy['encoder'], copy['projection']
         pairs = list(zip(copy.named_parameters(), source.parameters(), strict=True))
-        self._moving = {name: ours.requires_grad_(False) for (name, ours), theirs in pairs if ours is not theirs}
+        self._moving = {
+            name: ours.requires_grad_(False) for (name, ours), theirs in pairs if ours is not theirs
+        }
         self._followed = [theirs for (_, ours), theirs in pairs if ours is not theirs]
         self._average = get_ema_multi_avg_fn(momentum)
         self.train()
@@ -368,10 +502,12 @@ class MomentumTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch, micro_batch=0):
-        """A training batch, and pairs encoded at once, as for the model -> (N, E), of all processes together."""
+        """A training batch, and pairs encoded at once, as for the model -> (N, E), of all processes
+        together."""
         own = len(batch.index)
         parts = batch.split(micro_batch or own) if own else [batch.stand_in()]
-        pooled = torch.cat([self.encoder.cross(part.en, part.tgt) for part in parts])[:own]      # (n, H)
+        # (n, H)
+        pooled = torch.cat([self.encoder.cross(part.en, part.tgt) for part in parts])[:own]
         return gather(in_float32(self.projection, pooled), batch.total)
 
     def follow(self):
@@ -390,7 +526,8 @@ class MomentumTeacher(nn.Module):
 
 
 def in_float32(projection, x):
-    """projection(x) in float32 under autocast too: the losses and the scores compare what comes out."""
+    """projection(x) in float32 under autocast too: the losses and the scores compare what comes
+    out."""
     with autocast(x.device, 'fp32'):
         return projection(x.float())
 
@@ -401,55 +538,105 @@ def build_model(config, feature_dim=0, architecture=None):
     Args:
         config: the checked config.
         feature_dim: width of the data's features, for visual.kind frames and pooled.
-        architecture: `NRCCR.architecture` of a checkpoint: BERT and CLIP are rebuilt from it with random weights, to
-            be overwritten by the checkpoint's, and nothing is downloaded. None: read them by the config's names.
+        architecture: `NRCCR.architecture` of a checkpoint: BERT and CLIP are rebuilt from it with
+            random weights, to be overwritten by the checkpoint's, and nothing is downloaded. None:
+            read them by the config's names.
     Raises:
         ValueError: weights that cannot be found, a layer that does not exist; names the key.
     """
-    text, visual, loss, weights, compute = config.text, config.visual, config.loss, config.loss.weights, config.compute
+    text, visual, loss, weights, compute = (
+        config.text,
+        config.visual,
+        config.loss,
+        config.loss.weights,
+        config.compute,
+    )
     stored = architecture or {'bert': None, 'clip': None, 'feature_dim': feature_dim}
     if (visual.kind == 'clip') != bool(stored['clip']) and architecture:
-        raise ValueError(f"key 'visual.kind' is '{visual.kind}', but the model reads "
-                         + ('images' if stored['clip'] else f"features {stored['feature_dim']} wide"))
-    assert visual.kind == 'clip' or stored['feature_dim'] > 0, 'the caller gives the width of the features'
-    bert = build_bert(name=text.bert, pretrained=text.pretrained, dropout=text.bert_dropout,
-                      architecture=stored['bert'], attention=compute.attention)
+        raise ValueError(
+            f"key 'visual.kind' is '{visual.kind}', but the model reads "
+            + ('images' if stored['clip'] else f'features {stored["feature_dim"]} wide')
+        )
+    assert visual.kind == 'clip' or stored['feature_dim'] > 0, (
+        'the caller gives the width of the features'
+    )
+    bert = build_bert(
+        name=text.bert,
+        pretrained=text.pretrained,
+        dropout=text.bert_dropout,
+        architecture=stored['bert'],
+        attention=compute.attention,
+    )
     clip_config = None
     if visual.kind == 'clip':
-        clip = build_clip(name=visual.clip, pretrained=visual.clip_pretrained, architecture=stored['clip'])
+        clip = build_clip(
+            name=visual.clip, pretrained=visual.clip_pretrained, architecture=stored['clip']
+        )
         clip_config = plain(clip.config)
         visual_encoder = ClipEncoder(clip=clip, hidden=visual.hidden, train_clip=visual.train_clip)
     elif visual.kind == 'pooled':
         visual_encoder = FeatureEncoder(dim=stored['feature_dim'])
     else:
         visual_encoder = VideoEncoder(
-            dim=stored['feature_dim'], hidden=visual.hidden, heads=visual.heads, qk_width=visual.qk_width,
-            score_scale=visual.score_scale, positions=visual.positions, dropout=visual.dropout,
-            pooling=visual.pooling, attention=compute.attention)
+            dim=stored['feature_dim'],
+            hidden=visual.hidden,
+            heads=visual.heads,
+            qk_width=visual.qk_width,
+            score_scale=visual.score_scale,
+            positions=visual.positions,
+            dropout=visual.dropout,
+            pooling=visual.pooling,
+            attention=compute.attention,
+        )
     text_encoder = TextEncoder(
-        bert=bert, trained_layers=text.trained_layers, train_embeddings=text.train_embeddings,
-        train_all=text.train_all, hidden=text.hidden, heads=text.heads, qk_width=text.qk_width,
-        score_scale=text.score_scale, positions=text.positions, dropout=text.dropout, pooling=text.pooling,
+        bert=bert,
+        trained_layers=text.trained_layers,
+        train_embeddings=text.train_embeddings,
+        train_all=text.train_all,
+        hidden=text.hidden,
+        heads=text.heads,
+        qk_width=text.qk_width,
+        score_scale=text.score_scale,
+        positions=text.positions,
+        dropout=text.dropout,
+        pooling=text.pooling,
         attention=compute.attention,
-        padding_matters='padded_mean' in (text.pooling, *([config.discriminator.pooling] * (weights.adversarial > 0))))
+        padding_matters='padded_mean'
+        in (text.pooling, *([config.discriminator.pooling] * (weights.adversarial > 0))),
+    )
     if compute.checkpointing:
         layers = bert_layers(bert)
-        checkpoint_layers(layers if text.train_all else [layers[number] for number in text.trained_layers])
+        checkpoint_layers(
+            layers if text.train_all else [layers[number] for number in text.trained_layers]
+        )
     if compute.compile:
         bert.compile(dynamic=True)
         visual_encoder.compile(dynamic=True)
     return NRCCR(
-        visual_encoder=visual_encoder, text_encoder=text_encoder, hidden=text.hidden, space=config.space.dim,
-        dropout=config.space.dropout, discriminator=build_discriminator(config, dim=bert.config.hidden_size),
-        use_tgt=needs_tgt(weights), use_cross=distils(weights) and loss.teacher == 'self',
-        use_back=weights.triplet_back > 0, learn_scale=loss.contrastive == 'infonce',
-        architecture={'bert': plain(bert.config), 'clip': clip_config, 'feature_dim': stored['feature_dim']})
+        visual_encoder=visual_encoder,
+        text_encoder=text_encoder,
+        hidden=text.hidden,
+        space=config.space.dim,
+        dropout=config.space.dropout,
+        discriminator=build_discriminator(config, dim=bert.config.hidden_size),
+        use_tgt=needs_tgt(weights),
+        use_cross=distils(weights) and loss.teacher == 'self',
+        use_back=weights.triplet_back > 0,
+        learn_scale=loss.contrastive == 'infonce',
+        architecture={
+            'bert': plain(bert.config),
+            'clip': clip_config,
+            'feature_dim': stored['feature_dim'],
+        },
+    )
 
 
 def refuse_misfit(config, checkpoint):
-    """Raise ValueError unless a checkpoint's tensors are those of the model that its config describes.
+    """Raise ValueError unless a checkpoint's tensors are those of the model that its config
+    describes.
 
-    The model is made without memory for its weights, so that a stranger's file cannot ask for a huge one.
+    The model is made without memory for its weights, so that a stranger's file cannot ask for a
+    huge one.
 
     Args:
         config: with the options of the command line; checkpoint: basic.checkpoint.Checkpoint.
@@ -459,20 +646,29 @@ def refuse_misfit(config, checkpoint):
             expected = build_model(config, architecture=checkpoint.architecture).state_dict()
     except ValueError:
         raise
-    except Exception as error:           # transformers raises errors of many kinds for a config that is none
-        raise ValueError(f'{checkpoint.path}: its architecture describes no model ({type(error).__name__}: '
-                         f'{(str(error).splitlines() or [""])[0][:200]})') from None
+    except Exception as error:  # transformers raises errors of many kinds for a config that is none
+        raise ValueError(
+            f'{checkpoint.path}: its architecture describes no model ({type(error).__name__}: '
+            f'{(str(error).splitlines() or [""])[0][:200]})'
+        ) from None
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     found = {name: tuple(value.shape) for name, value in checkpoint.model.items()}
-    different = [f'{name}: expected {shapes.get(name, "none")}, found {found.get(name, "none")}'
-                 for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+    different = [
+        f'{name}: expected {shapes.get(name, "none")}, found {found.get(name, "none")}'
+        for name in {**shapes, **found}
+        if shapes.get(name) != found.get(name)
+    ]
     if different:
-        raise ValueError(f'{checkpoint.path} does not fit the model that its config describes; does an option on the '
-                         f'command line change the model? {len(different)} tensors differ: {"; ".join(different[:3])}')
+        raise ValueError(
+            f'{checkpoint.path} does not fit the model that its config describes; does an option on'
+            f' the command line change the model? {len(different)} tensors differ:'
+            f' {"; ".join(different[:3])}'
+        )
 
 
 def build_teacher(config, model):
-    """The momentum teacher of a model, or None where the config has none, or no term that it would teach."""
+    """The momentum teacher of a model, or None where the config has none, or no term that it would
+    teach."""
     if config.loss.teacher != 'momentum' or not distils(config.loss.weights):
         return None
     teacher = MomentumTeacher(model, config.loss.teacher_momentum)
@@ -491,4 +687,6 @@ def build_discriminator(config, dim):
     kind, pooling = config.discriminator.kind, config.discriminator.pooling
     if kind == 'strong':
         return ConvDiscriminator(dim=dim, pooling=pooling, relu_skip=config.discriminator.relu_skip)
-    return {'not-so-weak': MlpDiscriminator, 'weak': LinearDiscriminator}[kind](dim=dim, pooling=pooling)
+    return {'not-so-weak': MlpDiscriminator, 'weak': LinearDiscriminator}[kind](
+        dim=dim, pooling=pooling
+    )

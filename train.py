@@ -1,15 +1,18 @@
 """Train NRCCR on one collection, keep the best model, test it.
 
-    python train.py --config configs/vatex.yaml [--config configs/ablation/full.yaml] --rootpath ROOT [--device 0]
+    python train.py --config configs/vatex.yaml [--config configs/ablation/full.yaml] --rootpath
+    ROOT [--device 0]
                     [key=value ...]
 
-The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir says otherwise) gets config.yaml,
-run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at the end, metrics.json and ranks.npz.
+The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir says otherwise)
+gets config.yaml, run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at
+the end, metrics.json and ranks.npz.
 """
+
 from basic.arguments import begin, training_arguments
 
 if __name__ == '__main__':
-    begin('train.py', __file__, training_arguments)     # before the imports, which take seconds
+    begin('train.py', __file__, training_arguments)  # before the imports, which take seconds
 
 import gc
 import json
@@ -34,45 +37,78 @@ from basic.command import command, is_out_of_memory, killed_worker, telling, typ
 from basic.config import Config, config_from_dict, config_to_dict
 from basic.errors import DataError
 from basic.fingerprint import changes, data_fingerprint
-from basic.logger import (MAY_DIFFER, METRICS, TOKENIZER, RunLog, check_run_folder, describe_start, epoch_progress,
-                          flatten, is_finished, peak_memory, record_start, remove_leftovers, remove_reports, show_test)
+from basic.logger import (
+    MAY_DIFFER,
+    METRICS,
+    TOKENIZER,
+    RunLog,
+    check_run_folder,
+    describe_start,
+    epoch_progress,
+    flatten,
+    is_finished,
+    peak_memory,
+    record_start,
+    remove_leftovers,
+    remove_reports,
+    show_test,
+)
 from basic.metric import recall_sum
-from basic.runtime import (autocast, choose_devices, keep_logs_tidy, phase, random_states, restore_random_states,
-                           seed_everything, set_precision)
+from basic.runtime import (
+    autocast,
+    choose_devices,
+    keep_logs_tidy,
+    phase,
+    random_states,
+    restore_random_states,
+    seed_everything,
+    set_precision,
+)
 from basic.run_folder import RunFolder, keep_best, set_aside, settle
 from basic.schedule import Schedule, build_schedule
 from data_provider import Collection, build_loaders
-from evaluation import (check_text, choose_weight, encode, evaluate, evaluate_checkpoint, load_weights, result_line,
-                        search_examples, table, write_report)
+from evaluation import (
+    check_text,
+    choose_weight,
+    encode,
+    evaluate,
+    evaluate_checkpoint,
+    load_weights,
+    result_line,
+    search_examples,
+    table,
+    write_report,
+)
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
 
-
-SEED_STEP = 1_000_003                    # between the seeds of two processes of a run
+SEED_STEP = 1_000_003  # between the seeds of two processes of a run
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; the message gives every term, the epoch and the step."""
-    status = 1                           # of the command
+
+    status = 1  # of the command
 
 
 @dataclass
 class Run:
     """Everything a training run works with; `prepare` makes one."""
+
     config: Config
     rootpath: Path
     folder: Path
     device: torch.device
-    loaders: dict[str, Any]              # train: data_provider.TrainLoader, val: data_provider.EvalSet
+    loaders: dict[str, Any]  # train: data_provider.TrainLoader, val: data_provider.EvalSet
     model: NRCCR
     criterion: NRCCRLoss
-    optimizer: torch.optim.Optimizer     # encoders and projections
+    optimizer: torch.optim.Optimizer  # encoders and projections
     discriminator_optimizer: torch.optim.Optimizer
     schedule: Schedule
-    teacher: MomentumTeacher | None = None   # for loss.teacher=momentum
-    kept: int = 0                        # epochs that last.pt holds
-    seconds: float | None = None         # that the last epoch took, with its validation
-    data: dict[str, Any] | None = None   # basic.fingerprint of the loaders
+    teacher: MomentumTeacher | None = None  # for loss.teacher=momentum
+    kept: int = 0  # epochs that last.pt holds
+    seconds: float | None = None  # that the last epoch took, with its validation
+    data: dict[str, Any] | None = None  # basic.fingerprint of the loaders
 
     @property
     def unfinished(self):
@@ -93,33 +129,61 @@ def train(run):
 
             val_set = run.loaders['val']
             embeddings = encode(run.model, val_set, run.device, config.compute.precision)
-            val = evaluate(embeddings, val_set, config, weights=[config.train.val_weight])['rows'][0]
+            report = evaluate(embeddings, val_set, config, weights=[config.train.val_weight])
+            val = report['rows'][0]
             decision = schedule.step(recall_sum(val['t2v']))
             for group in run.optimizer.param_groups:
                 group['lr'] = decision.lr
 
             if decision.improved:
-                save(run, NEXT_BEST, epoch=epoch, val=val, choice=choose_weight(embeddings, val_set, config))
+                save(
+                    run,
+                    NEXT_BEST,
+                    epoch=epoch,
+                    val=val,
+                    choice=choose_weight(embeddings, val_set, config),
+                )
             if log:
-                log.add({'epoch': epoch, **means, 'lr': lr, 'val': val, 'improved': decision.improved,
-                         'best_epoch': schedule.best_epoch, 'halved': decision.halved,
-                         'speed': {'train_seconds': trained - started, 'val_seconds': time.monotonic() - trained,
-                                   'samples_per_s': run.loaders['train'].dataset_size / (trained - started),
-                                   'peak_memory_gib': peak_memory(run.device)}})
+                log.add(
+                    {
+                        'epoch': epoch,
+                        **means,
+                        'lr': lr,
+                        'val': val,
+                        'improved': decision.improved,
+                        'best_epoch': schedule.best_epoch,
+                        'halved': decision.halved,
+                        'speed': {
+                            'train_seconds': trained - started,
+                            'val_seconds': time.monotonic() - trained,
+                            'samples_per_s': (
+                                run.loaders['train'].dataset_size / (trained - started)
+                            ),
+                            'peak_memory_gib': peak_memory(run.device),
+                        },
+                    }
+                )
                 if decision.improved and log.board:
-                    log.show(add_queries, search_examples(embeddings, val_set, config), epoch, val_set.pictures)
+                    log.show(
+                        add_queries,
+                        search_examples(embeddings, val_set, config),
+                        epoch,
+                        val_set.pictures,
+                    )
             run.seconds = time.monotonic() - started
-            save(run, LAST, epoch=epoch, val=val, training=training_state(run))  # this makes the epoch count, ...
+            # this makes the epoch count, ...
+            save(run, LAST, epoch=epoch, val=val, training=training_state(run))
             run.kept = epoch
-            if log:                      # ... and what is left to do, a continuation would do, too
+            if log:  # ... and what is left to do, a continuation would do, too
                 keep_best(run.folder, schedule.best_epoch)
-                settle(run.folder)       # an older run that this one replaces is not needed any more
+                settle(run.folder)  # an older run that this one replaces is not needed any more
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
 
 
 def check_data_unchanged(run):
-    """Raise DataError if a file of features was changed since the run began; images are read anew each time."""
+    """Raise DataError if a file of features was changed since the run began; images are read anew
+    each time."""
     for source in (run.loaders['train'].dataset.source, run.loaders['val'].visuals.dataset.source):
         if hasattr(source, 'check_unchanged'):
             source.check_unchanged()
@@ -134,7 +198,8 @@ def train_one_epoch(run, epoch, log=None):
     """One pass over the training pairs; log: RunLog for its steps.
 
     Returns:
-        dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and accuracies, empty if no
+        dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and
+            accuracies, empty if no
         term needs it), means over the steps.
     Raises:
         NonFiniteLoss: names the epoch and the step.
@@ -142,8 +207,13 @@ def train_one_epoch(run, epoch, log=None):
     run.model.train()
     run.loaders['train'].set_epoch(epoch)
     sums, options = {}, step_options(run)
-    bar = epoch_progress(run.loaders['train'], epoch=epoch, epochs=run.config.train.epochs, last=run.seconds,
-                         shown=distributed.is_main())
+    bar = epoch_progress(
+        run.loaders['train'],
+        epoch=epoch,
+        epochs=run.config.train.epochs,
+        last=run.seconds,
+        shown=distributed.is_main(),
+    )
     for step, batch in enumerate(bar, 1):
         try:
             values = train_step(batch.to(run.device, non_blocking=True), **options)
@@ -165,25 +235,46 @@ def train_one_epoch(run, epoch, log=None):
 def step_options(run):
     """The keyword arguments of `train_step` that a run fixes."""
     config = run.config
-    return {'model': run.model, 'criterion': run.criterion, 'optimizer': run.optimizer,
-            'discriminator_optimizer': run.discriminator_optimizer, 'grad_clip': config.train.grad_clip,
-            'micro_batch': config.compute.micro_batch, 'precision': config.compute.precision, 'teacher': run.teacher}
+    return {
+        'model': run.model,
+        'criterion': run.criterion,
+        'optimizer': run.optimizer,
+        'discriminator_optimizer': run.discriminator_optimizer,
+        'grad_clip': config.train.grad_clip,
+        'micro_batch': config.compute.micro_batch,
+        'precision': config.compute.precision,
+        'teacher': run.teacher,
+    }
 
 
-def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, grad_clip, micro_batch=0,
-               precision='fp32', teacher=None):
+def train_step(
+    batch,
+    *,
+    model,
+    criterion,
+    optimizer,
+    discriminator_optimizer,
+    grad_clip,
+    micro_batch=0,
+    precision='fp32',
+    teacher=None,
+):
     """One batch: forward, the discriminator's step, the encoders' step (METHOD: losses, training).
 
     Args:
-        batch: data_provider.Batch on the model's device; with several processes this one's share of the global batch.
+        batch: data_provider.Batch on the model's device; with several processes this one's share of
+            the global batch.
         model: model.NRCCR in training mode; criterion: loss.NRCCRLoss.
         optimizer: of `model.main_parameters()`; discriminator_optimizer: of the discriminator's.
         grad_clip: global L2 norm over the main parameters, 0 for none.
         micro_batch, precision: as `basic.config.Compute` documents.
-        teacher: model.MomentumTeacher that computes the cross branch; None: the model does, if a term needs it.
+        teacher: model.MomentumTeacher that computes the cross branch; None: the model does, if a
+            term needs it.
     Returns:
-        dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm (before clipping),
-        train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs the discriminator.
+        dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm
+            (before clipping),
+        train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs
+        the discriminator.
     Raises:
         NonFiniteLoss: the encoders' weights are those of before the step.
     """
@@ -196,19 +287,23 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
     def judge(tokens, branch):
         with autocast(device, precision):
             logits = discriminator(tokens, branch.mask)
-        return distributed.gather(logits.float(), batch.total)               # (N, 2)
+        return distributed.gather(logits.float(), batch.total)  # (N, 2)
 
     fake_logits, report = None, {}
     if 'adversarial' in criterion.weights:
         with phase('discriminator'):
-            # It learns to tell English from translated tokens; no gradient of that reaches the encoder.
-            loss, report = discriminator_loss(judge(encoded.tokens_en.detach(), batch.en),
-                                              judge(encoded.tokens_tgt.detach(), batch.tgt))
+            # It learns to tell English from translated tokens; no gradient of that reaches the
+            # encoder.
+            loss, report = discriminator_loss(
+                judge(encoded.tokens_en.detach(), batch.en),
+                judge(encoded.tokens_tgt.detach(), batch.tgt),
+            )
             discriminator_optimizer.zero_grad()
             loss.backward()
             distributed.sum_gradients(discriminator.parameters())
             discriminator_optimizer.step()
-            # The updated one judges the encoder, whose gradient goes through the discriminator, not into it.
+            # The updated one judges the encoder, whose gradient goes through the discriminator, not
+            # into it.
             discriminator.requires_grad_(False)
             fake_logits = judge(encoded.tokens_tgt, batch.tgt)
             discriminator.requires_grad_(True)
@@ -224,9 +319,12 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         distributed.sum_gradients(parameters)
     with phase('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
-        figures = {'train/total': total, 'train/grad_norm': norm,
-                   **{f'train/{name}': value for name, value in terms.items()},
-                   **{f'discriminator/{name}': value for name, value in report.items()}}
+        figures = {
+            'train/total': total,
+            'train/grad_norm': norm,
+            **{f'train/{name}': value for name, value in terms.items()},
+            **{f'discriminator/{name}': value for name, value in report.items()},
+        }
         if model.log_scale is not None:
             figures['train/scale'] = model.log_scale.exp()
         figures = {name: value.detach().float() for name, value in figures.items()}
@@ -234,12 +332,14 @@ def train_step(batch, *, model, criterion, optimizer, discriminator_optimizer, g
         model.keep_in_bounds()
         if teacher:
             teacher.follow()
-        values = as_floats(figures)      # the one wait for a GPU, once it has all its work
+        values = as_floats(figures)  # the one wait for a GPU, once it has all its work
         if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss('the loss or its gradient is not finite: '
-                                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
-                                + '; a smaller train.lr, or compute.precision=fp32, may help; were the features '
-                                'changed on disk? (python -m util.check_data looks at them)')
+            raise NonFiniteLoss(
+                'the loss or its gradient is not finite: '
+                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
+                + '; a smaller train.lr, or compute.precision=fp32, may help; were the features '
+                'changed on disk? (python -m util.check_data looks at them)'
+            )
     return values
 
 
@@ -262,23 +362,27 @@ def step_if_finite(optimizer, figures):
 
 
 def as_floats(scalars):
-    """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for each."""
+    """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for
+    each."""
     return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
-# ------------------------------------------------------------------------------------------------ preparing and saving
+# ----------------------------------------------------------------------------- preparing and saving
+
 
 class Start(NamedTuple):
     """What a command line asks for, checked without reading any data: see `check_start`."""
+
     config: Config
     rootpath: Path
-    folder: Path                         # the run folder
-    last: Path | None                    # its last.pt, where a run goes on
-    other_data: bool = False             # it may go on with other data
+    folder: Path  # the run folder
+    last: Path | None  # its last.pt, where a run goes on
+    other_data: bool = False  # it may go on with other data
 
 
 def check_start(args):
-    """Check, cheapest first, what can be wrong before any data are read: devices, run folder, files that are not there.
+    """Check, cheapest first, what can be wrong before any data are read: devices, run folder, files
+    that are not there.
 
     Args:
         args: of basic.arguments.training_arguments.
@@ -290,7 +394,9 @@ def check_start(args):
     config, rootpath = args.config, Path(os.path.abspath(args.rootpath))
     choose_devices(args.device)
     folder = run_folder(args)
-    last = check_run_folder(folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite)
+    last = check_run_folder(
+        folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite
+    )
     Collection(config, rootpath).check_files(['train', 'val', *([] if args.no_test else ['test'])])
     return Start(config, rootpath, folder, last, args.other_data)
 
@@ -303,19 +409,34 @@ def prepare(start, device, held=None):
         device: this process's torch.device.
         held: basic.run_folder.RunFolder, in the process that writes.
     Raises:
-        ValueError: (ConfigError, DataError, CheckpointError, Locked) something that the user can put right; says what.
+        ValueError: (ConfigError, DataError, CheckpointError, Locked) something that the user can
+            put right; says what.
     """
     config, folder = start.config, start.folder
     set_precision(config.compute.precision)
     with telling('loading the encoders and the data'):
         checkpoint = load_checkpoint(start.last) if start.last else None
-        tokenizer = load_tokenizer(str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase)
+        tokenizer = load_tokenizer(
+            str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase
+        )
         seed_everything(config.train.seed)
-        config, model, loaders = build_model_and_loaders(config, start.rootpath, tokenizer, device, checkpoint)
+        config, model, loaders = build_model_and_loaders(
+            config, start.rootpath, tokenizer, device, checkpoint
+        )
     optimizer, discriminator_optimizer = build_optimizers(model, config)
-    run = Run(config=config, rootpath=start.rootpath, folder=folder, device=device, loaders=loaders, model=model,
-              criterion=build_loss(config), schedule=build_schedule(config), optimizer=optimizer,
-              discriminator_optimizer=discriminator_optimizer, data=data_fingerprint(loaders))
+    run = Run(
+        config=config,
+        rootpath=start.rootpath,
+        folder=folder,
+        device=device,
+        loaders=loaders,
+        model=model,
+        criterion=build_loss(config),
+        schedule=build_schedule(config),
+        optimizer=optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        data=data_fingerprint(loaders),
+    )
     distributed.broadcast_module(model)
     run.teacher = build_teacher(config, model)
     if checkpoint:
@@ -325,8 +446,9 @@ def prepare(start, device, held=None):
         restore_training_state(run, training)
         run.kept = run.schedule.epoch
     else:
-        seed_everything(config.train.seed + SEED_STEP * distributed.rank())  # the same weights, other dropout
-    distributed.wait_for_all()           # before anything changes that another process still looks at
+        # the same weights, other dropout
+        seed_everything(config.train.seed + SEED_STEP * distributed.rank())
+    distributed.wait_for_all()  # before anything changes that another process still looks at
     if held:
         held.open()
     if distributed.is_main():
@@ -345,47 +467,68 @@ def check_same_data(before, now, folder):
     """Raise DataError, naming what differs, unless a run goes on with the data that it began with.
 
     Args:
-        before: of basic.fingerprint, as last.pt has it; None in one of an older version; now: of the data at hand.
+        before: of basic.fingerprint, as last.pt has it; None in one of an older version; now: of
+            the data at hand.
     """
     different = changes(before, now) if before else []
     if different:
-        raise DataError(f'cannot resume {folder}: the data are not those that it was trained on '
-                        f'({"; ".join(different)}): put them back, or start a run of its own with name=NAME; '
-                        '--other-data goes on all the same')
+        raise DataError(
+            f'cannot resume {folder}: the data are not those that it was trained on '
+            f'({"; ".join(different)}): put them back, or start a run of its own with name=NAME; '
+            '--other-data goes on all the same'
+        )
 
 
 def default_run_folder(config, rootpath):
     """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
     noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
-    return (Collection(config, rootpath).folder / 'runs' / f'{config.name}_{config.data.lang}{noise}'
-            / f'seed_{config.train.seed}')
+    return (
+        Collection(config, rootpath).folder
+        / 'runs'
+        / f'{config.name}_{config.data.lang}{noise}'
+        / f'seed_{config.train.seed}'
+    )
 
 
 def open_run_folder(run, tokenizer, *, fresh):
     """Clear the run's folder if it is a fresh run, write down how it starts, and say so."""
     if fresh:
-        set_aside(run.folder)            # not before everything else has been found to be in order
+        set_aside(run.folder)  # not before everything else has been found to be in order
         save_tokenizer(tokenizer, run.folder / TOKENIZER)
     else:
         remove_leftovers(run.folder)
         keep_best(run.folder, run.schedule.best_epoch)
         if run.unfinished:
-            remove_reports(run.folder)   # they are of a shorter training
-    start = describe_start(rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size())
+            remove_reports(run.folder)  # they are of a shorter training
+    start = describe_start(
+        rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size()
+    )
     start['data'] = run.data
-    start['left_out'] = {split: loader.left_out.counts() for split, loader in run.loaders.items()
-                         if loader.left_out}
+    start['left_out'] = {
+        split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out
+    }
     record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
-    print(f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}: '
-          f'{run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,} trained parameters\n'
-          f'at most {run.config.train.epochs} epochs on {start["device"]}\nrun folder {run.folder}', flush=True)
+    print(
+        f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}:'
+        f' {run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,}'
+        f' trained parameters\nat most {run.config.train.epochs} epochs on {start["device"]}\nrun'
+        f' folder {run.folder}',
+        flush=True,
+    )
 
 
 def build_optimizers(model, config):
-    """(Adam of encoders and projections, Adam of the discriminator), each one kernel for all its parameters."""
-    return (torch.optim.Adam(model.main_parameters(), lr=config.train.lr, fused=True),
-            torch.optim.Adam(model.discriminator.parameters(), lr=config.discriminator.lr, betas=(0.9, 0.999),
-                             fused=True))
+    """(Adam of encoders and projections, Adam of the discriminator), each one kernel for all its
+    parameters."""
+    return (
+        torch.optim.Adam(model.main_parameters(), lr=config.train.lr, fused=True),
+        torch.optim.Adam(
+            model.discriminator.parameters(),
+            lr=config.discriminator.lr,
+            betas=(0.9, 0.999),
+            fused=True,
+        ),
+    )
 
 
 def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None):
@@ -393,18 +536,26 @@ def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None
     architecture = checkpoint.architecture if checkpoint else None
     if checkpoint:
         refuse_misfit(config, checkpoint)
-    if config.visual.kind == 'clip':                 # the images' size is CLIP's, ...
+    if config.visual.kind == 'clip':  # the images' size is CLIP's, ...
         model = build_model(config, architecture=architecture)
         if checkpoint:
             load_weights(model, checkpoint)
-        loaders = build_loaders(config, rootpath, tokenizer, image_size=model.image_size, device=device,
-                                image_encoder=model.visual_encoder)
-    else:                                            # ... the model's input width is the features'
+        loaders = build_loaders(
+            config,
+            rootpath,
+            tokenizer,
+            image_size=model.image_size,
+            device=device,
+            image_encoder=model.visual_encoder,
+        )
+    else:  # ... the model's input width is the features'
         loaders = build_loaders(config, rootpath, tokenizer, device=device)
         tree = config_to_dict(config)
         tree['visual']['feature_dim'] = loaders['train'].feature_dim
         config = config_from_dict(tree)
-        model = build_model(config, feature_dim=config.visual.feature_dim, architecture=architecture)
+        model = build_model(
+            config, feature_dim=config.visual.feature_dim, architecture=architecture
+        )
         if checkpoint:
             load_weights(model, checkpoint)
     check_text(model, tokenizer, loaders.values())
@@ -412,31 +563,42 @@ def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None
 
 
 def save(run, name, *, epoch, val, **more):
-    """Write a checkpoint into the run's folder, with `choice` (of w) or `training` (to resume). Process 0 writes."""
+    """Write a checkpoint into the run's folder, with `choice` (of w) or `training` (to resume).
+    Process 0 writes."""
     if not distributed.is_main():
         return
-    content = {'config': config_to_dict(run.config), 'architecture': run.model.architecture,
-               'model': run.model.state_dict(), 'epoch': epoch, 'val': val}
+    content = {
+        'config': config_to_dict(run.config),
+        'architecture': run.model.architecture,
+        'model': run.model.state_dict(),
+        'epoch': epoch,
+        'val': val,
+    }
     save_checkpoint(run.folder / name, {**content, **more})
 
 
 def training_state(run):
     """What a continuation needs beside the weights, as plain tensors and plain data."""
-    return {'optimizer': run.optimizer.state_dict(), 'schedule': run.schedule.state_dict(),
-            'discriminator_optimizer': run.discriminator_optimizer.state_dict(),
-            'teacher': run.teacher.weights() if run.teacher else None, 'data': run.data,
-            'random': distributed.gather_objects(random_states(run.device))}  # of each process
+    return {
+        'optimizer': run.optimizer.state_dict(),
+        'schedule': run.schedule.state_dict(),
+        'discriminator_optimizer': run.discriminator_optimizer.state_dict(),
+        'teacher': run.teacher.weights() if run.teacher else None,
+        'data': run.data,
+        'random': distributed.gather_objects(random_states(run.device)),
+    }  # of each process
 
 
 def release(run):
     """Free what only training needs: the test builds a model of its own on the same device."""
     run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
     run.loaders = {}
-    gc.collect()                         # modules and their hooks refer to each other
+    gc.collect()  # modules and their hooks refer to each other
 
 
 def changeable(config):
-    """As options, what a continuation may have changed: the best model's own config may be of the time before."""
+    """As options, what a continuation may have changed: the best model's own config may be of the
+    time before."""
     tree = flatten(config_to_dict(config))
     return [f'{key}={json.dumps(tree[key])}' for key in MAY_DIFFER]
 
@@ -450,15 +612,19 @@ def restore_training_state(run, state):
         run.teacher.restore(state['teacher'])
     if len(state['random']) == distributed.size():
         restored = restore_random_states(state['random'][distributed.rank()], run.device)
-    else:                                # each process has another share now: nothing could continue exactly
+    else:  # each process has another share now: nothing could continue exactly
         seed_everything(run.config.train.seed + SEED_STEP * distributed.rank() + run.schedule.epoch)
         restored = False
     if not restored and distributed.is_main():
-        print('note: other devices than before: dropout draws other numbers than it would have without the '
-              'interruption', flush=True)
+        print(
+            'note: other devices than before: dropout draws other numbers than it would have'
+            ' without the interruption',
+            flush=True,
+        )
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
+
 
 @command('train.py')
 def main(argv=None):
@@ -470,12 +636,12 @@ def main(argv=None):
     if nothing_to_do(args):
         return 0
     if len(devices) > 1 and not distributed.launched():
-        check_start(args)                # a mistake is told once, not by each process
+        check_start(args)  # a mistake is told once, not by each process
         return distributed.launch(__file__, words, processes=len(devices))
     device = distributed.start(devices)
     with RunFolder(run_folder(args)) if distributed.is_main() else nullcontext() as held:
         with advice(words):
-            distributed.wait_for_all()   # until an interrupted replacement is settled
+            distributed.wait_for_all()  # until an interrupted replacement is settled
             run = prepare(check_start(args), device, held)
         with advice(words, run):
             train(run)
@@ -494,11 +660,14 @@ def nothing_to_do(args):
 
 
 def test(run, device):
-    """Test the best model, show and write the result; last.pt is then deleted, unless it was asked for."""
+    """Test the best model, show and write the result; last.pt is then deleted, unless it was asked
+    for."""
     finished = not run.unfinished
     release(run)
-    distributed.wait_for_all()           # until the best model is written
-    report = evaluate_checkpoint(run.folder, rootpath=run.rootpath, device=device, overrides=changeable(run.config))
+    distributed.wait_for_all()  # until the best model is written
+    report = evaluate_checkpoint(
+        run.folder, rootpath=run.rootpath, device=device, overrides=changeable(run.config)
+    )
     if not distributed.is_main():
         return
     show_test(run.folder, report, table(report))
@@ -520,19 +689,27 @@ def advice(words, run=None):
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, ValueError | NonFiniteLoss):      # it says itself what to do
+        if isinstance(error, ValueError | NonFiniteLoss):  # it says itself what to do
             raise
         if is_out_of_memory(error):
-            error.add_note('compute.micro_batch=16 (pairs encoded at once; the losses stay those of the whole batch) '
-                           'and compute.checkpointing=true need less memory, compute.score_memory=256 and a smaller '
-                           'eval.val_batch_size less in validation; a smaller train.batch_size is another training, '
-                           'with fewer negatives')
+            error.add_note(
+                'compute.micro_batch=16 (pairs encoded at once; the losses stay those of the whole'
+                ' batch) and compute.checkpointing=true need less memory, compute.score_memory=256'
+                ' and a smaller eval.val_batch_size less in validation; a smaller train.batch_size'
+                ' is another training, with fewer negatives'
+            )
         if killed_worker(error):
             error.add_note('a smaller train.workers needs less memory')
-        anew = run is None or not run.kept and '--overwrite' in words        # the older run is back, then
+        anew = run is None or not run.kept and '--overwrite' in words  # the older run is back, then
         again = typed(words) if anew else typed(words, '--resume', without=('--overwrite',))
-        error.add_note((f'epochs finished and kept: {run.kept}, in {run.folder}' if run else 'nothing was changed')
-                       + f'. To go on:\n  {again}')
+        error.add_note(
+            (
+                f'epochs finished and kept: {run.kept}, in {run.folder}'
+                if run
+                else 'nothing was changed'
+            )
+            + f'. To go on:\n  {again}'
+        )
         raise
 
 

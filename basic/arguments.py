@@ -1,7 +1,9 @@
-"""The arguments of train.py and evaluation.py, checked as far as they can be without importing torch.
+"""The arguments of train.py and evaluation.py, checked as far as they can be without importing
+torch.
 
 Importing torch and transformers takes seconds; a mistyped option is told before that.
 """
+
 import argparse
 import os
 import re
@@ -12,8 +14,10 @@ from basic.command import command
 from basic.config import ConfigError, load_config
 from basic.print_config import describe_config
 
-DEVICE = ('auto: the first GPU, or the CPU where there is none (default); cpu; the index of a GPU, such as 0, or of '
-          'several, with a process on each: 0,1,2 (cpu:2: two processes on the CPU)')
+DEVICE = (
+    'auto: the first GPU, or the CPU where there is none (default); cpu; the index of a GPU, such'
+    ' as 0, or of several, with a process on each: 0,1,2 (cpu:2: two processes on the CPU)'
+)
 
 
 def training_arguments(argv=None):
@@ -22,34 +26,73 @@ def training_arguments(argv=None):
     Args:
         argv: list of words; None: those of the command line.
     Returns:
-        argparse.Namespace: configs (files), overrides (all options, as key=value), config (the Config they make),
+        argparse.Namespace: configs (files), overrides (all options, as key=value), config (the
+            Config they make),
         rootpath, device, run_dir, resume, overwrite, other_data, no_test.
     Raises:
         ValueError: (ConfigError) what they name cannot be.
     """
-    parser = argparse.ArgumentParser(prog='train.py', description='Train NRCCR on one collection, keep the best '
-                                     'model, test it.', epilog='--print-config lists the options.')
-    parser.add_argument('--config', dest='configs', required=True, action='append', metavar='FILE', help='for example '
-                        'configs/vatex.yaml; given again, what a further file says wins, for example '
-                        'configs/ablation/no_adversary.yaml')
-    parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders")
+    parser = argparse.ArgumentParser(
+        prog='train.py',
+        description='Train NRCCR on one collection, keep the best model, test it.',
+        epilog='--print-config lists the options.',
+    )
+    parser.add_argument(
+        '--config',
+        dest='configs',
+        required=True,
+        action='append',
+        metavar='FILE',
+        help=(
+            'for example '
+            'configs/vatex.yaml; given again, what a further file says wins, for example '
+            'configs/ablation/no_adversary.yaml'
+        ),
+    )
+    parser.add_argument(
+        '--rootpath', metavar='ROOT', help="folder that holds the collections' folders"
+    )
     parser.add_argument('--device', default='auto', help=DEVICE)
-    parser.add_argument('--run-dir', metavar='DIR',
-                        help='run folder (default: ROOT/<collection>/runs/<config>_<lang>/seed_<n>)')
-    parser.add_argument('--resume', action='store_true', help="go on after the run folder's last finished epoch")
-    parser.add_argument('--overwrite', action='store_true', help='replace the run that the run folder holds, which '
-                        'is kept until the new one has its first epoch')
-    parser.add_argument('--other-data', action='store_true',
-                        help='let --resume go on with other data than the run began with')
-    parser.add_argument('--no-test', action='store_true', help='do not test the best model at the end')
-    parser.add_argument('--print-config', action='store_true',
-                        help='show every option with its meaning, its value and its default, and train nothing')
+    parser.add_argument(
+        '--run-dir',
+        metavar='DIR',
+        help='run folder (default: ROOT/<collection>/runs/<config>_<lang>/seed_<n>)',
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help="go on after the run folder's last finished epoch"
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help=(
+            'replace the run that the run folder holds, which '
+            'is kept until the new one has its first epoch'
+        ),
+    )
+    parser.add_argument(
+        '--other-data',
+        action='store_true',
+        help='let --resume go on with other data than the run began with',
+    )
+    parser.add_argument(
+        '--no-test', action='store_true', help='do not test the best model at the end'
+    )
+    parser.add_argument(
+        '--print-config',
+        action='store_true',
+        help='show every option with its meaning, its value and its default, and train nothing',
+    )
     parser.add_argument('--seed', type=int, metavar='N', help='short for train.seed=N')
     parser.add_argument('--workers', type=int, metavar='N', help='short for train.workers=N')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config file')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='options over the config file'
+    )
     args = parser.parse_intermixed_args(argv)
-    args.overrides += [f'train.{key}={value}' for key in ('seed', 'workers')
-                       if (value := getattr(args, key)) is not None]
+    args.overrides += [
+        f'train.{key}={value}'
+        for key in ('seed', 'workers')
+        if (value := getattr(args, key)) is not None
+    ]
     args.config = load_config(args.configs, args.overrides)
     if args.print_config:
         print(describe_config(args.config), end='')
@@ -68,67 +111,118 @@ def evaluation_arguments(argv=None):
     Args:
         argv: list of words; None: those of the command line.
     Returns:
-        argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output, save_embeddings (None: no;
+        argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output,
+            save_embeddings (None: no;
         '': into the default folder), print_config, overrides.
     Raises:
         ValueError: what they name cannot be.
     """
-    parser = argparse.ArgumentParser(prog='evaluation.py', description='Test a trained or a released model.')
-    parser.add_argument('--checkpoint', required=True, metavar='RUN_DIR_OR_FILE',
-                        help='run folder, released folder (model_best.pth.tar), or checkpoint file')
-    parser.add_argument('--rootpath', metavar='ROOT', help="folder that holds the collections' folders "
-                        '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)')
+    parser = argparse.ArgumentParser(
+        prog='evaluation.py', description='Test a trained or a released model.'
+    )
+    parser.add_argument(
+        '--checkpoint',
+        required=True,
+        metavar='RUN_DIR_OR_FILE',
+        help='run folder, released folder (model_best.pth.tar), or checkpoint file',
+    )
+    parser.add_argument(
+        '--rootpath',
+        metavar='ROOT',
+        help=(
+            "folder that holds the collections' folders "
+            '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)'
+        ),
+    )
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
     parser.add_argument('--device', default='auto', help=DEVICE)
-    parser.add_argument('--tokenizer', metavar='NAME_OR_FOLDER',
-                        help="default: the run folder's tokenizer/, else text.bert")
+    parser.add_argument(
+        '--tokenizer',
+        metavar='NAME_OR_FOLDER',
+        help="default: the run folder's tokenizer/, else text.bert",
+    )
     parser.add_argument('--images', metavar='DIR', help='read raw images from here (CLIP models)')
-    parser.add_argument('--output', metavar='FILE', help='where to write the metrics as JSON (default: metrics.json, '
-                        'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it')
-    parser.add_argument('--save-embeddings', nargs='?', const='', metavar='DIR',
-                        help='write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
-                        'with "=" in its name only as --save-embeddings=DIR')
-    parser.add_argument('--print-config', action='store_true',
-                        help='show every option with its meaning, its value and its default, and test nothing')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the stored config')
+    parser.add_argument(
+        '--output',
+        metavar='FILE',
+        help=(
+            'where to write the metrics as JSON (default: metrics.json, '
+            'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it'
+        ),
+    )
+    parser.add_argument(
+        '--save-embeddings',
+        nargs='?',
+        const='',
+        metavar='DIR',
+        help=(
+            'write embeddings and ids (default: embeddings_<split>/ beside the checkpoint); a DIR '
+            'with "=" in its name only as --save-embeddings=DIR'
+        ),
+    )
+    parser.add_argument(
+        '--print-config',
+        action='store_true',
+        help='show every option with its meaning, its value and its default, and test nothing',
+    )
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='options over the stored config'
+    )
     args = parser.parse_intermixed_args(without_folder(sys.argv[1:] if argv is None else argv))
     _check_device(args.device)
     if not Path(args.checkpoint).exists():
-        raise ValueError(f'no checkpoint at {args.checkpoint}: give a run folder or a checkpoint file')
-    if args.output and (args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()):
-        raise ValueError(f'--output {args.output}: expected the name of a JSON file in a folder that is there; the '
-                         'ranks go beside it with the ending .npz')
+        raise ValueError(
+            f'no checkpoint at {args.checkpoint}: give a run folder or a checkpoint file'
+        )
+    if args.output and (
+        args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()
+    ):
+        raise ValueError(
+            f'--output {args.output}: expected the name of a JSON file in a folder that is there;'
+            ' the ranks go beside it with the ending .npz'
+        )
     return args
 
 
 def without_folder(words):
-    """The words of the command line, with a --save-embeddings before a key=value as one that names no folder."""
-    return ['--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
-            for word, following in zip(words, [*words[1:], ''])]
+    """The words of the command line, with a --save-embeddings before a key=value as one that names
+    no folder."""
+    return [
+        '--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
+        for word, following in zip(words, [*words[1:], ''])
+    ]
 
 
 def _check_device(name):
-    """ValueError where a device's name cannot be one; whether there is such a GPU, torch tells later."""
+    """ValueError where a device's name cannot be one; whether there is such a GPU, torch tells
+    later."""
     if not re.fullmatch('auto|cpu(:[1-9][0-9]?)?|(cuda:)?[0-9]+(,[0-9]+)*', name.strip()):
-        raise ValueError(f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs, such as "
-                         '0 or 0,1')
+        raise ValueError(
+            f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs,"
+            ' such as 0 or 0,1'
+        )
 
 
 def begin(name, script, parse):
-    """Before the imports that take seconds: check the command line, and start several processes if it asks for them.
+    """Before the imports that take seconds: check the command line, and start several processes if
+    it asks for them.
 
-    Ends the program where the command line is wrong, and, having started other processes, when these have ended.
+    Ends the program where the command line is wrong, and, having started other processes, when
+    these have ended.
 
     Args:
         name: as messages call the command; script: its file.
         parse: function that raises, or returns an argparse.Namespace with a `device`.
     """
+
     @command(name)
     def first(_):
         processes = _processes(parse().device)
         if processes > 1 and 'TORCHELASTIC_RUN_ID' not in os.environ:
             from basic import distributed
+
             sys.exit(distributed.launch(script, sys.argv[1:], processes))
+
     status = first()
     if status:
         sys.exit(status)

@@ -1,9 +1,11 @@
 """BigFile: the features of a video collection as one float32 matrix on disk, a row a frame.
 
-A BigFile folder holds `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white space),
-`feature.bin` (float32, little-endian, row-major, no header) and `video2frames.txt` (a Python dict literal, video id ->
-frame ids). Ids are text: UTF-8, or, where they are not, ISO-8859-1.
+A BigFile folder holds `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white
+space), `feature.bin` (float32, little-endian, row-major, no header) and `video2frames.txt` (a
+Python dict literal, video id -> frame ids). Ids are text: UTF-8, or, where they are not,
+ISO-8859-1.
 """
+
 import ast
 import json
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean, read_bytes, repeated, visual_id
 
-ENCODING = 'iso-8859-1'                  # of what is not UTF-8; maps every byte
+ENCODING = 'iso-8859-1'  # of what is not UTF-8; maps every byte
 
 
 class BigFile:
@@ -22,7 +24,8 @@ class BigFile:
     Attributes:
         rows, dim: its size, from shape.txt.
     Raises:
-        DataError: a file is missing, shape.txt is malformed or disagrees with the size of feature.bin.
+        DataError: a file is missing, shape.txt is malformed or disagrees with the size of
+            feature.bin.
     """
 
     def __init__(self, folder):
@@ -31,9 +34,11 @@ class BigFile:
         self.rows, self.dim = self._read_shape()
         size, expected = self.path.stat().st_size, 4 * self.rows * self.dim
         if size != expected:
-            raise DataError(f"{self.folder / 'shape.txt'}:1: {self.rows} rows of {self.dim} float32 numbers are "
-                            f'{expected:,} bytes, but {self.path} has {size:,}; one of the two files is from another '
-                            'feature, or the download was cut short: fetch both again')
+            raise DataError(
+                f'{self.folder / "shape.txt"}:1: {self.rows} rows of {self.dim} float32 numbers are'
+                f' {expected:,} bytes, but {self.path} has {size:,}; one of the two files is from'
+                ' another feature, or the download was cut short: fetch both again'
+            )
 
     def map(self):
         """The features (rows, dim), float32, read-only, mapped from the file."""
@@ -50,49 +55,71 @@ class BigFile:
         # UTF-8 ids in two.
         ids = [_text(name) for name in read_bytes(path).split()]
         if len(ids) != self.rows:
-            raise DataError(f"{path}: {len(ids):,} ids, but {self.folder / 'shape.txt'} says {self.rows:,} rows; they "
-                            'must be equal: row i of feature.bin belongs to id i')
+            raise DataError(
+                f'{path}: {len(ids):,} ids, but {self.folder / "shape.txt"} says {self.rows:,}'
+                ' rows; they must be equal: row i of feature.bin belongs to id i'
+            )
         if len(set(ids)) != len(ids):
-            raise DataError(f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand for '
-                            'one row only: write the features again with different ids')
+            raise DataError(
+                f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand'
+                ' for one row only: write the features again with different ids'
+            )
         return ids
 
     def read_videos(self):
         """Which rows make up each video.
 
         Returns:
-            ids (list of str), counts (videos,) int64, rows (frames,) int64: the rows of the first video, then those
-            of the second, and so on. A video without frames is left out: it is as good as not there.
+            ids (list of str), counts (videos,) int64, rows (frames,) int64: the rows of the first
+            video, then those
+            of the second, and so on. A video without frames is left out: it is as good as not
+                there.
         Raises:
-            DataError: id.txt or video2frames.txt is wrong, or the second names frames that the first lacks.
+            DataError: id.txt or video2frames.txt is wrong, or the second names frames that the
+                first lacks.
         """
-        path, row = self._file('video2frames.txt'), {name: i for i, name in enumerate(self.read_ids())}
+        path, row = (
+            self._file('video2frames.txt'),
+            {name: i for i, name in enumerate(self.read_ids())},
+        )
         videos = {name: frames for name, frames in read_video2frames(path).items() if frames}
         absent = [frame for frames in videos.values() for frame in frames if frame not in row]
         if absent:
-            raise DataError(f"{path}: {len(absent):,} frames are not in {self.folder / 'id.txt'}: "
-                            f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are '
-                            'of different features: fetch both again')
+            raise DataError(
+                f'{path}: {len(absent):,} frames are not in {self.folder / "id.txt"}: '
+                f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are '
+                'of different features: fetch both again'
+            )
         ids = [visual_id(name) for name in videos]
         if len(set(ids)) != len(ids):
-            raise DataError(f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of each')
-        rows = np.fromiter((row[frame] for frames in videos.values() for frame in frames), dtype=np.int64)
+            raise DataError(
+                f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of'
+                ' each'
+            )
+        rows = np.fromiter(
+            (row[frame] for frames in videos.values() for frame in frames), dtype=np.int64
+        )
         return ids, np.array([len(frames) for frames in videos.values()], dtype=np.int64), rows
 
     def _file(self, name):
         path = self.folder / name
         if not path.is_file():
-            raise DataError(f'no file {path}; a feature folder needs shape.txt, id.txt, feature.bin and '
-                            'video2frames.txt')
+            raise DataError(
+                f'no file {path}; a feature folder needs shape.txt, id.txt, feature.bin and '
+                'video2frames.txt'
+            )
         return path
 
     def _read_shape(self):
         path = self._file('shape.txt')
         words = read_bytes(path).decode(ENCODING).split()
-        if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 and int(word) > 0
-                                      for word in words):
-            raise DataError(f"{path}:1: expected two whole numbers above 0, 'rows dims', found "
-                            f"{' '.join(words)[:60]!r}")
+        if len(words) != 2 or not all(
+            word.isdecimal() and len(word) < 19 and int(word) > 0 for word in words
+        ):
+            raise DataError(
+                f"{path}:1: expected two whole numbers above 0, 'rows dims', found "
+                f'{" ".join(words)[:60]!r}'
+            )
         return int(words[0]), int(words[1])
 
 
@@ -108,43 +135,58 @@ def read_video2frames(path):
     """
     data = read_bytes(path)
     text = _text(data)
-    # Does a letter stand for a byte? In a file that is not UTF-8, and in Python 2's '\\xe4\\xb8\\xad'.
+    # Does a letter stand for a byte? In a file that is not UTF-8, and in Python 2's
+    # '\\xe4\\xb8\\xad'.
     bytewise = '\\' in text if data.isascii() else text.encode('utf-8') != data
     try:
         pairs = _json_pairs(text) if '"' not in text and '\\' not in text else None
         pairs = _literal_pairs(text) if pairs is None else pairs
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, 'lineno', None) or 1
-        raise DataError(f'{path}:{line}: expected a dict literal such as '
-                        f"{{'video1': ['video1_0', 'video1_1']}}, found: {getattr(error, 'msg', error)}") from None
+        raise DataError(
+            f'{path}:{line}: expected a dict literal such as '
+            f"{{'video1': ['video1_0', 'video1_1']}}, found: {getattr(error, 'msg', error)}"
+        ) from None
     for video, frames in pairs:
-        if not isinstance(video, str) or not isinstance(frames, list) or not all(isinstance(f, str) for f in frames):
-            raise DataError(f'{path}: video {video!r}: expected a list of frame ids (strings), found '
-                            f'{str(frames)[:80]}')
+        if (
+            not isinstance(video, str)
+            or not isinstance(frames, list)
+            or not all(isinstance(f, str) for f in frames)
+        ):
+            raise DataError(
+                f'{path}: video {video!r}: expected a list of frame ids (strings), found '
+                f'{str(frames)[:80]}'
+            )
     if bytewise:
-        pairs = [(_as_utf8(video), [_as_utf8(frame) for frame in frames])
-                 for video, frames in pairs]
+        pairs = [
+            (_as_utf8(video), [_as_utf8(frame) for frame in frames]) for video, frames in pairs
+        ]
     videos = dict(pairs)
     if len(videos) != len(pairs):
         again = repeated([video for video, _ in pairs])
-        raise DataError(f'{path}: the same video more than once: {first_five(again)}; remove one of each')
+        raise DataError(
+            f'{path}: the same video more than once: {first_five(again)}; remove one of each'
+        )
     return videos
 
 
 def _json_pairs(text):
     """(key, value) pairs of a dict literal that is JSON but for its quotes, else None.
 
-    A million frame ids take Python's own parser 13 seconds and a gigabyte; as JSON they take a quarter of a second.
+    A million frame ids take Python's own parser 13 seconds and a gigabyte; as JSON they take a
+    quarter of a second.
     """
     try:
-        pairs = json.loads(text.replace("'", '"'), object_pairs_hook=tuple)  # a tuple, unlike the lists inside
+        # a tuple, unlike the lists inside
+        pairs = json.loads(text.replace("'", '"'), object_pairs_hook=tuple)
     except ValueError:
         return None
     return pairs if isinstance(pairs, tuple) else None
 
 
 def _literal_pairs(text):
-    """(key, value) pairs of a dict literal in full Python syntax; raises ValueError or SyntaxError."""
+    """(key, value) pairs of a dict literal in full Python syntax; raises ValueError or
+    SyntaxError."""
     tree = ast.parse(text.strip(), mode='eval').body
     if not isinstance(tree, ast.Dict):
         raise ValueError(f'a {type(tree).__name__.lower()}')
@@ -153,13 +195,29 @@ def _literal_pairs(text):
 
 
 def _literal(node):
-    """The value of a literal's syntax tree; ValueError (with `lineno`) for code, of which nothing is run."""
+    """The value of a literal's syntax tree; ValueError (with `lineno`) for code, of which nothing
+    is run."""
     try:
         return ast.literal_eval(node)
     except ValueError:
-        found = next((part for part in ast.walk(node) if isinstance(part, ast.expr) and not isinstance(
-            part, (ast.Constant, ast.List, ast.Tuple, ast.Dict))), node) if node else None
-        error = ValueError(f'code in place of data: {ast.unparse(found)[:60]!r}' if node else "'**' in place of data")
+        found = (
+            next(
+                (
+                    part
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.expr)
+                    and not isinstance(part, (ast.Constant, ast.List, ast.Tuple, ast.Dict))
+                ),
+                node,
+            )
+            if node
+            else None
+        )
+        error = ValueError(
+            f'code in place of data: {ast.unparse(found)[:60]!r}'
+            if node
+            else "'**' in place of data"
+        )
         error.lineno = getattr(found, 'lineno', 1)
         raise error from None
 
@@ -176,5 +234,5 @@ def _as_utf8(name):
     """An id of which each letter is a byte, as UTF-8; as it is, where it cannot be that."""
     try:
         return name if name.isascii() else name.encode(ENCODING).decode('utf-8')
-    except UnicodeError:                 # a letter that is no byte, or bytes that are no UTF-8
+    except UnicodeError:  # a letter that is no byte, or bytes that are no UTF-8
         return name

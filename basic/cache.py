@@ -1,8 +1,10 @@
 """Arrays that are computed once, kept on disk, and mapped into memory by every run that needs them.
 
-A cached array is a folder: `array.npy` (a row an item), `ids.txt` (the rows' ids, one a line) and `made_from.json`. It
-appears as a whole or not at all, and it is made anew when what it was made from has changed.
+A cached array is a folder: `array.npy` (a row an item), `ids.txt` (the rows' ids, one a line) and
+`made_from.json`. It appears as a whole or not at all, and it is made anew when what it was made
+from has changed.
 """
+
 import json
 import os
 import shutil
@@ -37,18 +39,22 @@ def cached_array(folder, *, ids, made_from, parts):
     folder = Path(folder)
     if not _is_valid(folder, ids, made_from):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent / '.lock', wait=True, waiting=partial(_say_waiting, folder.parent)):
-            if not _is_valid(folder, ids, made_from):          # else another process has just made it
+        with locked(
+            folder.parent / '.lock', wait=True, waiting=partial(_say_waiting, folder.parent)
+        ):
+            if not _is_valid(folder, ids, made_from):  # else another process has just made it
                 _remove_leftovers_of_older_versions(folder)
                 replace_folder(folder, partial(_make, ids=ids, made_from=made_from, parts=parts))
     return folder / ARRAY
 
 
 def _is_valid(folder, ids, made_from):
-    """Whether the array is there, whole, and made from this; whatever else lies there is a cache miss."""
+    """Whether the array is there, whole, and made from this; whatever else lies there is a cache
+    miss."""
     try:
-        if (read_json(folder / MADE_FROM, dict) != made_from
-                or read_text(folder / IDS) != _lines(ids)):
+        if read_json(folder / MADE_FROM, dict) != made_from or read_text(folder / IDS) != _lines(
+            ids
+        ):
             return False
         refuse_special(folder / ARRAY)
         return len(np.load(folder / ARRAY, mmap_mode='r', allow_pickle=False)) == len(ids)
@@ -63,8 +69,11 @@ def _make(folder, *, ids, made_from, parts):
         rows = 0
         for part in parts():
             if not rows:
-                header = {'descr': np.lib.format.dtype_to_descr(part.dtype), 'fortran_order': False,
-                          'shape': (len(ids), *part.shape[1:])}
+                header = {
+                    'descr': np.lib.format.dtype_to_descr(part.dtype),
+                    'fortran_order': False,
+                    'shape': (len(ids), *part.shape[1:]),
+                }
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(part).data)
             rows += len(part)

@@ -1,9 +1,11 @@
-"""The file of a checkpoint, whoever wrote it: what it is, and what it holds, without running any of it.
+"""The file of a checkpoint, whoever wrote it: what it is, and what it holds, without running any of
+it.
 
-torch's `weights_only` unpickler lets through tensors and plain data. Added to that is what options of a training
-script hold: `argparse.Namespace`, defaultdicts, paths, and NumPy's numbers, which become Python's; of NumPy arrays
-nothing is needed here, and a mark stands in their place.
+torch's `weights_only` unpickler lets through tensors and plain data. Added to that is what options
+of a training script hold: `argparse.Namespace`, defaultdicts, paths, and NumPy's numbers, which
+become Python's; of NumPy arrays nothing is needed here, and a mark stands in their place.
 """
+
 import argparse
 import os
 import pathlib
@@ -17,12 +19,14 @@ from basic.errors import UserError, first_five
 from basic.foreign import DAMAGE, expect, refuse_special, shown
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-COUNTS = ('num_batches_tracked', 'position_ids', 'token_type_ids')    # the ends of the names of whole numbers
+# the ends of the names of whole numbers
+COUNTS = ('num_batches_tracked', 'position_ids', 'token_type_ids')
 AGAIN = 'copy or fetch it again'
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used: the message names the file, what was found and what to do."""
+    """A checkpoint that cannot be used: the message names the file, what was found and what to
+    do."""
 
 
 def read_content(path):
@@ -40,52 +44,91 @@ def read_content(path):
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds: unpickling, zip, end of file, a class not allowed
-        asked = re.search(r'GLOBAL ([\w.]+)', str(error))   # torch's own advice, to load it regardless, is left out
-        reason = (f'it asks for {asked[1]}' if asked else
-                  next((line for line in str(error).splitlines() if line.strip() and 'weights_only' not in line),
-                       type(error).__name__)[:300])
+    # torch raises many kinds: unpickling, zip, end of file, a class not allowed
+    except Exception as error:
+        # torch's own advice, to load it regardless, is left out
+        asked = re.search(r'GLOBAL ([\w.]+)', str(error))
+        reason = (
+            f'it asks for {asked[1]}'
+            if asked
+            else next(
+                (
+                    line
+                    for line in str(error).splitlines()
+                    if line.strip() and 'weights_only' not in line
+                ),
+                type(error).__name__,
+            )[:300]
+        )
         raise CheckpointError(
-            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold code; only tensors, '
-            'plain data and argparse.Namespace are read. Its maker can save it again without such objects: '
-            "content['opt'] = dict of plain values, then torch.save(content, FILE)") from None
+            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold'
+            ' code; only tensors, plain data and argparse.Namespace are read. Its maker can save'
+            " it again without such objects: content['opt'] = dict of plain values, then"
+            ' torch.save(content, FILE)'
+        ) from None
 
 
-# ----------------------------------------------------------------------------------------------------------- what it is
+# --------------------------------------------------------------------------------------- what it is
 
-ARCHIVES = ((b'\x1f\x8b', 'a gzip archive: tar zxf'), (b'BZh', 'a bzip2 archive: tar jxf'),
-            (b'\xfd7zXZ', 'an xz archive: tar Jxf'), (b'7z\xbc\xaf', 'a 7z archive: 7z x'),
-            (b'Rar!', 'a rar archive: unrar x'), (b'(\xb5/\xfd', 'a zstd archive: unzstd'))
-OTHERS = ((b'\x93NUMPY', 'a NumPy array'), (b'\x89HDF', 'an HDF5 file'), (b'\x89PNG', 'an image'),
-          (b'\xff\xd8\xff', 'an image'), (b'%PDF', 'a PDF document'), (b'\x7fELF', 'a program'))
-LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'      # how torch.save began a file before torch 1.6
+ARCHIVES = (
+    (b'\x1f\x8b', 'a gzip archive: tar zxf'),
+    (b'BZh', 'a bzip2 archive: tar jxf'),
+    (b'\xfd7zXZ', 'an xz archive: tar Jxf'),
+    (b'7z\xbc\xaf', 'a 7z archive: 7z x'),
+    (b'Rar!', 'a rar archive: unrar x'),
+    (b'(\xb5/\xfd', 'a zstd archive: unzstd'),
+)
+OTHERS = (
+    (b'\x93NUMPY', 'a NumPy array'),
+    (b'\x89HDF', 'an HDF5 file'),
+    (b'\x89PNG', 'an image'),
+    (b'\xff\xd8\xff', 'an image'),
+    (b'%PDF', 'a PDF document'),
+    (b'\x7fELF', 'a program'),
+)
+LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began a file before torch 1.6
 
 
 def _refuse_other_kinds(path, head):
-    """CheckpointError, with what to do, if the first bytes are those of something that torch.save does not write."""
+    """CheckpointError, with what to do, if the first bytes are those of something that torch.save
+    does not write."""
     found = _other_kind(head)
     if found:
         raise CheckpointError(f'{path} is {found}')
 
 
 def _other_kind(head):
-    """What a file with these first 512 bytes is, as the end of a sentence; None for one of torch.save."""
+    """What a file with these first 512 bytes is, as the end of a sentence; None for one of
+    torch.save."""
     if not head:
         return f'empty: {AGAIN}'
     if head.startswith((b'PK\x03\x04', LEGACY)):
         return None
     for start, name in ARCHIVES:
         if head.startswith(start):
-            return f'{name} it first, then give the folder in it that has the checkpoint, such as runs_0'
+            return (
+                f'{name} it first, then give the folder in it that has the checkpoint, such as'
+                ' runs_0'
+            )
     if head[257:262] == b'ustar':
-        return 'a tar archive: tar xf it first, then give the folder in it that has the checkpoint, such as runs_0'
+        return (
+            'a tar archive: tar xf it first, then give the folder in it that has the checkpoint,'
+            ' such as runs_0'
+        )
     if head.startswith(b'version https://git-lfs'):
         return 'a git-lfs pointer, which stands for the file: git lfs pull fetches the file itself'
-    if re.match(rb'\s*<(!doctype|html|head|\?xml|!--)', head.removeprefix(b'\xef\xbb\xbf'), re.IGNORECASE):
-        return ('a web page (HTML), of an error or a login perhaps, not the file: download it with a browser, and look '
-                'at its size')
+    if re.match(
+        rb'\s*<(!doctype|html|head|\?xml|!--)', head.removeprefix(b'\xef\xbb\xbf'), re.IGNORECASE
+    ):
+        return (
+            'a web page (HTML), of an error or a login perhaps, not the file: download it with a'
+            ' browser, and look at its size'
+        )
     if len(head) > 9 and struct.unpack('<Q', head[:8])[0] < 2**32 and head[8:9] == b'{':
-        return 'a safetensors file: weights without the config that belongs to them; give a run folder of train.py'
+        return (
+            'a safetensors file: weights without the config that belongs to them; give a run folder'
+            ' of train.py'
+        )
     for start, name in OTHERS:
         if head.startswith(start):
             return f'{name}, not a checkpoint'
@@ -93,7 +136,7 @@ def _other_kind(head):
         return 'a zip archive without content, not a checkpoint'
     if head.startswith(b'\x80'):
         return 'a pickle that torch.save did not write, and may hold code: it is not read'
-    text = head.decode('utf-8', errors='ignore').strip()     # its last character may be cut
+    text = head.decode('utf-8', errors='ignore').strip()  # its last character may be cut
     if not head.strip():
         return f'blank: {AGAIN}'
     if text and len(head.strip()) - len(text.encode()) < 4 and ' '.join(text.split()).isprintable():
@@ -102,19 +145,26 @@ def _other_kind(head):
 
 
 def _refuse_odd_zip(path):
-    """CheckpointError if a zip file is not as torch writes it, or not as it was written: torch does not look."""
+    """CheckpointError if a zip file is not as torch writes it, or not as it was written: torch does
+    not look."""
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
             names = [member.filename for member in members]
             if not any(name.endswith('/data.pkl') for name in names):
-                raise CheckpointError(f'{path} is a zip archive of {first_five(names)}, not a checkpoint: unzip it '
-                                      'first, then give the folder in it')
+                raise CheckpointError(
+                    f'{path} is a zip archive of {first_five(names)}, not a checkpoint: unzip it '
+                    'first, then give the folder in it'
+                )
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise CheckpointError(f'{path} is a compressed zip archive, which torch does not write: it is not '
-                                      f'read; {AGAIN} from where it was made')
+                raise CheckpointError(
+                    f'{path} is a compressed zip archive, which torch does not write: it is not '
+                    f'read; {AGAIN} from where it was made'
+                )
             if sum(member.file_size for member in members) > os.path.getsize(path):
-                raise CheckpointError(f'{path} is damaged: its parts are larger than the whole; {AGAIN}')
+                raise CheckpointError(
+                    f'{path} is damaged: its parts are larger than the whole; {AGAIN}'
+                )
             damaged = file.testzip()
     except CheckpointError:
         raise
@@ -124,7 +174,8 @@ def _refuse_odd_zip(path):
         raise CheckpointError(f'{path} is damaged ({shown(damaged)}): {AGAIN}')
 
 
-# -------------------------------------------------------------------------------------------------------- what it holds
+# ------------------------------------------------------------------------------------ what it holds
+
 
 class NotRead:
     """Stands for an object of which nothing is needed, and nothing is made."""
@@ -151,8 +202,20 @@ class _NumberType:
         self.order = '>' if isinstance(state, tuple) and state[1:2] == ('>',) else '<'
 
 
-NUMBER_CODES = {'b1': '?', 'i1': 'b', 'u1': 'B', 'i2': 'h', 'u2': 'H', 'i4': 'i', 'u4': 'I', 'i8': 'q', 'u8': 'Q',
-                'f2': 'e', 'f4': 'f', 'f8': 'd'}     # numpy's name -> struct's
+NUMBER_CODES = {
+    'b1': '?',
+    'i1': 'b',
+    'u1': 'B',
+    'i2': 'h',
+    'u2': 'H',
+    'i4': 'i',
+    'u4': 'I',
+    'i8': 'q',
+    'u8': 'Q',
+    'f2': 'e',
+    'f4': 'f',
+    'f8': 'd',
+}  # numpy's name -> struct's
 
 
 def _number(kind, data):
@@ -165,15 +228,25 @@ def _number(kind, data):
 
 HARMLESS = [
     argparse.Namespace,
-    (_empty, 'collections.defaultdict'), (NotRead, 'numpy.ndarray'),
+    (_empty, 'collections.defaultdict'),
+    (NotRead, 'numpy.ndarray'),
     *((NotRead, f'builtins.{name}') for name in ('int', 'float', 'str', 'list', 'dict', 'bool')),
-    *((item, f'numpy.{package}.multiarray.{name}') for package in ('core', '_core')
-      for item, name in ((_number, 'scalar'), (NotRead, '_reconstruct'))),
+    *(
+        (item, f'numpy.{package}.multiarray.{name}')
+        for package in ('core', '_core')
+        for item, name in ((_number, 'scalar'), (NotRead, '_reconstruct'))
+    ),
     (_NumberType, 'numpy.dtype'),
-    *((pathlib.PurePosixPath, f'{module}.{name}') for module in ('pathlib', 'pathlib._local')
-      for name in ('PurePosixPath', 'PosixPath')),
-    *((pathlib.PureWindowsPath, f'{module}.{name}') for module in ('pathlib', 'pathlib._local')
-      for name in ('PureWindowsPath', 'WindowsPath')),
+    *(
+        (pathlib.PurePosixPath, f'{module}.{name}')
+        for module in ('pathlib', 'pathlib._local')
+        for name in ('PurePosixPath', 'PosixPath')
+    ),
+    *(
+        (pathlib.PureWindowsPath, f'{module}.{name}')
+        for module in ('pathlib', 'pathlib._local')
+        for name in ('PureWindowsPath', 'WindowsPath')
+    ),
 ]
 
 
@@ -193,21 +266,36 @@ def tensors_of(state, where, size):
     tensors, total = {}, 0
     for name, value in state.items():
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
-            raise CheckpointError(f"{where}: the weight {shown(name)} is {shown(value)}; expected a tensor")
-        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != 'cpu':
+            raise CheckpointError(
+                f'{where}: the weight {shown(name)} is {shown(value)}; expected a tensor'
+            )
+        if (
+            value.layout != torch.strided
+            or value.is_quantized
+            or value.is_nested
+            or value.device.type != 'cpu'
+        ):
             raise CheckpointError(f'{where}: the weight {shown(name)} is not a plain dense tensor')
         if value.is_complex():
-            raise CheckpointError(f'{where}: the weight {shown(name)} is {value.dtype}; expected real numbers')
+            raise CheckpointError(
+                f'{where}: the weight {shown(name)} is {value.dtype}; expected real numbers'
+            )
         total += value.numel() * value.element_size()
-        if total > 4 * size + 2**16:     # a tensor may say that one number fills it a million million times
-            raise CheckpointError(f'{where} is damaged: the weight {shown(name)} of shape {list(value.shape)} is larger '
-                                  f'than the file; {AGAIN}')
+        # a tensor may say that one number fills it a million million times
+        if total > 4 * size + 2**16:
+            raise CheckpointError(
+                f'{where} is damaged: the weight {shown(name)} of shape {list(value.shape)} is'
+                f' larger than the file; {AGAIN}'
+            )
         tensors[name] = value.detach()
     return tensors
 
 
 def refuse_whole_numbers(model, where):
-    """CheckpointError if a weight that is to be multiplied holds whole numbers, or true and false."""
+    """CheckpointError if a weight that is to be multiplied holds whole numbers, or true and
+    false."""
     for name, value in model.items():
         if value.dtype not in FLOATS and not name.endswith(COUNTS):
-            raise CheckpointError(f'{where}: the weight {shown(name)} is {value.dtype}; expected floats')
+            raise CheckpointError(
+                f'{where}: the weight {shown(name)} is {value.dtype}; expected floats'
+            )

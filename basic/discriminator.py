@@ -1,7 +1,9 @@
-"""The language discriminators: English or translated, from BERT's token outputs (METHOD: losses, L_adv).
+"""The language discriminators: English or translated, from BERT's token outputs (METHOD: losses,
+L_adv).
 
 N captions, L tokens, D width of a token, C channels. Masks are (N, L), 1 on real tokens.
 """
+
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,11 +29,14 @@ class MlpDiscriminator(LinearDiscriminator):
 
     def __init__(self, *, dim, pooling):
         super().__init__(dim=dim, pooling=pooling)
-        self.model = nn.Sequential(nn.Linear(dim, 256), nn.Tanh(), nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2))
+        self.model = nn.Sequential(
+            nn.Linear(dim, 256), nn.Tanh(), nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2)
+        )
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, conv5, ReLU, conv5, times 0.3, plus the input; as released (`relu_skip`) plus the ReLU'd input."""
+    """ReLU, conv5, ReLU, conv5, times 0.3, plus the input; as released (`relu_skip`) plus the
+    ReLU'd input."""
 
     def __init__(self, *, channels, relu_skip):
         super().__init__()
@@ -40,23 +45,28 @@ class ResidualBlock(nn.Module):
         self.relu_skip = relu_skip
 
     def forward(self, x, keep):
-        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or just 1."""
+        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or
+        just 1."""
         rectified = F.relu(x)
         inner = F.relu(self.conv1(rectified * keep))
         return 0.3 * self.conv2(inner * keep) + (rectified if self.relu_skip else x)
 
 
 class ConvDiscriminator(nn.Module):
-    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear to two logits.
+    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear
+    to two logits.
 
-    As released the convolutions read padding as they read tokens; with the pooling `mean` they see zeros there, which
-    is what they see beyond the sequence's end, so that the amount of padding does not change the logits.
+    As released the convolutions read padding as they read tokens; with the pooling `mean` they see
+    zeros there, which is what they see beyond the sequence's end, so that the amount of padding
+    does not change the logits.
     """
 
     def __init__(self, *, dim, pooling, relu_skip):
         super().__init__()
         self.entry = nn.Conv1d(dim, 128, 1)
-        self.blocks = nn.ModuleList(ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels=128, relu_skip=relu_skip) for _ in range(3)
+        )
         self.model = nn.Linear(128, 2)
         self.pooling = pooling
 
@@ -69,8 +79,8 @@ class ConvDiscriminator(nn.Module):
         return self._judge(tokens, mask)
 
     def _judge(self, tokens, mask):
-        keep = 1 if self.pooling == 'padded_mean' else mask[:, None]         # (N, 1, L)
-        x = self.entry(tokens.transpose(1, 2))                               # (N, 128, L)
+        keep = 1 if self.pooling == 'padded_mean' else mask[:, None]  # (N, 1, L)
+        x = self.entry(tokens.transpose(1, 2))  # (N, 128, L)
         for block in self.blocks:
             x = block(x, keep)
         return self.model(pool(x.transpose(1, 2), mask, self.pooling))

@@ -9,6 +9,7 @@ Alone, everything here does nothing.
 
 N rows of the global batch, E features.
 """
+
 import logging
 import os
 import signal
@@ -25,13 +26,21 @@ from torch.distributed import ReduceOp
 
 from basic.command import TYPED, Killed, typed
 
-GRACE = 10                               # seconds that a process waits for the message of another
-PATIENCE = timedelta(minutes=10)         # how long a process waits for another before it gives up
-WHILE_CACHING = timedelta(hours=12)      # ... while another may make a cache of images: `patiently`
+GRACE = 10  # seconds that a process waits for the message of another
+PATIENCE = timedelta(minutes=10)  # how long a process waits for another before it gives up
+WHILE_CACHING = timedelta(hours=12)  # ... while another may make a cache of images: `patiently`
 # How gloo, NCCL and their store say that another process is no longer there.
-PEER_GONE = ('by peer', 'remote peer', 'remote process exited', 'communicator was aborted',
-             'Broken pipe', 'Socket closed', 'pair closure', 'Timed out waiting',
-             'Connection was likely closed')
+PEER_GONE = (
+    'by peer',
+    'remote peer',
+    'remote process exited',
+    'communicator was aborted',
+    'Broken pipe',
+    'Socket closed',
+    'pair closure',
+    'Timed out waiting',
+    'Connection was likely closed',
+)
 
 
 def launched():
@@ -42,7 +51,8 @@ def launched():
 def launch(script, arguments, processes):
     """Run a script in several processes of this machine by torchrun, and wait for them.
 
-    Where one fails, the others are stopped; what it printed is its own message. A signal to this process reaches all.
+    Where one fails, the others are stopped; what it printed is its own message. A signal to this
+    process reaches all.
 
     Returns:
         the exit status: 0, or that of the process that failed first, or 128 + the signal's number.
@@ -52,14 +62,18 @@ def launch(script, arguments, processes):
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
-    os.environ.setdefault(TYPED, typed(list(map(str, arguments))))   # for what the processes say about going on
-    for name in list(logging.root.manager.loggerDict):           # each has a level of its own
-        if name.startswith('torch.distributed.elastic'):
-            logging.getLogger(name).setLevel(logging.CRITICAL)   # the process has said it better
-    options = run.parse_args(['--standalone', '--nproc-per-node', str(processes), str(script), *map(str, arguments)])
 
-    def stop_all(number, _):             # as torchrun does for other signals, and not for this one
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads() // processes)))
+    # for what the processes say about going on
+    os.environ.setdefault(TYPED, typed(list(map(str, arguments))))
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith('torch.distributed.elastic'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the process has said it better
+    options = run.parse_args(
+        ['--standalone', '--nproc-per-node', str(processes), str(script), *map(str, arguments)]
+    )
+
+    def stop_all(number, _):  # as torchrun does for other signals, and not for this one
         raise SignalException(f'signal {number}', sigval=signal.Signals(number))
 
     if threading.current_thread() is threading.main_thread():
@@ -79,7 +93,8 @@ def launch(script, arguments, processes):
 
 
 def _watch_the_launcher():
-    """End this process soon after the one that started it is gone, which cannot stop it any more."""
+    """End this process soon after the one that started it is gone, which cannot stop it any
+    more."""
     parent = os.getppid()
 
     def watch():
@@ -87,7 +102,8 @@ def _watch_the_launcher():
             time.sleep(1)
         if os.environ['RANK'] == '0':
             print('the process that started this one is gone: stopped', file=sys.stderr, flush=True)
-        os._exit(1)                      # the main thread may be waiting for another process, deaf to exceptions
+        os._exit(1)  # the main thread may be waiting for another process, deaf to exceptions
+
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -101,9 +117,11 @@ def start(devices):
     """
     processes = int(os.environ['LOCAL_WORLD_SIZE']) if launched() else 1
     if len(devices) != processes:
-        raise ValueError(f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process needs '
-                         'one. On one machine omit torchrun: the command starts them itself. '
-                         'On several nodes --nproc-per-node is the number of devices in --device.')
+        raise ValueError(
+            f'{processes} process{"es" * (processes > 1)} and {len(devices)} devices: each process'
+            ' needs one. On one machine omit torchrun: the command starts them itself. On several'
+            ' nodes --nproc-per-node is the number of devices in --device.'
+        )
     device = devices[int(os.environ['LOCAL_RANK']) if launched() else 0]
     if device.type == 'cuda':
         torch.cuda.set_device(device)
@@ -113,8 +131,9 @@ def start(devices):
     _watch_the_launcher()
     if not distributed.is_initialized():
         on_gpu = device.type == 'cuda'
-        distributed.init_process_group('nccl' if on_gpu else 'gloo', timeout=PATIENCE,
-                                       device_id=device if on_gpu else None)
+        distributed.init_process_group(
+            'nccl' if on_gpu else 'gloo', timeout=PATIENCE, device_id=device if on_gpu else None
+        )
     return device
 
 
@@ -125,17 +144,21 @@ def stop():
 
 
 def after_process_0():
-    """Give process 0 a start with an error message that all of them may have: when it ends, this one is stopped."""
+    """Give process 0 a start with an error message that all of them may have: when it ends, this
+    one is stopped."""
     if launched() and os.environ['RANK'] != '0':
         time.sleep(GRACE)
 
 
 def _after_the_first(kind, error, trace):
-    """An excepthook: a process that fails because another one went away lets that one's message be the only one."""
+    """An excepthook: a process that fails because another one went away lets that one's message be
+    the only one."""
     if peer_went_away(error):
-        time.sleep(3 * GRACE)            # on the same node torchrun stops this process long before
-        error.add_note('another process of this run has ended, or did not answer for '
-                       f'{PATIENCE.total_seconds() / 60:.0f} minutes; its own output may say why')
+        time.sleep(3 * GRACE)  # on the same node torchrun stops this process long before
+        error.add_note(
+            'another process of this run has ended, or did not answer for '
+            f'{PATIENCE.total_seconds() / 60:.0f} minutes; its own output may say why'
+        )
     sys.__excepthook__(kind, error, trace)
 
 
@@ -143,8 +166,9 @@ def peer_went_away(error):
     """Whether an error says that a process is gone, in gloo's, NCCL's or the store's words."""
     if isinstance(error, distributed.DistError):
         return True
-    return (isinstance(error, RuntimeError | OSError)
-            and any(words in str(error) for words in PEER_GONE))
+    return isinstance(error, RuntimeError | OSError) and any(
+        words in str(error) for words in PEER_GONE
+    )
 
 
 def wait_for_all():
@@ -169,7 +193,7 @@ def rank():
     """This process's number, from 0."""
     if distributed.is_initialized():
         return distributed.get_rank()
-    return int(os.environ['RANK']) if launched() else 0          # not joined yet
+    return int(os.environ['RANK']) if launched() else 0  # not joined yet
 
 
 def size():
@@ -183,7 +207,8 @@ def is_main():
 
 
 def share(total, number=None, of=None):
-    """The contiguous share of `total` rows that process `number` of `of` holds; near-equal, the first ones larger.
+    """The contiguous share of `total` rows that process `number` of `of` holds; near-equal, the
+    first ones larger.
 
     Returns:
         slice.
@@ -214,20 +239,22 @@ class _Gather(torch.autograd.Function):
         shares = [share(total, number, size()) for number in range(size())]
         ctx.own = shares[rank()]
         counts = [part.stop - part.start for part in shares]
-        padded = x.new_zeros((max(counts), *x.shape[1:]))     # gloo gathers only equal shapes
-        padded[:len(x)] = x
+        padded = x.new_zeros((max(counts), *x.shape[1:]))  # gloo gathers only equal shapes
+        padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in shares]
         distributed.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
     @staticmethod
     def backward(ctx, gradient):
-        # Every process has computed the same loss of the same N rows: the own rows' gradient is already whole.
+        # Every process has computed the same loss of the same N rows: the own rows' gradient is
+        # already whole.
         return gradient[ctx.own], None
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; backward, each process's use of the sum counts, so the gradients are summed too."""
+    """Sum over the processes; backward, each process's use of the sum counts, so the gradients are
+    summed too."""
 
     @staticmethod
     def forward(ctx, x):
@@ -243,11 +270,14 @@ class _Sum(torch.autograd.Function):
 
 
 def shared(parameter):
-    """A parameter for use on gathered rows: every process computes the same gradient, its share is the size()-th part.
+    """A parameter for use on gathered rows: every process computes the same gradient, its share is
+    the size()-th part.
 
     So what `sum_gradients` adds up is the whole gradient once. The value is the parameter's own.
     """
-    return parameter if size() == 1 else parameter.detach() + (parameter - parameter.detach()) / size()
+    return (
+        parameter if size() == 1 else parameter.detach() + (parameter - parameter.detach()) / size()
+    )
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -257,10 +287,11 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         if size() == 1 or not self.training:
             return super().forward(x)
         ones = x.new_ones(len(x), 1)
-        totals = _Sum.apply(torch.cat([x, ones], dim=1).sum(dim=0))          # (E + 1,)
+        totals = _Sum.apply(torch.cat([x, ones], dim=1).sum(dim=0))  # (E + 1,)
         rows, mean = totals[-1].detach(), totals[:-1] / totals[-1].detach()
-        variance = _Sum.apply((x - mean).square().sum(dim=0)) / rows         # around the global mean, so as to be exact
-        with torch.no_grad():                                                # as PyTorch's: unbiased for the record
+        # around the global mean, so as to be exact
+        variance = _Sum.apply((x - mean).square().sum(dim=0)) / rows
+        with torch.no_grad():  # as PyTorch's: unbiased for the record
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
             self.num_batches_tracked += 1
@@ -268,13 +299,16 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
 
 
 def sum_gradients(parameters, bucket_mib=64):
-    """Add up every parameter's gradient over the processes, in place, in buckets of one transfer each."""
+    """Add up every parameter's gradient over the processes, in place, in buckets of one transfer
+    each."""
     if size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     bucket, held = [], 0
     for gradient in [*gradients, None]:
-        if bucket and (gradient is None or held >= bucket_mib * 2**20 or gradient.dtype != bucket[0].dtype):
+        if bucket and (
+            gradient is None or held >= bucket_mib * 2**20 or gradient.dtype != bucket[0].dtype
+        ):
             flat = torch.cat([part.flatten() for part in bucket])
             distributed.all_reduce(flat)
             for part, summed in zip(bucket, flat.split([part.numel() for part in bucket])):
@@ -293,9 +327,12 @@ def broadcast_module(module):
 
 
 def reduce_(tensor, how='sum'):
-    """Sum, minimum or maximum (`sum`, `min`, `max`) over the processes, in place; returns the tensor."""
+    """Sum, minimum or maximum (`sum`, `min`, `max`) over the processes, in place; returns the
+    tensor."""
     if size() > 1:
-        distributed.all_reduce(tensor, op={'sum': ReduceOp.SUM, 'min': ReduceOp.MIN, 'max': ReduceOp.MAX}[how])
+        distributed.all_reduce(
+            tensor, op={'sum': ReduceOp.SUM, 'min': ReduceOp.MIN, 'max': ReduceOp.MAX}[how]
+        )
     return tensor
 
 
@@ -308,7 +345,8 @@ def gather_objects(thing):
 
 
 def gather_batches(parts, device):
-    """The rows of all batches in order, where process p of s has those of batches p, p + s, p + 2s and so on.
+    """The rows of all batches in order, where process p of s has those of batches p, p + s, p + 2s
+    and so on.
 
     Args:
         parts: list of (rows, ...) tensors on `device`, the own batches in order; may be empty.
@@ -324,8 +362,10 @@ def gather_batches(parts, device):
     shape, dtype = next(chain.from_iterable(layouts))
     padded = torch.zeros((max(map(sum, counts)), *shape[1:]), dtype=dtype, device=device)
     if parts:
-        padded[:sum(map(len, parts))] = torch.cat(parts)
+        padded[: sum(map(len, parts))] = torch.cat(parts)
     everything = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(everything, padded)
-    batches = [rows[:sum(count)].split(count) for rows, count in zip(everything, counts)]
-    return torch.cat([batch for turn in zip_longest(*batches) for batch in turn if batch is not None])
+    batches = [rows[: sum(count)].split(count) for rows, count in zip(everything, counts)]
+    return torch.cat(
+        [batch for turn in zip_longest(*batches) for batch in turn if batch is not None]
+    )

@@ -1,4 +1,5 @@
 """The errors that say: the user's data are wrong; and helpers for their messages."""
+
 from pathlib import Path
 
 
@@ -14,11 +15,13 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """Data that cannot be used: the message names the file (and line), what was found and expected, and what to do."""
+    """Data that cannot be used: the message names the file (and line), what was found and expected,
+    and what to do."""
 
 
 class UnreachableError(DataError, OSError):
-    """Something that is neither on this machine nor can be downloaded now; the data may be right all the same."""
+    """Something that is neither on this machine nor can be downloaded now; the data may be right
+    all the same."""
 
 
 def first_five(items):
@@ -33,4 +36,6 @@ def listing(folder, limit=12):
     if not folder.is_dir():
         return 'no such folder'
     names = sorted(path.name + '/' * path.is_dir() for path in folder.iterdir())
-    return (', '.join(names[:limit]) or 'nothing') + f' and {len(names) - limit:,} more' * (len(names) > limit)
+    return (', '.join(names[:limit]) or 'nothing') + f' and {len(names) - limit:,} more' * (
+        len(names) > limit
+    )

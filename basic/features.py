@@ -1,7 +1,9 @@
-"""Features of visual items on disk: of frames, in a BigFile folder, or one an image, in a .npy file.
+"""Features of visual items on disk: of frames, in a BigFile folder, or one an image, in a .npy
+file.
 
 N items, F frames, D width.
 """
+
 import os
 from pathlib import Path
 
@@ -15,12 +17,14 @@ from basic.ids import read_ids
 
 
 class FeatureSource:
-    """What features on disk have in common: they are mapped, never copied to whoever reads, and checked when read."""
+    """What features on disk have in common: they are mapped, never copied to whoever reads, and
+    checked when read."""
 
-    in_processes = False                 # copying rows takes so little that threads do it
+    in_processes = False  # copying rows takes so little that threads do it
 
     def __init__(self, ids, features, file):
-        self.ids, self.features, self.file = ids, features, Path(file)       # features: (rows, D), mapped from file
+        # features: (rows, D), mapped from file
+        self.ids, self.features, self.file = ids, features, Path(file)
         self.dim = features.shape[1]
         self._row = {name: row for row, name in enumerate(ids)}
         self._sound = np.zeros(len(ids), dtype=bool)
@@ -38,30 +42,40 @@ class FeatureSource:
         """
         now = _state(self.file)
         if now[0] != self._opened[0]:
-            size = ('it is gone' if now[0] is None else
-                    f'{self._opened[0]:,} bytes before, {now[0]:,} now')
-            raise DataError(f'{self.file} was changed while it was in use ({size}): put the file '
-                            'back as it was')
+            size = (
+                'it is gone'
+                if now[0] is None
+                else f'{self._opened[0]:,} bytes before, {now[0]:,} now'
+            )
+            raise DataError(
+                f'{self.file} was changed while it was in use ({size}): put the file back as it was'
+            )
         if not size_alone and now != self._opened:
-            raise DataError(f'{self.file} was written to, or replaced, while it was in use: what '
-                            'was read since may be of either; put the file back as it was')
+            raise DataError(
+                f'{self.file} was written to, or replaced, while it was in use: what '
+                'was read since may be of either; put the file back as it was'
+            )
 
     def __contains__(self, name):
         return name in self._row
 
     def _check(self, numbers, items):
-        """DataError if an item, (..., D) of the visual item `number`, holds NaN or infinity; each is looked at once."""
+        """DataError if an item, (..., D) of the visual item `number`, holds NaN or infinity; each
+        is looked at once."""
         bad = []
         for place in np.flatnonzero(~self._sound[numbers]):
             with np.errstate(invalid='ignore', over='ignore'):
-                suspicious = not np.isfinite(items[place].sum(dtype=np.float32))  # cheaper than to look at each number
+                # cheaper than to look at each number
+                suspicious = not np.isfinite(items[place].sum(dtype=np.float32))
             if suspicious and not np.isfinite(items[place]).all():
                 bad.append(self.ids[numbers[place]])
             else:
                 self._sound[numbers[place]] = True
         if bad:
-            raise DataError(f'{self.where}: NaN or infinite features: {first_five(bad)}; extract these again '
-                            '(python -m util.check_data finds all of them)')
+            raise DataError(
+                f'{self.where}: NaN or infinite features: {first_five(bad)}; extract these again '
+                '(python -m util.check_data finds all of them)'
+            )
 
 
 class FrameSource(FeatureSource):
@@ -102,10 +116,10 @@ class FrameSource(FeatureSource):
         videos = np.array([self._row[name] for name in ids[own]], dtype=np.int64)
         items = []
         for out, count, video in zip(visual, counts.tolist(), videos.tolist()):
-            rows = self._rows[self._starts[video]:self._starts[video] + count]
+            rows = self._rows[self._starts[video] : self._starts[video] + count]
             if self._in_one_piece[video]:
-                out[:count] = self.features[rows[0]:rows[0] + count]
-            else:                        # mode: the rows are known to exist, and without it `take` copies twice
+                out[:count] = self.features[rows[0] : rows[0] + count]
+            else:  # mode: the rows are known to exist, and without it `take` copies twice
                 np.take(self.features, rows, axis=0, out=out[:count], mode='clip')
             out[count:] = 0
             items.append(out[:count])
@@ -127,8 +141,11 @@ class PooledSource(FeatureSource):
         self.where = path
         super().__init__(read_ids(ids_path), self._map(), path)
         if len(self.features) != len(self.ids):
-            raise DataError(f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row i of '
-                            'the first belongs to line i of the second: fetch or extract both for the same images')
+            raise DataError(
+                f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row'
+                ' i of the first belongs to line i of the second: fetch or extract both for the'
+                ' same images'
+            )
 
     def _map(self):
         try:
@@ -136,10 +153,15 @@ class PooledSource(FeatureSource):
         except (*DAMAGE, OSError) as error:
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
         if not isinstance(array, np.ndarray):
-            raise DataError(f'{self.where} is an .npz archive under another name: save its one array with np.save')
+            raise DataError(
+                f'{self.where} is an .npz archive under another name: save its one array with'
+                ' np.save'
+            )
         if array.ndim != 2 or array.dtype.kind != 'f' or not array.shape[1]:
-            raise DataError(f'{self.where}: expected floats of shape (images, width), found {array.dtype} of shape '
-                            f'{array.shape}')
+            raise DataError(
+                f'{self.where}: expected floats of shape (images, width), found {array.dtype} of'
+                f' shape {array.shape}'
+            )
         return np.asarray(array)
 
     def names(self, rows):

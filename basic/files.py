@@ -1,4 +1,5 @@
 """Files and folders that are whole or not there: atomic writes, replaced folders, locks."""
+
 import errno
 import fcntl
 import json
@@ -94,7 +95,8 @@ def replace_folder(folder, fill):
 
 @contextmanager
 def temporary_folder(path):
-    """A new folder `.<name>.<random>.tmp` beside `path`, removed in the end; killed calls' are removed first.
+    """A new folder `.<name>.<random>.tmp` beside `path`, removed in the end; killed calls' are
+    removed first.
 
     Two processes must not call it for one path at a time (see `locked`).
     """
@@ -139,7 +141,8 @@ def remove(path):
 
 @contextmanager
 def locked(path, *, wait=False, waiting=None):
-    """Hold a lock file for as long as the context lasts; the system releases it if this process dies.
+    """Hold a lock file for as long as the context lasts; the system releases it if this process
+    dies.
 
     Child processes do not hold it. A second lock on the same file in one process is refused like
     another process's, and raises even with `wait`. The file stays when the lock is released, and
@@ -162,8 +165,9 @@ def locked(path, *, wait=False, waiting=None):
         except Timeout:
             holder = _holder(path)
             if not wait:
-                raise Locked(f'{path.parent} is in use by {holder}: wait until it is done, '
-                             'or stop it') from None
+                raise Locked(
+                    f'{path.parent} is in use by {holder}: wait until it is done, or stop it'
+                ) from None
             if waiting:
                 waiting(holder)
             lock.acquire()
@@ -222,6 +226,6 @@ def _holder(path):
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding='utf-8') as file:
             found = json.loads(file.read(1000))
-        return f"process {int(found['process'])} on {str(found['machine'])[:60]}"
+        return f'process {int(found["process"])} on {str(found["machine"])[:60]}'
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 'another process'

@@ -1,21 +1,25 @@
 """What the data of a run are, in a few numbers, so that `--resume` notices when they are others."""
+
 import hashlib
 
 import numpy as np
 
-LOOKED_AT = 64                           # feature rows, and image files, spread over all of them
+LOOKED_AT = 64  # feature rows, and image files, spread over all of them
 
 
 def data_fingerprint(loaders):
-    """Counts and hashes of the splits: of ids, captions (as tokens) and samples of the features; no paths, no times.
+    """Counts and hashes of the splits: of ids, captions (as tokens) and samples of the features; no
+    paths, no times.
 
     Args:
         loaders: dict split -> data_provider.TrainLoader or EvalSet.
     Returns:
         dict split -> dict of plain data.
     """
-    return {split: _of_pairs(loader.dataset) if split == 'train' else _of_eval_set(loader)
-            for split, loader in loaders.items()}
+    return {
+        split: _of_pairs(loader.dataset) if split == 'train' else _of_eval_set(loader)
+        for split, loader in loaders.items()
+    }
 
 
 def changes(before, now):
@@ -26,34 +30,52 @@ def changes(before, now):
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 counts = isinstance(old.get(name), int) and isinstance(new.get(name), int)
-                found.append(f'{split} {name}' + (f': {old[name]:,} -> {new[name]:,}' if counts else ' changed'))
+                found.append(
+                    f'{split} {name}'
+                    + (f': {old[name]:,} -> {new[name]:,}' if counts else ' changed')
+                )
     return found
 
 
 def _of_pairs(dataset):
-    return {'captions': len(dataset), 'visual items': len(dataset.visual_ids),
-            'ids': _hash(dataset.visual_ids, dataset.owner), **_of_tokens(dataset.tokens),
-            'features': _of_source(dataset.source, dataset.visual_ids)}
+    return {
+        'captions': len(dataset),
+        'visual items': len(dataset.visual_ids),
+        'ids': _hash(dataset.visual_ids, dataset.owner),
+        **_of_tokens(dataset.tokens),
+        'features': _of_source(dataset.source, dataset.visual_ids),
+    }
 
 
 def _of_eval_set(split):
-    return {'captions': len(split.caption_ids), 'visual items': len(split.visual_ids),
-            'ids': _hash(split.caption_ids, split.visual_ids, split.owner), **_of_tokens(split.captions.dataset.tokens),
-            'features': _of_source(split.visuals.dataset.source, split.visual_ids)}
+    return {
+        'captions': len(split.caption_ids),
+        'visual items': len(split.visual_ids),
+        'ids': _hash(split.caption_ids, split.visual_ids, split.owner),
+        **_of_tokens(split.captions.dataset.tokens),
+        'features': _of_source(split.visuals.dataset.source, split.visual_ids),
+    }
 
 
 def _of_tokens(tokens):
-    return {f'captions of {role}': _hash(packed.ids, packed.offsets) for role, packed in tokens.items()}
+    return {
+        f'captions of {role}': _hash(packed.ids, packed.offsets) for role, packed in tokens.items()
+    }
 
 
 def _of_source(source, ids):
-    """Of a visual source: the shape and some rows of its features, or the sizes of some of its images."""
+    """Of a visual source: the shape and some rows of its features, or the sizes of some of its
+    images."""
     features = getattr(source, 'features', None)
     if features is not None:
         rows = _spread(len(features))
         return _hash(str((features.shape, features.dtype.str)), np.asarray(features[rows]))
-    images = getattr(source, 'images', source)           # kept ones are made from images
-    sizes = [images.path(ids[i]).stat().st_size for i in _spread(len(ids))] if hasattr(images, 'path') else []
+    images = getattr(source, 'images', source)  # kept ones are made from images
+    sizes = (
+        [images.path(ids[i]).stat().st_size for i in _spread(len(ids))]
+        if hasattr(images, 'path')
+        else []
+    )
     return _hash(np.array(sizes, dtype=np.int64))
 
 

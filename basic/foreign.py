@@ -1,4 +1,5 @@
-"""Files that others have written, or that a crash has cut: read as plain data, in bounded time and memory.
+"""Files that others have written, or that a crash has cut: read as plain data, in bounded time and
+memory.
 
 What a file must hold is said once, as a *form*, where it is read:
 
@@ -8,6 +9,7 @@ What a file must hold is said once, as a *form*, where it is read:
     {'key': form}           a dict with these keys; it may have others
     {str: form}             a dict of any text keys, with such values
 """
+
 import json
 import math
 import os
@@ -22,20 +24,43 @@ import yaml
 
 from basic.errors import DataError
 
-LARGEST = 2**63                          # of a whole number: far above any count or size, and quick to print
-DEEPEST, MOST = 30, 20_000               # levels and values of a config
-YAML_SIZE = 2**18                        # bytes of a config file; ours have some hundreds
-MAY_INFLATE = 2**26                      # bytes that any .npz may unpack to; a larger one to 100 times its size
+LARGEST = 2**63  # of a whole number: far above any count or size, and quick to print
+DEEPEST, MOST = 30, 20_000  # levels and values of a config
+YAML_SIZE = 2**18  # bytes of a config file; ours have some hundreds
+MAY_INFLATE = 2**26  # bytes that any .npz may unpack to; a larger one to 100 times its size
 
-KINDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', dict: 'keys and values',
-         list: 'a list', None: 'nothing'}
+KINDS = {
+    int: 'a whole number',
+    float: 'a number',
+    str: 'text',
+    bool: 'true or false',
+    dict: 'keys and values',
+    list: 'a list',
+    None: 'nothing',
+}
 # what the readers of json, yaml, zip and npy raise for damaged files, beside OSError
-DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError,
-          EOFError, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-          yaml.YAMLError)
+DAMAGE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    MemoryError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    yaml.YAMLError,
+)
 
 
-# ------------------------------------------------------------------------------------------------------------ the shape
+# ---------------------------------------------------------------------------------------- the shape
+
 
 def expect(value, form, where, error=DataError):
     """The value, if it has the form.
@@ -51,15 +76,22 @@ def expect(value, form, where, error=DataError):
     found = _misfit(value, form, '')
     if found:
         key, value, form = found
-        raise error(f'{where}: ' + (f"key '{key}' is {shown(value)}; " if key else f'it is {shown(value)}; ')
-                    + f'expected {_name(form)}')
+        raise error(
+            f'{where}: '
+            + (f"key '{key}' is {shown(value)}; " if key else f'it is {shown(value)}; ')
+            + f'expected {_name(form)}'
+        )
     return value
 
 
 def _misfit(value, form, key):
     """(key, value, form) of the first value that does not have its form, or None."""
     if isinstance(form, tuple):
-        return None if any(not _misfit(value, one, key) for one in form) else _nearest(value, form, key)
+        return (
+            None
+            if any(not _misfit(value, one, key) for one in form)
+            else _nearest(value, form, key)
+        )
     if isinstance(form, dict):
         if not isinstance(value, dict):
             return key, value, dict
@@ -77,7 +109,14 @@ def _misfit(value, form, key):
     if isinstance(form, list):
         if not isinstance(value, list | tuple):
             return key, value, list
-        return next((found for i, item in enumerate(value) if (found := _misfit(item, form[0], f'{key}[{i}]'))), None)
+        return next(
+            (
+                found
+                for i, item in enumerate(value)
+                if (found := _misfit(item, form[0], f'{key}[{i}]'))
+            ),
+            None,
+        )
     return None if _is(value, form) else (key, value, form)
 
 
@@ -116,36 +155,51 @@ def shown(value):
     if value is None or type(value) in (bool, int, float):
         return repr(value)
     return {dict: 'keys and values', list: 'a list', tuple: 'a list', bytes: 'bytes'}.get(
-        type(value), f'of type {type(value).__name__}')
+        type(value), f'of type {type(value).__name__}'
+    )
 
 
 def plain_tree(value, where, error=DataError):
     """A copy of nested dicts with text keys, lists, text, numbers, true, false and None.
 
     Raises:
-        error: it holds anything else, or more than a config can: too deep, too many, a list inside itself.
+        error: it holds anything else, or more than a config can: too deep, too many, a list inside
+            itself.
     """
     left = [MOST]
 
     def copy(value, key, depth):
         left[0] -= 1
         if left[0] < 0 or depth > DEEPEST:
-            raise error(f'{where}: it has ' + ('too many values' if left[0] < 0 else 'groups inside groups too deep')
-                        + ' to be a config')
+            raise error(
+                f'{where}: it has '
+                + ('too many values' if left[0] < 0 else 'groups inside groups too deep')
+                + ' to be a config'
+            )
         if isinstance(value, dict):
             for name in value:
                 if not isinstance(name, str):
-                    raise error(f"{where}: the key {shown(name)}{f' in {key}' if key else ''} is no text: "
-                                'put it in quotes')
-            return {name: copy(item, f'{key}.{name[:60]}'.lstrip('.'), depth + 1) for name, item in value.items()}
+                    raise error(
+                        f'{where}: the key {shown(name)}{f" in {key}" if key else ""} is no text: '
+                        'put it in quotes'
+                    )
+            return {
+                name: copy(item, f'{key}.{name[:60]}'.lstrip('.'), depth + 1)
+                for name, item in value.items()
+            }
         if isinstance(value, list | tuple):
             return [copy(item, f'{key}[{i}]', depth + 1) for i, item in enumerate(value)]
         if isinstance(value, str):
             if not value.isascii() and not _is_unicode(value):
-                raise error(f"{where}: key '{key}' holds bytes that are not UTF-8: {shown(value)!a}")
+                raise error(
+                    f"{where}: key '{key}' holds bytes that are not UTF-8: {shown(value)!a}"
+                )
             return value
         if value is not None and type(value) not in (bool, int, float):
-            raise error(f"{where}: key '{key}' is {shown(value)}; expected text, a number, true, false or a list")
+            raise error(
+                f"{where}: key '{key}' is {shown(value)}; expected text, a number, true, false or a"
+                ' list'
+            )
         if type(value) is int and abs(value) >= LARGEST:
             raise error(f"{where}: key '{key}' is {shown(value)}; no number here is that large")
         return value
@@ -161,17 +215,24 @@ def _is_unicode(text):
     return True
 
 
-# ------------------------------------------------------------------------------------------------------------ the files
+# ---------------------------------------------------------------------------------------- the files
+
 
 def refuse_special(path, error=DataError):
-    """Raise `error` if there is something at `path` that is no file: a folder, or a pipe, which would wait for ever."""
+    """Raise `error` if there is something at `path` that is no file: a folder, or a pipe, which
+    would wait for ever."""
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind):
-        raise error(f'{path} is a ' + ('folder' if stat.S_ISDIR(kind) else 'pipe or a device') + ', not a file')
+        raise error(
+            f'{path} is a '
+            + ('folder' if stat.S_ISDIR(kind) else 'pipe or a device')
+            + ', not a file'
+        )
 
 
 def read_text(path, error=DataError):
-    """A UTF-8 file's text, without a byte-order mark; raises `error`, or OSError if it cannot be read."""
+    """A UTF-8 file's text, without a byte-order mark; raises `error`, or OSError if it cannot be
+    read."""
     refuse_special(path, error)
     try:
         return Path(path).read_bytes().decode('utf-8').removeprefix('\ufeff')
@@ -190,7 +251,7 @@ def parse_json(text, form, where, error=DataError):
         value = json.loads(text)
     except RecursionError:
         raise error(f'{where}: lists inside lists too deep to be read') from None
-    except ValueError as reason:         # not JSON, or a number of thousands of digits
+    except ValueError as reason:  # not JSON, or a number of thousands of digits
         raise error(f'{where}: not JSON ({_one_line(reason)}): {shown(text)}') from None
     return expect(value, form, where, error)
 
@@ -205,11 +266,13 @@ def is_json(text):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as configs have it: a key given twice is an error, 1e-4 is a number, 2024-01-02 is text; and bounded."""
+    """YAML as configs have it: a key given twice is an error, 1e-4 is a number, 2024-01-02 is text;
+    and bounded."""
 
     def __init__(self, text):
         super().__init__(text)
-        self.sizes, self.depth = {}, 0   # of each node, in values, aliases counted as what they stand for
+        # of each node, in values, aliases counted as what they stand for
+        self.sizes, self.depth = {}, 0
 
     def compose_node(self, parent, index):
         self.depth += 1
@@ -230,7 +293,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _refuse_doubles(keys):
-    """ValueError if a mapping of YAML has a key twice, of which its reader would keep the last without a word."""
+    """ValueError if a mapping of YAML has a key twice, of which its reader would keep the last
+    without a word."""
     seen = set()
     for key in keys:
         if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(':merge'):
@@ -240,14 +304,24 @@ def _refuse_doubles(keys):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((':timestamp', ':float'))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r"""^(?:
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((':timestamp', ':float'))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(
+        r"""^(?:
     [-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
     |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
     |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
     |[-+]?\.(?:inf|Inf|INF)
-    |\.(?:nan|NaN|NAN))$""", re.X), list('-+0123456789.'))
+    |\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    list('-+0123456789.'),
+)
 
 
 def parse_yaml(text):
@@ -282,8 +356,8 @@ def read_npz(path, shapes, error=DataError):
 
     Args:
         path: the file.
-        shapes: dict name -> (shape, kinds): the shape that the array must have, and the letters of numpy's
-            `dtype.kind` that are accepted; a length of None fits any.
+        shapes: dict name -> (shape, kinds): the shape that the array must have, and the letters of
+            numpy's `dtype.kind` that are accepted; a length of None fits any.
     Returns:
         dict name -> array.
     Raises:
@@ -299,7 +373,9 @@ def read_npz(path, shapes, error=DataError):
             missing = [name for name in shapes if f'{name}.npy' not in names]
             if missing:
                 raise ValueError(f'it has no {", ".join(missing)}')
-            return {name: _npy(file.read(f'{name}.npy'), name, *form) for name, form in shapes.items()}
+            return {
+                name: _npy(file.read(f'{name}.npy'), name, *form) for name, form in shapes.items()
+            }
     except OSError:
         raise
     except DAMAGE as reason:
@@ -311,16 +387,29 @@ def _npy(data, name, shape, kinds):
     import io
 
     import numpy as np
+
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in read_header:
         raise ValueError(f'{name} is in version {version} of the npy format')
     found, fortran, dtype = read_header[version](file)
-    fits = len(found) == len(shape) and all(asked in (None, length) for asked, length in zip(shape, found))
-    if not fits or min(found, default=0) < 0 or dtype.kind not in kinds or dtype.hasobject or fortran and len(shape) > 1:
+    fits = len(found) == len(shape) and all(
+        asked in (None, length) for asked, length in zip(shape, found)
+    )
+    if (
+        not fits
+        or min(found, default=0) < 0
+        or dtype.kind not in kinds
+        or dtype.hasobject
+        or fortran
+        and len(shape) > 1
+    ):
         raise ValueError(f'{name} is {dtype} of shape {found}; expected shape {shape}')
-    rest = data[file.tell():]
+    rest = data[file.tell() :]
     if len(rest) != math.prod(found) * dtype.itemsize:
         raise ValueError(f'{name} is cut off')
     return np.frombuffer(rest, dtype=dtype).reshape(found)

@@ -2,6 +2,7 @@
 
 Code that comes with a model is never run: transformers is always given trust_remote_code=False.
 """
+
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -10,9 +11,13 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from basic.errors import DataError, UnreachableError
 from basic.runtime import keep_logs_tidy
 
-TIMEOUT = 5                  # seconds to wait for the hub before saying that it is out of reach
-WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
-           'pytorch_model.bin.index.json')
+TIMEOUT = 5  # seconds to wait for the hub before saying that it is out of reach
+WEIGHTS = (
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
 
 
 class NeedsCodeError(DataError):
@@ -40,11 +45,11 @@ def load_pretrained(cls, name, **options):
         return _from_pretrained(cls, str(folder), **options)
     try:
         loaded = _from_pretrained(cls, name, local_files_only=True, **options)
-        if not is_empty_tokenizer(loaded):   # as of a download that was cut short
+        if not is_empty_tokenizer(loaded):  # as of a download that was cut short
             return loaded
     except NeedsCodeError:
         raise
-    except (OSError, ValueError):        # not in the cache, or not all of it
+    except (OSError, ValueError):  # not in the cache, or not all of it
         pass
     ask_hub(name)
     try:
@@ -53,7 +58,7 @@ def load_pretrained(cls, name, **options):
         raise
     except ImportError as error:
         raise DataError(f'it cannot be loaded ({reason(error)})') from None
-    except Exception as error:           # what a failed request raises differs between versions
+    except Exception as error:  # what a failed request raises differs between versions
         raise _unreachable(error) from None
 
 
@@ -62,8 +67,9 @@ def ask_hub(name, file='config.json'):
     try:
         get_hf_file_metadata(hf_hub_url(name, file), timeout=TIMEOUT)
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise DataError('no such folder here, no such model on the hub '
-                        f'({reason(error)})') from None
+        raise DataError(
+            f'no such folder here, no such model on the hub ({reason(error)})'
+        ) from None
     except Exception as error:
         raise _unreachable(error) from None
 
@@ -73,7 +79,7 @@ def check_weights(name):
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not any((folder / file).is_file() for file in WEIGHTS):
-            raise DataError(f"{folder} holds no weights ({', '.join(WEIGHTS[::2])})")
+            raise DataError(f'{folder} holds no weights ({", ".join(WEIGHTS[::2])})')
     elif not any(isinstance(try_to_load_from_cache(str(name), file), str) for file in WEIGHTS):
         ask_hub(name)
 
@@ -84,14 +90,16 @@ def is_empty_tokenizer(loaded):
         return False
     added = getattr(loaded, 'added_tokens_encoder', ())
     words = set(loaded.get_vocab()) - set(loaded.all_special_tokens) - set(added)
-    return words <= {'\u2581'}           # the blank of a sentence-piece vocabulary
+    return words <= {'\u2581'}  # the blank of a sentence-piece vocabulary
 
 
 def refuse_empty(tokenizer):
     """DataError if a tokenizer knows no words."""
     if is_empty_tokenizer(tokenizer):
-        raise DataError(f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the '
-                        'folder lacks tokenizer.json, vocab.txt or the like')
+        raise DataError(
+            f'its tokenizer has {len(tokenizer)} tokens, none of them a word: the '
+            'folder lacks tokenizer.json, vocab.txt or the like'
+        )
 
 
 def reason(error):
@@ -105,11 +113,15 @@ def _from_pretrained(cls, name, **options):
     except ValueError as error:
         if 'trust_remote_code' not in str(error):
             raise
-        raise NeedsCodeError(f"'{name}' needs code of its own ('auto_map' in its configuration), "
-                             'and code that comes with a model is never run here; choose a model '
-                             'that transformers itself knows') from None
+        raise NeedsCodeError(
+            f"'{name}' needs code of its own ('auto_map' in its configuration), "
+            'and code that comes with a model is never run here; choose a model '
+            'that transformers itself knows'
+        ) from None
 
 
 def _unreachable(error):
-    return UnreachableError('no such folder, not in the local cache of downloaded models, and it '
-                            f'cannot be downloaded now ({reason(error)})')
+    return UnreachableError(
+        'no such folder, not in the local cache of downloaded models, and it '
+        f'cannot be downloaded now ({reason(error)})'
+    )

@@ -4,6 +4,7 @@ In captions, id lists and features an id is a file's name less a final .jpg or .
 white space. Everything else counts: another ending, another case, another Unicode form is another
 id. Where an id is not there, `did_you_mean` names one that is.
 """
+
 import codecs
 import difflib
 import re
@@ -15,9 +16,14 @@ from basic.errors import DataError, first_five
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 ENDINGS = (*IMAGE_ENDINGS, '.mp4', '.avi', '.webm', '.mkv', '.mov', '.flv', '.npy')
-MARKS = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',  # before UTF-16's, their start
-         codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
-JOINERS = '\u200c\u200d'                 # invisible, but part of words in Persian and Indian scripts
+# before UTF-16's, their start
+MARKS = {
+    codecs.BOM_UTF32_LE: 'UTF-32',
+    codecs.BOM_UTF32_BE: 'UTF-32',
+    codecs.BOM_UTF16_LE: 'UTF-16',
+    codecs.BOM_UTF16_BE: 'UTF-16',
+}
+JOINERS = '\u200c\u200d'  # invisible, but part of words in Persian and Indian scripts
 
 
 def visual_id(name):
@@ -37,23 +43,30 @@ def read_ids(path):
         try:
             ids.append(visual_id(line.decode('utf-8').strip()))
         except UnicodeDecodeError:
-            raise DataError(f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for '
-                            'example with iconv -f THEIRS -t utf-8') from None
+            raise DataError(
+                f'{path}:{number}: {line[:60]!r} is not UTF-8; convert the file, for '
+                'example with iconv -f THEIRS -t utf-8'
+            ) from None
         if not ids[-1]:
             raise DataError(f'{path}:{number}: an empty line; expected one id a line')
         if any(map(str.isspace, ids[-1])):
-            raise DataError(f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id a '
-                            'line, without any')
+            raise DataError(
+                f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id a '
+                'line, without any'
+            )
     if len(set(ids)) != len(ids):
         again = repeated(ids)
         line = ids.index(again[0], ids.index(again[0]) + 1) + 1
-        raise DataError(f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove '
-                        'the repeated lines, and their rows from the features')
+        raise DataError(
+            f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove '
+            'the repeated lines, and their rows from the features'
+        )
     return ids
 
 
 def repeated(ids):
-    """The ids that stand more than once in a list, each once, in order of their second appearance."""
+    """The ids that stand more than once in a list, each once, in order of their second
+    appearance."""
     seen, again = set(), {}
     for name in ids:
         if name in seen:
@@ -62,7 +75,8 @@ def repeated(ids):
     return list(again)
 
 
-# -------------------------------------------------------------------------------------- text files
+# --------------------------------------------------------------------------------------- text files
+
 
 def read_bytes(path):
     """The bytes of a text file, without the byte order mark that some editors begin it with.
@@ -75,8 +89,10 @@ def read_bytes(path):
     if found is None and b'\0' in data[:1000]:
         found = 'UTF-16 without its mark, or no text'
     if found:
-        raise DataError(f'{path}: the file is {found}; expected UTF-8: convert it, for example '
-                        f'with iconv -f {found[:6]} -t utf-8')
+        raise DataError(
+            f'{path}: the file is {found}; expected UTF-8: convert it, for example '
+            f'with iconv -f {found[:6]} -t utf-8'
+        )
     return data.removeprefix(codecs.BOM_UTF8)
 
 
@@ -95,10 +111,12 @@ def hidden(name):
     return next((c for c in name if not c.isprintable() and c not in JOINERS), None)
 
 
-# ------------------------------------------------------------------------------- the nearest there
+# -------------------------------------------------------------------------------- the nearest there
+
 
 def did_you_mean(missing, known, *, sample=2000):
-    """For a message after the ids that are not there: which is there instead; '' where none is near.
+    """For a message after the ids that are not there: which is there instead; '' where none is
+    near.
 
     Args:
         missing: list of ids.

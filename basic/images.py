@@ -2,6 +2,7 @@
 
 N images, S side of an image.
 """
+
 import hashlib
 import os
 from pathlib import Path
@@ -14,16 +15,17 @@ from basic import runtime
 from basic.errors import DataError, first_five
 from basic.ids import IMAGE_ENDINGS, did_you_mean
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)       # of CLIP's own preprocessing
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-PREPROCESSING = 2                        # count it up when ImageSource.load changes: caches are then made anew
+PREPROCESSING = 2  # count it up when ImageSource.load changes: caches are then made anew
 
 
 class ImageSource:
-    """Raw images through CLIP's preprocessing but its normalisation: batch(ids) -> (N, 3, S, S) uint8, None.
+    """Raw images through CLIP's preprocessing but its normalisation: batch(ids) -> (N, 3, S, S)
+    uint8, None.
 
-    A byte a number is a quarter of what the normalised pixels would take on their way to the model, which normalises
-    them (model.ClipEncoder).
+    A byte a number is a quarter of what the normalised pixels would take on their way to the model,
+    which normalises them (model.ClipEncoder).
 
     An image lies where the template says, or else beside that, under the same name with another
     ending of an image's, such as .JPG, .jpeg or .png, or under the id itself if it has one.
@@ -36,17 +38,21 @@ class ImageSource:
     """
 
     dim = 0
-    in_processes = True                  # decoding holds Python's lock too often for threads beside the training
+    in_processes = True  # decoding holds Python's lock too often for threads beside the training
 
     def __init__(self, template, ids, *, image_size, where):
         runtime.declare_missing_torchvision_ops()
         from torchvision import transforms  # only images need torchvision
+
         self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
         self.image_size, self._listed = image_size, {}
         # CLIP's own order: the resize comes before the conversion to RGB.
-        self._shape = transforms.Compose([
-            transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(image_size)])
+        self._shape = transforms.Compose(
+            [
+                transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(image_size),
+            ]
+        )
 
     def __contains__(self, name):
         return name in self._known
@@ -66,7 +72,9 @@ class ImageSource:
             found.add(itself)
         if len(found) > 1:
             names = ' and '.join(sorted(other.name for other in found))
-            raise DataError(f'no image {path}, but {names} beside it: remove those that are not meant')
+            raise DataError(
+                f'no image {path}, but {names} beside it: remove those that are not meant'
+            )
         return found.pop() if found else path
 
     def _others(self, folder):
@@ -80,18 +88,22 @@ class ImageSource:
         return self._listed[folder]
 
     def batch(self, ids, own=slice(None)):
-        pixels = torch.empty((len(ids[own]), 3, self.image_size, self.image_size), dtype=torch.uint8)
+        pixels = torch.empty(
+            (len(ids[own]), 3, self.image_size, self.image_size), dtype=torch.uint8
+        )
         for image, name in zip(pixels, ids[own]):
             image.copy_(self.load(name))
         return pixels, None
 
     def load(self, name):
         """One image (3, S, S) uint8; DataError if it is missing or cannot be decoded."""
-        return self.read(name, lambda image: torch.from_numpy(np.array(self._shape(image).convert('RGB')))
-                         ).permute(2, 0, 1)
+        return self.read(
+            name, lambda image: torch.from_numpy(np.array(self._shape(image).convert('RGB')))
+        ).permute(2, 0, 1)
 
     def read(self, name, function):
-        """function(PIL image) of one image in 8 bits; DataError if it is missing or cannot be used."""
+        """function(PIL image) of one image in 8 bits; DataError if it is missing or cannot be
+        used."""
         path = self.path(name)
         try:
             with Image.open(path) as image:
@@ -100,13 +112,15 @@ class ImageSource:
             raise DataError(f'{path}: {error}') from None
         except MemoryError:
             raise
-        except Exception as error:       # decoders raise all kinds of errors at damaged files
-            raise DataError(f'{path}: cannot be read as an image ({error}); fetch it again') from None
+        except Exception as error:  # decoders raise all kinds of errors at damaged files
+            raise DataError(
+                f'{path}: cannot be read as an image ({error}); fetch it again'
+            ) from None
 
     def absent(self, ids):
         """Those of the ids whose image does not exist."""
         # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
-        self._listed = {}                # they may have been put there since
+        self._listed = {}  # they may have been put there since
         there, absent = {}, []
         for name in ids:
             path = Path(self.template.replace('{id}', name))
@@ -124,16 +138,23 @@ class ImageSource:
     def near(self, absent):
         """For a message: an image that is there for one that is not; see `did_you_mean`."""
         folder = self.path(absent[0]).parent
-        return did_you_mean([self.path(name).name for name in absent],
-                            sorted(os.listdir(folder)) if folder.is_dir() else ())
+        return did_you_mean(
+            [self.path(name).name for name in absent],
+            sorted(os.listdir(folder)) if folder.is_dir() else (),
+        )
 
     def fingerprint(self, ids):
-        """What the pixels of these images are made from, as plain data: it changes if a file does."""
+        """What the pixels of these images are made from, as plain data: it changes if a file
+        does."""
         files = hashlib.sha256()
         for name in ids:
             stat = self.path(name).stat()
             files.update(f'{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
-        return {'preprocessing': PREPROCESSING, 'image_size': self.image_size, 'files': files.hexdigest()}
+        return {
+            'preprocessing': PREPROCESSING,
+            'image_size': self.image_size,
+            'files': files.hexdigest(),
+        }
 
 
 class Unclear(ValueError):
@@ -141,7 +162,8 @@ class Unclear(ValueError):
 
 
 def eight_bits(image):
-    """A PIL image in 8 bits a colour, its white being white; RGB, L and CMYK without transparency as they are.
+    """A PIL image in 8 bits a colour, its white being white; RGB, L and CMYK without transparency
+    as they are.
 
     Of an animation it is the first picture. As released, a camera's note (EXIF) that the picture
     lies on its side is not obeyed.
@@ -156,11 +178,13 @@ def eight_bits(image):
     if image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG':
         return _from_16_bits(image)
     if image.mode in ('I', 'F'):
-        raise Unclear(f'its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot '
-                      'tell what is white; convert it to 8 bits a colour')
+        raise Unclear(
+            f'its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot '
+            'tell what is white; convert it to 8 bits a colour'
+        )
     if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
         return _opaque(image.convert('RGBA'))
-    if image.mode in ('1', 'P'):         # their pixels could not be mixed in resizing
+    if image.mode in ('1', 'P'):  # their pixels could not be mixed in resizing
         return image.convert('L' if image.mode == '1' else 'RGB')
     return image
 
@@ -170,8 +194,10 @@ def _from_16_bits(image):
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or 0 < high < 4096 or high > 65535:
-        raise Unclear(f'its grey values of 16 bits go from {low} to {high}, where 65535 is white: '
-                      'they seem to be of another depth; convert it to 8 bits')
+        raise Unclear(
+            f'its grey values of 16 bits go from {low} to {high}, where 65535 is white: '
+            'they seem to be of another depth; convert it to 8 bits'
+        )
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
@@ -191,7 +217,8 @@ def _opaque(image):
 
 
 class StoredImages:
-    """Images kept on disk as pixels or embeddings: batch(ids) -> (N, 3, S, S) uint8 or (N, P) float32, None.
+    """Images kept on disk as pixels or embeddings: batch(ids) -> (N, 3, S, S) uint8 or (N, P)
+    float32, None.
 
     Args:
         path: .npy of a row an image.
@@ -225,10 +252,11 @@ def check_images(source, visual_ids):
     absent = absent_images(source, visual_ids)
     if absent:
         paths = [source.path(name) for name in absent]
-        raise DataError(f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not exist: '
-                        f'{first_five(paths)}{source.near(absent)}; put them there, set data.images '
-                        'to where they are, or leave them and their captions out with '
-                        'data.missing=skip')
+        raise DataError(
+            f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not'
+            f' exist: {first_five(paths)}{source.near(absent)}; put them there, set data.images to'
+            ' where they are, or leave them and their captions out with data.missing=skip'
+        )
 
 
 def tower_fingerprint(clip):
@@ -241,5 +269,6 @@ def tower_fingerprint(clip):
     for name, tensor in sorted(clip.state_dict().items()):
         weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-    unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')     # in no weight's shape
+    # in no weight's shape
+    unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
     return {'weights': weights.hexdigest(), **{key: getattr(clip.config, key) for key in unseen}}

@@ -1,14 +1,17 @@
 """Layers that the text and the video encoder share (METHOD: text encoder, steps 3 to 5).
 
-N items, L positions, D width in, H hidden width. Masks are (N, L), 1 on real positions and 0 on padding.
+N items, L positions, D width in, H hidden width. Masks are (N, L), 1 on real positions and 0 on
+padding.
 """
+
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-PADDING_SCORE = -10000.0  # added where the query or the key is padding; finite, as released: see attention_mask
+# added where the query or the key is padding; finite, as released: see attention_mask
+PADDING_SCORE = -10000.0
 
 
 class InputProjection(nn.Module):
@@ -39,16 +42,20 @@ class LearnedPositions(nn.Module):
 
     def forward(self, x):
         if x.shape[1] > self.embedding.num_embeddings:
-            raise ValueError(f'a sequence of {x.shape[1]} positions, but only {self.embedding.num_embeddings} are '
-                             'learned: cut it, or raise text.positions / visual.positions')
-        return self.dropout(self.norm(x + self.embedding.weight[:x.shape[1]]))
+            raise ValueError(
+                f'a sequence of {x.shape[1]} positions, but only {self.embedding.num_embeddings}'
+                ' are learned: cut it, or raise text.positions / visual.positions'
+            )
+        return self.dropout(self.norm(x + self.embedding.weight[: x.shape[1]]))
 
 
 def attention_mask(query_mask, key_mask):
-    """(N, Lq), (N, Lk) -> additive mask (N, 1, Lq, Lk), PADDING_SCORE wherever query *or* key is padding.
+    """(N, Lq), (N, Lk) -> additive mask (N, 1, Lq, Lk), PADDING_SCORE wherever query *or* key is
+    padding.
 
-    So a padded query sees the same offset everywhere and attends to everything, padding included: with the
-    `padded_mean` pooling its output counts, so a boolean mask or -inf would give other numbers.
+    So a padded query sees the same offset everywhere and attends to everything, padding included:
+    with the `padded_mean` pooling its output counts, so a boolean mask or -inf would give other
+    numbers.
     """
     real = query_mask[:, None, :, None] * key_mask[:, None, None, :]
     return (1.0 - real) * PADDING_SCORE
@@ -61,12 +68,13 @@ class AttentionBlock(nn.Module):
         hidden: width H of inputs, values and output.
         heads: number of heads; divides both widths.
         qk_width: width of queries and keys, all heads together.
-        score_scale: divide the scores by sqrt of a head's value width (`value_width`, as released) or of its query
-            width (`key_width`, the usual choice).
+        score_scale: divide the scores by sqrt of a head's value width (`value_width`, as released)
+            or of its query width (`key_width`, the usual choice).
         dropout: on attention probabilities and on the output.
-        attention: `eager` (written out), `fused` (torch's kernels), or `auto`: fused on a GPU. At padded queries a
-            score is added to -10000, where float32 resolves 0.001, so there the order of rounding shows: fused, a
-            pooled vector differs by some 1e-6 from the released code's, written out by 1e-8. A CPU gains nothing from
+        attention: `eager` (written out), `fused` (torch's kernels), or `auto`: fused on a GPU. At
+            padded queries a score is added to -10000, where float32 resolves 0.001, so there the
+            order of rounding shows: fused, a pooled vector differs by some 1e-6 from the released
+                code's, written out by 1e-8. A CPU gains nothing from
             its fused kernel, which needs values as wide as keys.
     """
 
@@ -91,20 +99,29 @@ class AttentionBlock(nn.Module):
             (N, Lq, H).
         """
         source, source_mask = (x, mask) if context is None else (context, context_mask)
-        query, key, value = (self._split(part) for part in (self.query(x), self.key(source), self.value(source)))
-        mask = attention_mask(mask, source_mask)                             # (N, 1, Lq, Lk)
+        query, key, value = (
+            self._split(part) for part in (self.query(x), self.key(source), self.value(source))
+        )
+        mask = attention_mask(mask, source_mask)  # (N, 1, Lq, Lk)
         if self.attention == 'fused' or (self.attention == 'auto' and x.device.type != 'cpu'):
+            # (N, heads, Lq, H / heads)
             attended = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask.to(query.dtype), scale=1 / self.scale,
-                dropout_p=self.dropout.p if self.training else 0.0)          # (N, heads, Lq, H / heads)
+                query,
+                key,
+                value,
+                attn_mask=mask.to(query.dtype),
+                scale=1 / self.scale,
+                dropout_p=self.dropout.p if self.training else 0.0,
+            )
         else:
-            scores = query @ key.transpose(-1, -2) / self.scale + mask       # (N, heads, Lq, Lk)
-            attended = self.dropout(scores.softmax(dim=-1)) @ value          # (N, heads, Lq, H / heads)
+            scores = query @ key.transpose(-1, -2) / self.scale + mask  # (N, heads, Lq, Lk)
+            attended = self.dropout(scores.softmax(dim=-1)) @ value  # (N, heads, Lq, H / heads)
         dense = self.dropout(self.dense(attended.transpose(1, 2).flatten(2)))  # (N, Lq, H)
         return self.norm(dense + x if context is None else dense)
 
     def _split(self, x):
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)             # (N, L, W) -> (N, heads, L, W / heads)
+        # (N, L, W) -> (N, heads, L, W / heads)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def pool(x, mask, kind):
@@ -112,8 +129,8 @@ def pool(x, mask, kind):
 
     Args:
         x: (N, L, H); mask: (N, L), 1 on real positions.
-        kind: `padded_mean` (as released: over all L positions, so the batch's longest item matters), `mean` or `max`
-            over the real positions.
+        kind: `padded_mean` (as released: over all L positions, so the batch's longest item
+            matters), `mean` or `max` over the real positions.
     Raises:
         ValueError: unknown kind.
     """

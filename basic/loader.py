@@ -1,4 +1,5 @@
 """Batches put together in the background."""
+
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,14 +10,16 @@ from basic.errors import DataError
 
 
 class Loader:
-    """Iterates a dataset whose indices are whole batches; the batches are put together in the background.
+    """Iterates a dataset whose indices are whole batches; the batches are put together in the
+    background.
 
     Args:
         dataset: the dataset.
-        workers: how many batches are put together at the same time; 0: one at a time, when it is asked for. What comes
-            out does not depend on it.
-        processes: in worker processes, not in threads. A thread shares everything and hands a batch over as it is, but
-            holds Python's lock while the training wants it; a process copies the batch through shared memory.
+        workers: how many batches are put together at the same time; 0: one at a time, when it is
+            asked for. What comes out does not depend on it.
+        processes: in worker processes, not in threads. A thread shares everything and hands a batch
+            over as it is, but holds Python's lock while the training wants it; a process copies the
+            batch through shared memory.
         pin_memory: for a model on a GPU.
         sampler: yields the dataset's indices; None: 0, 1, 2, ...
         keep_workers: the processes, from one iteration to the next.
@@ -26,14 +29,36 @@ class Loader:
         DataError: from the iteration, as the dataset raised it.
     """
 
-    def __init__(self, dataset, *, workers, processes=False, pin_memory=False, sampler=None, keep_workers=False):
+    def __init__(
+        self,
+        dataset,
+        *,
+        workers,
+        processes=False,
+        pin_memory=False,
+        sampler=None,
+        keep_workers=False,
+    ):
         self.indices = range(len(dataset)) if sampler is None else sampler
-        self.dataset, self._workers, self._pin_memory, self._loader = dataset, workers, pin_memory, None
+        self.dataset, self._workers, self._pin_memory, self._loader = (
+            dataset,
+            workers,
+            pin_memory,
+            None,
+        )
         if processes and workers > 0:
-            # The generator is the loader's own: drawing its seed must not move the random numbers of the training.
-            self._loader = DataLoader(_Guarded(dataset), batch_size=None, sampler=self.indices, collate_fn=_as_it_is,
-                                      num_workers=workers, pin_memory=pin_memory, generator=torch.Generator(),
-                                      persistent_workers=keep_workers)
+            # The generator is the loader's own: drawing its seed must not move the random numbers
+            # of the training.
+            self._loader = DataLoader(
+                _Guarded(dataset),
+                batch_size=None,
+                sampler=self.indices,
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                generator=torch.Generator(),
+                persistent_workers=keep_workers,
+            )
 
     def __len__(self):
         return len(self.indices)
@@ -51,7 +76,11 @@ class Loader:
 
     def _from_threads(self):
         # A thread has its own idea of the current GPU, in whose memory space it would pin.
-        start = (torch.cuda.set_device, (torch.cuda.current_device(),)) if self._pin_memory else (None, ())
+        start = (
+            (torch.cuda.set_device, (torch.cuda.current_device(),))
+            if self._pin_memory
+            else (None, ())
+        )
         waiting = deque()
         with ThreadPoolExecutor(self._workers, 'loader', *start) as pool:
             try:
@@ -61,7 +90,7 @@ class Loader:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
-            finally:                     # the iteration may have been left early
+            finally:  # the iteration may have been left early
                 for future in waiting:
                     future.cancel()
 
@@ -71,7 +100,8 @@ class Loader:
 
 
 class _Guarded(Dataset):
-    """Hands a DataError over as an item: raised in a process, it would arrive as the text of a traceback."""
+    """Hands a DataError over as an item: raised in a process, it would arrive as the text of a
+    traceback."""
 
     def __init__(self, dataset):
         self.dataset = dataset

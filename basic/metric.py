@@ -1,16 +1,17 @@
 """Retrieval metrics from scores and the ground truth; the scores may come in blocks.
 
-Q captions, V visual items; B captions and C visual items of a block. A caption belongs to one visual item; a visual
-item has any number of captions. It is found at its best-ranked one, and its average precision counts them all. Higher
-scores are better, ranks start at 1.
+Q captions, V visual items; B captions and C visual items of a block. A caption belongs to one
+visual item; a visual item has any number of captions. It is found at its best-ranked one, and its
+average precision counts them all. Higher scores are better, ranks start at 1.
 """
+
 from contextlib import contextmanager
 
 import torch
 
 RECALLS = (1, 5, 10)
-# By which comparisons a wrong item stands before a right one: their mean over the rule's. In place, as 0.0 and 1.0:
-# on a CPU that is several times as fast as making, and then adding up, booleans.
+# By which comparisons a wrong item stands before a right one: their mean over the rule's. In place,
+# as 0.0 and 1.0: on a CPU that is several times as fast as making, and then adding up, booleans.
 TIES = {'pessimistic': (torch.Tensor.ge_,), 'mean': (torch.Tensor.gt_, torch.Tensor.ge_)}
 
 
@@ -21,19 +22,22 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
 
         rank = k + (wrong items that score higher) + c * (wrong items that score the same)
 
-    with c = 1 for `pessimistic` (among equal scores the wrong items come first) and c = 1/2 for `mean` (the middle
-    rank, when one right item ties). Right items that tie with each other are in line one behind the other.
+    with c = 1 for `pessimistic` (among equal scores the wrong items come first) and c = 1/2 for
+    `mean` (the middle rank, when one right item ties). Right items that tie with each other are in
+    line one behind the other.
 
     Args:
         scores: (Q, V) tensor or array of any floating type; compared as they are, never rounded.
         owner: (Q,) integers, the index of the visual item that caption j belongs to.
         ties: `pessimistic` or `mean`.
     Returns:
-        dict: `t2v` (captions search visual items) and `v2t` (visual items search captions; those without a caption
-        are searched in t2v, but are no query here), each a dict of R@1, R@5, R@10 (per cent), MedR, MeanR (ranks) and
-        mAP (0 to 1); and `SumR`, the six recalls added.
+        dict: `t2v` (captions search visual items) and `v2t` (visual items search captions; those
+            without a caption
+        are searched in t2v, but are no query here), each a dict of R@1, R@5, R@10 (per cent), MedR,
+        MeanR (ranks) and mAP (0 to 1); and `SumR`, the six recalls added.
     Raises:
-        ValueError: NaN or infinite scores, no captions, shapes or owners that do not fit, unknown tie rule.
+        ValueError: NaN or infinite scores, no captions, shapes or owners that do not fit, unknown
+            tie rule.
     """
     scores = torch.as_tensor(scores).detach()
     if not scores.is_floating_point():
@@ -44,9 +48,12 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
     truth = GroundTruth(owner, *scores.shape, device=scores.device)
     comparisons = comparisons_of(ties)
     refuse_broken(count_broken(scores), scores.numel())
-    scores = scores if scores.itemsize >= 4 else scores.float()     # exact, and float32 can also hold the counts
+    # exact, and float32 can also hold the counts
+    scores = scores if scores.itemsize >= 4 else scores.float()
     at_once = tile_size(scores.device)
-    wrong = WrongCount(truth, scores.gather(1, truth.owner[:, None]).squeeze(1), comparisons, at_once)
+    wrong = WrongCount(
+        truth, scores.gather(1, truth.owner[:, None]).squeeze(1), comparisons, at_once
+    )
     with cpu_threads(1):
         for some in tiles(visuals, len(scores), at_once):
             block = scores[:, some].T.clone(memory_format=torch.contiguous_format)
@@ -79,7 +86,8 @@ def refuse_broken(broken, total):
 
 
 def tile_size(device):
-    """How many scores to work on at once: on a CPU few enough for its cache, else enough to fill the device."""
+    """How many scores to work on at once: on a CPU few enough for its cache, else enough to fill
+    the device."""
     return 2**18 if device.type == 'cpu' else 2**24
 
 
@@ -87,8 +95,9 @@ def tile_size(device):
 def cpu_threads(number):
     """Let torch use so many CPU threads meanwhile.
 
-    One is right for thousands of short operations. Two are little faster there, and where other programs want the
-    processors too, each operation would wait for the thread that has lost its turn: many times slower.
+    One is right for thousands of short operations. Two are little faster there, and where other
+    programs want the processors too, each operation would wait for the thread that has lost its
+    turn: many times slower.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -99,9 +108,13 @@ def cpu_threads(number):
 
 
 def tiles(visuals, captions, size):
-    """Cut a slice of visual items so that the scores of one part with `captions` captions are about `size`."""
+    """Cut a slice of visual items so that the scores of one part with `captions` captions are about
+    `size`."""
     rows = max(1, size // captions)
-    return [slice(start, min(start + rows, visuals.stop)) for start in range(visuals.start, visuals.stop, rows)]
+    return [
+        slice(start, min(start + rows, visuals.stop))
+        for start in range(visuals.start, visuals.stop, rows)
+    ]
 
 
 class GroundTruth:
@@ -118,35 +131,43 @@ class GroundTruth:
     def __init__(self, owner, captions, visuals, *, device):
         owner = torch.as_tensor(owner)
         if owner.shape != (captions,) or 0 in (captions, visuals):
-            raise ValueError(f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions}, {visuals}) '
-                             f'and {tuple(owner.shape)}')
+            raise ValueError(
+                f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions},'
+                f' {visuals}) and {tuple(owner.shape)}'
+            )
         if owner.is_floating_point() or owner.min() < 0 or owner.max() >= visuals:
-            raise ValueError(f'expected owner to index the {visuals} visual items; found {owner.dtype} from '
-                             f'{owner.min()} to {owner.max()}')
+            raise ValueError(
+                f'expected owner to index the {visuals} visual items; found {owner.dtype} from '
+                f'{owner.min()} to {owner.max()}'
+            )
         self.owner = owner.to(device, torch.int64)
-        self.captions = torch.bincount(self.owner, minlength=visuals)     # (V,) how many captions each has
+        # (V,) how many captions each has
+        self.captions = torch.bincount(self.owner, minlength=visuals)
         self.ends = self.captions.cumsum(0)
         self._order = torch.argsort(self.owner, stable=True)
         self._bounds = [0, *self.ends.tolist()]
 
     def captions_of(self, visuals):
         """The captions of a slice of visual items, in the visual items' order."""
-        return self._order[self._bounds[visuals.start]:self._bounds[visuals.stop]]
+        return self._order[self._bounds[visuals.start] : self._bounds[visuals.stop]]
 
     def pairs(self, captions, visuals):
-        """Rows and columns of the right pairs in the block of these visual items (rows) and captions (columns)."""
+        """Rows and columns of the right pairs in the block of these visual items (rows) and
+        captions (columns)."""
         row = self.owner[captions] - visuals.start
         column = ((row >= 0) & (row < visuals.stop - visuals.start)).nonzero().squeeze(1)
         return row[column], column
 
 
 class WrongCount:
-    """How many wrong items stand before each right one, in both directions; adds up over blocks of scores.
+    """How many wrong items stand before each right one, in both directions; adds up over blocks of
+    scores.
 
-    A caption j and its visual item v have the score `matched[j]`. Wrong before v, when j searches, are other visual
-    items that score at least that with j; wrong before j, when v searches, are other items' captions that score at
-    least that with v. Both are counts of comparisons (no sorting), so any part of the scores can be counted at any
-    time, in any process; and with their counts added up (`totals`), `metrics` needs no score but `matched`.
+    A caption j and its visual item v have the score `matched[j]`. Wrong before v, when j searches,
+    are other visual items that score at least that with j; wrong before j, when v searches, are
+    other items' captions that score at least that with v. Both are counts of comparisons (no
+    sorting), so any part of the scores can be counted at any time, in any process; and with their
+    counts added up (`totals`), `metrics` needs no score but `matched`.
 
     Args:
         truth: GroundTruth.
@@ -156,24 +177,31 @@ class WrongCount:
     """
 
     def __init__(self, truth, matched, comparisons, at_once):
-        self.truth, self.matched, self.comparisons, self.at_once = truth, matched, comparisons, at_once
-        self.totals = torch.zeros(2, len(matched), dtype=torch.int32, device=matched.device)   # t2v, v2t
+        self.truth, self.matched, self.comparisons, self.at_once = (
+            truth,
+            matched,
+            comparisons,
+            at_once,
+        )
+        # t2v, v2t
+        self.totals = torch.zeros(2, len(matched), dtype=torch.int32, device=matched.device)
 
     def add(self, scores, captions, visuals):
         """Count a block.
 
         Args:
-            scores: (C, B), of the type of `matched`, finite but for the right pairs, which are NaN: those are before
-                nothing.
+            scores: (C, B), of the type of `matched`, finite but for the right pairs, which are NaN:
+                those are before nothing.
             captions, visuals: slices, which B captions and C visual items these are.
         """
         t2v, v2t = self.totals
         own = self.matched[captions]
-        searching = self.truth.captions_of(visuals)      # each compares its own with its visual item's other scores
+        # each compares its own with its visual item's other scores
+        searching = self.truth.captions_of(visuals)
         for compare in self.comparisons:
             t2v[captions] += compare(scores.clone(), own).sum(0).int()
             for some in searching.split(max(1, self.at_once // len(own))):
-                others = scores.index_select(0, self.truth.owner[some] - visuals.start)     # (some, B)
+                others = scores.index_select(0, self.truth.owner[some] - visuals.start)  # (some, B)
                 v2t[some] += compare(others, self.matched[some, None]).sum(1).int()
 
     @cpu_threads(1)
@@ -181,7 +209,7 @@ class WrongCount:
         """The dict that `retrieval_metrics` returns, once every pair has been counted."""
         owner, captions = self.truth.owner, self.truth.captions
         t2v_rank, v2t_rank, place = self._all_ranks()
-        first = place == 1                                           # one caption of every visual item that has any
+        first = place == 1  # one caption of every visual item that has any
         precision = torch.zeros(len(captions), dtype=torch.float64, device=owner.device)
         precision.index_add_(0, owner, place / v2t_rank)
         average_precision = precision[owner[first]] / captions[owner[first]]
@@ -194,7 +222,8 @@ class WrongCount:
 
         Returns:
             t2v: (Q,) float64, of each caption's visual item.
-            v2t: (S,) float64, of the best-ranked caption of each visual item that has any, in the items' order.
+            v2t: (S,) float64, of the best-ranked caption of each visual item that has any, in the
+                items' order.
         """
         t2v_rank, v2t_rank, place = self._all_ranks()
         best = torch.empty(len(self.truth.captions), dtype=torch.float64, device=t2v_rank.device)
@@ -202,24 +231,33 @@ class WrongCount:
         return t2v_rank, best[self.truth.captions > 0]
 
     def _all_ranks(self):
-        """(Q,) each: the rank of caption j's visual item, the rank of j for its item, j's place among its item's."""
+        """(Q,) each: the rank of caption j's visual item, the rank of j for its item, j's place
+        among its item's."""
         t2v, v2t = self.totals.double() / len(self.comparisons)
-        place = self._place_among_own()                              # the k of the tie rule
+        place = self._place_among_own()  # the k of the tie rule
         return 1 + t2v, place + v2t, place
 
     def _place_among_own(self):
-        """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, and so on."""
+        """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, and so
+        on."""
         owner, ends, captions = self.truth.owner, self.truth.ends, self.truth.captions
         order = torch.argsort(self.matched, descending=True, stable=True)
-        order = order[torch.argsort(owner[order], stable=True)]      # by visual item, then by falling score
+        # by visual item, then by falling score
+        order = order[torch.argsort(owner[order], stable=True)]
         place = torch.empty_like(owner)
-        place[order] = torch.arange(1, len(owner) + 1, device=owner.device) - (ends - captions)[owner[order]]
+        place[order] = (
+            torch.arange(1, len(owner) + 1, device=owner.device) - (ends - captions)[owner[order]]
+        )
         return place
 
 
 def _summary(ranks, average_precision):
     recalls = {f'R@{k}': 100 * float((ranks <= k).double().mean()) for k in RECALLS}
-    ordered = ranks.sort().values        # torch.quantile refuses more than 16 million
+    ordered = ranks.sort().values  # torch.quantile refuses more than 16 million
     median = (ordered[(len(ranks) - 1) // 2] + ordered[len(ranks) // 2]) / 2
-    return {**recalls, 'MedR': float(median), 'MeanR': float(ranks.mean()),
-            'mAP': float(average_precision.mean())}
+    return {
+        **recalls,
+        'MedR': float(median),
+        'MeanR': float(ranks.mean()),
+        'mAP': float(average_precision.mean()),
+    }

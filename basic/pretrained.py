@@ -1,4 +1,6 @@
-"""The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or rebuilt empty."""
+"""The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or
+rebuilt empty."""
+
 import json
 import math
 from contextlib import contextmanager
@@ -16,32 +18,49 @@ from basic.hub import check_weights, load_pretrained, reason, refuse_empty
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig
 
-UNUSABLE = (OSError, ValueError, KeyError, ImportError)      # what from_pretrained raises for files that it cannot use
+# what from_pretrained raises for files that it cannot use
+UNUSABLE = (OSError, ValueError, KeyError, ImportError)
 # Models that give their mask to transformers' `create_bidirectional_mask` and to nothing else: it
 # takes a ready one of four dimensions as it is. ModernBERT's local attention would lose its window.
-READY_MASKS = ('bert', 'camembert', 'distilbert', 'electra', 'eurobert', 'mpnet', 'nomic_bert',
-               'roberta', 'xlm-roberta', 'xlm-roberta-xl')
-MOST_LAYERS = 1000           # of any encoder: a config.json with more is not to be believed
-LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')  # where BERT-like models keep them
+READY_MASKS = (
+    'bert',
+    'camembert',
+    'distilbert',
+    'electra',
+    'eurobert',
+    'mpnet',
+    'nomic_bert',
+    'roberta',
+    'xlm-roberta',
+    'xlm-roberta-xl',
+)
+MOST_LAYERS = 1000  # of any encoder: a config.json with more is not to be believed
+# where BERT-like models keep them
+LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')
 
 
 def bert_layers(bert):
-    """The list of transformer layers of a BERT-like model; raises ValueError if none of the known places has it."""
+    """The list of transformer layers of a BERT-like model; raises ValueError if none of the known
+    places has it."""
     for path in LAYER_LISTS:
         try:
             return bert.get_submodule(path)
         except AttributeError:
             continue
-    raise ValueError(f"key 'text.bert': {type(bert).__name__} keeps its layers in none of {', '.join(LAYER_LISTS)}; "
-                     'give a BERT-like encoder')
+    raise ValueError(
+        f"key 'text.bert': {type(bert).__name__} keeps its layers in none of"
+        f' {", ".join(LAYER_LISTS)}; give a BERT-like encoder'
+    )
 
 
 def bert_positions(bert):
-    """The longest sequence that the model can read; infinite where its positions are not a table."""
+    """The longest sequence that the model can read; infinite where its positions are not a
+    table."""
     table = getattr(getattr(bert, 'embeddings', None), 'position_embeddings', None)
     if not isinstance(table, nn.Embedding):
         return math.inf
-    reserved = 0 if table.padding_idx is None else table.padding_idx + 1     # RoBERTa counts from there
+    # RoBERTa counts from there
+    reserved = 0 if table.padding_idx is None else table.padding_idx + 1
     return table.num_embeddings - reserved
 
 
@@ -61,7 +80,7 @@ def bert_mask(bert, mask):
     kernels = bert.config._attn_implementation
     if bert.config.model_type not in READY_MASKS or kernels not in ('sdpa', 'eager'):
         return mask
-    real = mask.bool()[:, None, None]                                        # (N, 1, 1, L)
+    real = mask.bool()[:, None, None]  # (N, 1, 1, L)
     if kernels == 'sdpa':
         return real.expand(-1, -1, mask.shape[1], -1)
     return torch.where(real, 0.0, torch.finfo(torch.float32).min)
@@ -74,22 +93,32 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
         name: hub name or local folder.
         pretrained: False keeps the architecture and starts from random weights.
         dropout: inside it.
-        architecture: its config as a plain dict, from a checkpoint: then nothing is read from `name`.
-        attention: `eager`, `fused`, or `auto`: transformers' own choice, which is fused where it can be.
+        architecture: its config as a plain dict, from a checkpoint: then nothing is read from
+            `name`.
+        attention: `eager`, `fused`, or `auto`: transformers' own choice, which is fused where it
+            can be.
     Raises:
-        ValueError: neither reachable nor in the local cache, or not a folder that transformers can load.
+        ValueError: neither reachable nor in the local cache, or not a folder that transformers can
+            load.
     """
     with _loading('text.bert', name):
         config = AutoConfig.for_model(**architecture) if architecture else read_config(name)
         _refuse_unusable(config)
-        for key in ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
-                    'embedding_dropout', 'mlp_dropout'):     # as the models of LAYER_LISTS call it
+        for key in (
+            'hidden_dropout_prob',
+            'attention_probs_dropout_prob',
+            'dropout',
+            'attention_dropout',
+            'embedding_dropout',
+            'mlp_dropout',
+        ):  # as the models of LAYER_LISTS call it
             if hasattr(config, key):
                 setattr(config, key, dropout)
         kernels = {'auto': None, 'fused': 'sdpa', 'eager': 'eager'}[attention]
         if architecture or not pretrained:
-            bert = AutoModel.from_config(config, attn_implementation=kernels,
-                                         trust_remote_code=False)
+            bert = AutoModel.from_config(
+                config, attn_implementation=kernels, trust_remote_code=False
+            )
         else:
             bert = load_whole(AutoModel, name, config=config, attn_implementation=kernels)
     if getattr(bert, 'pooler', None) is not None:
@@ -98,8 +127,10 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
 
 
 def build_clip(*, name, pretrained, architecture=None):
-    """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys `visual.clip*`."""
-    from transformers import CLIPVisionModelWithProjection     # slow to import
+    """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys
+    `visual.clip*`."""
+    from transformers import CLIPVisionModelWithProjection  # slow to import
+
     with _loading('visual.clip', name):
         config = CLIPVisionConfig(**architecture) if architecture else read_clip_config(name)
         _refuse_unusable(config)
@@ -118,6 +149,7 @@ class TextLimits:
         positions: tokens of the longest caption; infinite where they are not a table.
         layers: how many it has.
     """
+
     kind: str
     tokens: int
     positions: float
@@ -136,13 +168,14 @@ def text_limits(name, pretrained):
     with _loading('text.bert', name):
         config = read_config(name)
         _refuse_unusable(config)
-        with torch.device('meta'):       # the architecture, without memory for its weights
+        with torch.device('meta'):  # the architecture, without memory for its weights
             bert = AutoModel.from_config(config, trust_remote_code=False)
         tokens, positions = bert.get_input_embeddings().num_embeddings, bert_positions(bert)
         if pretrained:
             check_weights(name)
-    return TextLimits(kind=type(bert).__name__, tokens=tokens, positions=positions,
-                      layers=len(bert_layers(bert)))
+    return TextLimits(
+        kind=type(bert).__name__, tokens=tokens, positions=positions, layers=len(bert_layers(bert))
+    )
 
 
 def clip_image_size(name, pretrained):
@@ -160,14 +193,14 @@ def read_config(name):
         return load_pretrained(AutoConfig, name)
     except UNUSABLE:
         raise
-    except Exception as error:           # values of a wrong kind: each architecture has its errors
+    except Exception as error:  # values of a wrong kind: each architecture has its errors
         raise ValueError(f'its config.json cannot be used: {reason(error)}') from None
 
 
 def read_clip_config(name):
     """The configuration of CLIP's image tower, from that of CLIP or of the tower alone."""
     kind = read_config(name).model_type
-    if kind not in ('clip', 'clip_vision_model'):    # transformers would fill in CLIP's own numbers
+    if kind not in ('clip', 'clip_vision_model'):  # transformers would fill in CLIP's own numbers
         raise ValueError(f"its config.json is of a model of type '{kind}', not of CLIP")
     return load_pretrained(CLIPVisionConfig, name)
 
@@ -176,28 +209,39 @@ def _refuse_unusable(config):
     """ValueError for a configuration that asks for code from the hub, or for too many layers."""
     kernel = getattr(config, '_attn_implementation', None)
     if isinstance(kernel, str) and '/' in kernel:
-        raise ValueError(f"its configuration asks for the attention kernel '{kernel[:60]}' of the "
-                         'hub; code that comes with a model is never run here')
+        raise ValueError(
+            f"its configuration asks for the attention kernel '{kernel[:60]}' of the "
+            'hub; code that comes with a model is never run here'
+        )
     layers = getattr(config, 'num_hidden_layers', 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise ValueError(f'its configuration asks for {layers:,} layers; at most {MOST_LAYERS:,} '
-                         'are expected')
+        raise ValueError(
+            f'its configuration asks for {layers:,} layers; at most {MOST_LAYERS:,} are expected'
+        )
 
 
 @contextmanager
 def _loading(key, name):
-    """Turn what transformers raises of files that it cannot use into a ValueError that names the option."""
+    """Turn what transformers raises of files that it cannot use into a ValueError that names the
+    option."""
     try:
         yield
-    except Exception as error:           # values of a wrong kind: each architecture has its errors
+    except Exception as error:  # values of a wrong kind: each architecture has its errors
         if is_out_of_memory(error):
             raise
         kind = UnreachableError if isinstance(error, UnreachableError) else ValueError
         said = _first_line(error) if isinstance(error, UNUSABLE) else reason(error)
-        advice = {'text.bert': ' (config.json, weights, vocabulary): text.bert=FOLDER; with '
-                  'text.pretrained=false it needs no weights', 'visual.clip': ': visual.clip=FOLDER'}
-        raise kind(f"key '{key}': cannot load '{name}': {said}\n  Without network and cache, give a "
-                   f'local folder as transformers saves it{advice[key]}') from None
+        advice = {
+            'text.bert': (
+                ' (config.json, weights, vocabulary): text.bert=FOLDER; with '
+                'text.pretrained=false it needs no weights'
+            ),
+            'visual.clip': ': visual.clip=FOLDER',
+        }
+        raise kind(
+            f"key '{key}': cannot load '{name}': {said}\n  Without network and cache, give a "
+            f'local folder as transformers saves it{advice[key]}'
+        ) from None
 
 
 def build_dual_encoder(name):
@@ -211,45 +255,60 @@ def build_dual_encoder(name):
         DataError: it cannot be loaded, or encodes no images or no texts by themselves.
     """
     from transformers import AutoImageProcessor
+
     try:
         model = load_whole(AutoModel, name)
         if not (hasattr(model, 'get_text_features') and hasattr(model, 'get_image_features')):
-            raise DataError(f'it is a {type(model).__name__}, which has no text and image features of one space')
-        tokenizer, processor = load_pretrained(AutoTokenizer, name), load_pretrained(AutoImageProcessor, name)
+            raise DataError(
+                f'it is a {type(model).__name__}, which has no text and image features of one space'
+            )
+        tokenizer, processor = (
+            load_pretrained(AutoTokenizer, name),
+            load_pretrained(AutoImageProcessor, name),
+        )
         refuse_empty(tokenizer)
     except UNUSABLE as error:
-        raise DataError(f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as transformers "
-                        'saves it, with tokenizer and image processor; without network and cache, a local folder of '
-                        'it') from None
+        raise DataError(
+            f"--model: cannot use '{name}': {_first_line(error)}\n  Give a CLIP-like model as"
+            ' transformers saves it, with tokenizer and image processor; without network and'
+            ' cache, a local folder of it'
+        ) from None
     return model.requires_grad_(False).eval(), tokenizer, processor
 
 
 def load_whole(cls, name, **options):
-    """A pretrained model in float32, all of whose weights are in its files, but for a pooler: BERT's is not used.
+    """A pretrained model in float32, all of whose weights are in its files, but for a pooler:
+    BERT's is not used.
 
     Raises:
         ValueError: some are not, which transformers would start at random.
         UNUSABLE: as `basic.hub.load_pretrained`.
     """
     try:
-        model, found = load_pretrained(cls, name, dtype=torch.float32, output_loading_info=True, **options)
+        model, found = load_pretrained(
+            cls, name, dtype=torch.float32, output_loading_info=True, **options
+        )
     except UNUSABLE:
         raise
-    except Exception as error:           # damaged weights, or of another shape: each reader has errors of its own
+    # damaged weights, or of another shape: each reader has errors of its own
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise ValueError(f'its weights cannot be read: {reason(error)}') from None
     missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
     if missing:
-        raise ValueError(f"its files hold the weights of another model, or of a part: {len(missing):,} of the "
-                         f'{len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not there: '
-                         f'{first_five(missing)}')
+        raise ValueError(
+            f'its files hold the weights of another model, or of a part: {len(missing):,} of the'
+            f' {len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not'
+            f' there: {first_five(missing)}'
+        )
     return model
 
 
 def checkpoint_layers(layers):
-    """Let each layer keep its inputs only, and compute the rest again, with the same dropout, in the backward pass."""
-    for layer in layers:                 # transformers' own switch would have frozen layers build a graph, too
+    """Let each layer keep its inputs only, and compute the rest again, with the same dropout, in
+    the backward pass."""
+    for layer in layers:  # transformers' own switch would have frozen layers build a graph, too
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
@@ -258,6 +317,19 @@ def _first_line(error):
 
 
 def plain(config):
-    """A transformers config as plain data, without what describes files, versions or another task's labels."""
-    drop = {'_name_or_path', 'transformers_version', 'architectures', 'dtype', 'torch_dtype', 'id2label', 'label2id'}
-    return {key: value for key, value in json.loads(config.to_json_string(use_diff=False)).items() if key not in drop}
+    """A transformers config as plain data, without what describes files, versions or another task's
+    labels."""
+    drop = {
+        '_name_or_path',
+        'transformers_version',
+        'architectures',
+        'dtype',
+        'torch_dtype',
+        'id2label',
+        'label2id',
+    }
+    return {
+        key: value
+        for key, value in json.loads(config.to_json_string(use_diff=False)).items()
+        if key not in drop
+    }

@@ -1,7 +1,9 @@
-"""Every option with its meaning, its value and, where it was changed, its default: what --print-config shows.
+"""Every option with its meaning, its value and, where it was changed, its default: what
+--print-config shows.
 
 The meaning is the comment beside the field in basic/config.py, and so is told in one place.
 """
+
 import io
 import textwrap
 import tokenize
@@ -18,12 +20,14 @@ WIDTH = 80
 
 
 def describe_config(config):
-    """The options of a config as text of at most 80 columns: per group, its purpose, then each option.
+    """The options of a config as text of at most 80 columns: per group, its purpose, then each
+    option.
 
     Args:
         config: a checked `Config`.
     Returns:
-        str: `key = value`, with the default in brackets where the value is another, and below it what it means.
+        str: `key = value`, with the default in brackets where the value is another, and below it
+            what it means.
     """
     values = config_to_dict(config)
     lines = ['Options, to be given as key=value, or in a YAML file.']
@@ -38,25 +42,27 @@ def describe_config(config):
 
 
 def field_comments(cls):
-    """dict field -> the comment beside it in the source of basic/config.py, '' where there is none."""
+    """dict field -> the comment at it in the source of basic/config.py, '' where there is none."""
     comments = _comments().get(cls.__name__, {})
     return {field.name: ' '.join(comments.get(field.name, [])) for field in fields(cls)}
 
 
 @cache
 def _comments():
-    """dict class -> dict field -> list of the comments at its line and the lines below."""
+    """dict class -> dict field -> list of the comments above its line, at it and below."""
     source = Path(schema.__file__).read_text(encoding='utf-8')
-    found, fields_here, comments = {}, {}, []
+    found, fields_here, comments, above = {}, {}, [], []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         column = token.start[1]
         if column == 0 and token.type == tokenize.NAME:
             words = token.line.split()
             fields_here = found.setdefault(words[1].rstrip(':'), {}) if words[0] == 'class' else {}
+            above = []
         elif column == 4 and token.type == tokenize.NAME:
-            comments = fields_here.setdefault(token.string, [])
-        elif token.type == tokenize.COMMENT and column > 4:
-            comments.append(token.string.lstrip('# '))
+            comments = fields_here.setdefault(token.string, above)
+            above = []
+        elif token.type == tokenize.COMMENT and column:
+            (above if column == 4 else comments).append(token.string.lstrip('# '))
     return found
 
 
@@ -77,7 +83,9 @@ def _option(key, value, default, comment):
 
 
 def _wrapped(text, first, further):
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False
+    )
 
 
 def _default(field):

@@ -1,4 +1,6 @@
-"""What the machine needs before the model runs: a torchvision that imports, devices, precision, seeds."""
+"""What the machine needs before the model runs: a torchvision that imports, devices, precision,
+seeds."""
+
 import os
 import random
 import re
@@ -10,12 +12,14 @@ import torch
 
 
 def declare_missing_torchvision_ops():
-    """Let `import torchvision` succeed where its compiled operators do not match the installed torch.
+    """Let `import torchvision` succeed where its compiled operators do not match the installed
+    torch.
 
-    A CUDA build of torchvision beside a CPU build of torch cannot load its operator library, and then fails at import
-    with "operator torchvision::nms does not exist", which also breaks transformers' models. Nothing here uses those
-    operators (transforms and ResNet do not need them), so declaring the two that torchvision registers shapes for is
-    enough. Does nothing where the compiled operators load. Call it before the first import of torchvision.
+    A CUDA build of torchvision beside a CPU build of torch cannot load its operator library, and
+    then fails at import with "operator torchvision::nms does not exist", which also breaks
+    transformers' models. Nothing here uses those operators (transforms and ResNet do not need
+    them), so declaring the two that torchvision registers shapes for is enough. Does nothing where
+    the compiled operators load. Call it before the first import of torchvision.
     """
     try:
         import torchvision  # noqa: F401  (imports cleanly: nothing is missing)
@@ -25,8 +29,8 @@ def declare_missing_torchvision_ops():
         library = torch.library.Library('torchvision', 'FRAGMENT')
         for name in ('nms', 'qnms'):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        _kept.append(library)            # the declarations live as long as this object does
-    except ImportError:                  # torchvision is not installed: whoever needs it will say so
+        _kept.append(library)  # the declarations live as long as this object does
+    except ImportError:  # torchvision is not installed: whoever needs it will say so
         pass
 
 
@@ -38,8 +42,8 @@ def choose_devices(name):
     """The torch devices for a driver's GPU argument, one for each process.
 
     Args:
-        name: `auto` (the first GPU, or the CPU where there is none), `cpu`, a GPU's index such as `0`, several such as
-            `0,1,2`, or `cpu:2` for two processes on the CPU.
+        name: `auto` (the first GPU, or the CPU where there is none), `cpu`, a GPU's index such as
+            `0`, several such as `0,1,2`, or `cpu:2` for two processes on the CPU.
     Returns:
         list of torch.device, at least one.
     Raises:
@@ -59,14 +63,16 @@ def choose_devices(name):
     if not torch.cuda.is_available():
         raise ValueError(f"device '{name}': torch sees no GPU here; give cpu instead")
     if max(numbers) >= torch.cuda.device_count():
-        raise ValueError(f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s), "
-                         f"numbered from 0; give one of those, or cpu")
+        raise ValueError(
+            f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s), "
+            f'numbered from 0; give one of those, or cpu'
+        )
     return [torch.device('cuda', number) for number in numbers]
 
 
 def cpu_count():
     """How many processors this process may use: those that it is bound to, if the system tells."""
-    if hasattr(os, 'sched_getaffinity'):             # Linux; not macOS
+    if hasattr(os, 'sched_getaffinity'):  # Linux; not macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -84,7 +90,7 @@ def set_precision(precision):
     for switch in _convolutions('cudnn'):
         switch.fp32_precision = 'tf32' if tf32 else 'ieee'
     for switch in _convolutions('mkldnn'):
-        switch.fp32_precision = 'ieee'               # TF32 is for a GPU
+        switch.fp32_precision = 'ieee'  # TF32 is for a GPU
 
 
 def _convolutions(backend):
@@ -105,8 +111,12 @@ def matrix_precision(precision):
 
 
 def _new_switches():
-    return (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, *_convolutions('cudnn'),
-            *_convolutions('mkldnn'))
+    return (
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.matmul,
+        *_convolutions('cudnn'),
+        *_convolutions('mkldnn'),
+    )
 
 
 def _read_switches():
@@ -133,7 +143,7 @@ def _restore_switches(before):
 def autocast(device, precision):
     """Context manager for a forward pass: if `precision` is `bf16`, bfloat16 where it is safe."""
     kind = torch.device(device).type
-    if not torch.amp.is_autocast_available(kind):    # torch's `meta` device: shapes without numbers
+    if not torch.amp.is_autocast_available(kind):  # torch's `meta` device: shapes without numbers
         return nullcontext()
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == 'bf16')
 
@@ -142,19 +152,22 @@ def keep_logs_tidy():
     """Hide transformers' progress bars; those of downloads stay where stderr is a terminal."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
+
     logging.disable_progress_bar()
     if sys.stderr.isatty() and 'HF_HUB_DISABLE_PROGRESS_BARS' not in os.environ:
         enable_progress_bars()
 
 
 def phase(name):
-    """Context manager that marks a part of a training step (`forward`, `backward`, ...) for whoever listens."""
+    """Context manager that marks a part of a training step (`forward`, `backward`, ...) for whoever
+    listens."""
     return _listener(name) if _listener else nullcontext()
 
 
 @contextmanager
 def listen_to_phases(listener):
-    """Let `listener(name)`, a context manager, wrap every `phase` meanwhile; for `util.benchmark`."""
+    """Let `listener(name)`, a context manager, wrap every `phase` meanwhile; for
+    `util.benchmark`."""
     global _listener
     before, _listener = _listener, listener
     try:
@@ -177,11 +190,18 @@ def random_states(device):
     """The states of all generators that a run on `device` uses, as plain tensors and plain data."""
     version, words, gauss_next = random.getstate()
     kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {'python': {'version': version, 'words': list(words), 'gauss_next': gauss_next},
-            'numpy': {'kind': kind, 'keys': torch.from_numpy(keys.astype(np.int64)), 'position': int(position),
-                      'has_gauss': int(has_gauss), 'gauss': float(gauss)},
-            'torch': torch.get_rng_state(),
-            'cuda': torch.cuda.get_rng_state(device) if device.type == 'cuda' else None}
+    return {
+        'python': {'version': version, 'words': list(words), 'gauss_next': gauss_next},
+        'numpy': {
+            'kind': kind,
+            'keys': torch.from_numpy(keys.astype(np.int64)),
+            'position': int(position),
+            'has_gauss': int(has_gauss),
+            'gauss': float(gauss),
+        },
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state(device) if device.type == 'cuda' else None,
+    }
 
 
 def restore_random_states(states, device):
@@ -192,8 +212,15 @@ def restore_random_states(states, device):
     """
     python, numpy = states['python'], states['numpy']
     random.setstate((python['version'], tuple(python['words']), python['gauss_next']))
-    np.random.set_state((numpy['kind'], numpy['keys'].numpy().astype(np.uint32), numpy['position'],
-                         numpy['has_gauss'], numpy['gauss']))
+    np.random.set_state(
+        (
+            numpy['kind'],
+            numpy['keys'].numpy().astype(np.uint32),
+            numpy['position'],
+            numpy['has_gauss'],
+            numpy['gauss'],
+        )
+    )
     torch.set_rng_state(states['torch'])
     if device.type == 'cuda' and states['cuda'] is not None:
         torch.cuda.set_rng_state(states['cuda'], device)

@@ -1,33 +1,43 @@
-"""Learning rate, early stopping and the choice of the model, all from one validation figure an epoch."""
+"""Learning rate, early stopping and the choice of the model, all from one validation figure an
+epoch."""
+
 from typing import NamedTuple
 
 
 class Decision(NamedTuple):
     """What an epoch's validation figure leads to."""
-    improved: bool   # the best so far: keep this model
-    lr: float        # learning rate of the next epoch
-    halved: bool     # the rate was halved, not only decayed
-    stop: bool       # no next epoch
+
+    improved: bool  # the best so far: keep this model
+    lr: float  # learning rate of the next epoch
+    halved: bool  # the rate was halved, not only decayed
+    stop: bool  # no next epoch
 
 
 class Schedule:
-    """METHOD, Training: decay every epoch, halve after one without improvement, stop after too many of them.
+    """METHOD, Training: decay every epoch, halve after one without improvement, stop after too many
+    of them.
 
     Args:
         lr: learning rate of the first epoch.
         lr_decay: factor after each epoch.
         halve_factor: further factor after an epoch that did not improve, ...
-        halve_wait: ... if at least this many epochs, it included, passed since the start or the last halving.
+        halve_wait: ... if at least this many epochs, it included, passed since the start or the
+            last halving.
         patience: stop after more epochs than this without improvement.
     """
 
     def __init__(self, *, lr, lr_decay, halve_factor, halve_wait, patience):
-        self.lr_decay, self.halve_factor, self.halve_wait, self.patience = lr_decay, halve_factor, halve_wait, patience
+        self.lr_decay, self.halve_factor, self.halve_wait, self.patience = (
+            lr_decay,
+            halve_factor,
+            halve_wait,
+            patience,
+        )
         self.lr = lr
-        self.epoch = 0             # epochs finished
-        self.best = None           # the best figure so far, and its epoch
+        self.epoch = 0  # epochs finished
+        self.best = None  # the best figure so far, and its epoch
         self.best_epoch = 0
-        self.since_halving = 0     # epochs since the start or the last halving
+        self.since_halving = 0  # epochs since the start or the last halving
 
     @property
     def stop(self):
@@ -38,8 +48,8 @@ class Schedule:
         """Count a finished epoch.
 
         Args:
-            figure: its validation figure, higher is better: the sum of text-to-visual recalls. Equal to the best so
-                far is no improvement.
+            figure: its validation figure, higher is better: the sum of text-to-visual recalls.
+                Equal to the best so far is no improvement.
         Returns:
             Decision.
         """
@@ -56,9 +66,15 @@ class Schedule:
         return Decision(improved=improved, lr=self.lr, halved=halved, stop=self.stop)
 
     def state_dict(self):
-        """What changes from epoch to epoch, as plain data; the settings come from the config again."""
-        return {'lr': self.lr, 'epoch': self.epoch, 'best': self.best, 'best_epoch': self.best_epoch,
-                'since_halving': self.since_halving}
+        """What changes from epoch to epoch, as plain data; the settings come from the config
+        again."""
+        return {
+            'lr': self.lr,
+            'epoch': self.epoch,
+            'best': self.best,
+            'best_epoch': self.best_epoch,
+            'since_halving': self.since_halving,
+        }
 
     def load_state_dict(self, state):
         """Continue where `state_dict` was taken."""
@@ -69,5 +85,10 @@ class Schedule:
 def build_schedule(config):
     """The schedule of a `basic.config.Config`."""
     train = config.train
-    return Schedule(lr=train.lr, lr_decay=train.lr_decay, halve_factor=train.halve_factor,
-                    halve_wait=train.halve_wait, patience=train.patience)
+    return Schedule(
+        lr=train.lr,
+        lr_decay=train.lr_decay,
+        halve_factor=train.halve_factor,
+        halve_wait=train.halve_wait,
+        patience=train.patience,
+    )

@@ -1,19 +1,22 @@
 """Scoring a split from its embeddings, without ever holding the full score matrix.
 
-A caption is two vectors, one a text branch (`en`, `tgt`); its score with a visual item mixes the two cosines, each
-min-max normalised over the branch's whole matrix:
+A caption is two vectors, one a text branch (`en`, `tgt`); its score with a visual item mixes the
+two cosines, each min-max normalised over the branch's whole matrix:
 
-    score(w) = w * (en - low_en) / (high_en - low_en) + (1 - w) * (tgt - low_tgt) / (high_tgt - low_tgt)
+    score(w) = w * (en - low_en) / (high_en - low_en) + (1 - w) * (tgt - low_tgt) / (high_tgt -
+    low_tgt)
 
-`fuse` computes that for matrices that are there. `Scoring` does for any size, in two passes over blocks of captions
-and visual items: the first finds each branch's lowest and highest cosine, and every caption's cosines with its own
-visual item; the second mixes the cosines of every block at each weight w and counts what stands before what
-(`basic.metric.WrongCount`). The second pass takes the cosines that the first one has kept, where they fit into the
-memory that it may use, else computes them again. All that grows with the number of captions are some integers and
-floats for each. Several processes share the captions' blocks and add up.
+`fuse` computes that for matrices that are there. `Scoring` does for any size, in two passes over
+blocks of captions and visual items: the first finds each branch's lowest and highest cosine, and
+every caption's cosines with its own visual item; the second mixes the cosines of every block at
+each weight w and counts what stands before what (`basic.metric.WrongCount`). The second pass takes
+the cosines that the first one has kept, where they fit into the memory that it may use, else
+computes them again. All that grows with the number of captions are some integers and floats for
+each. Several processes share the captions' blocks and add up.
 
 Q captions, V visual items, E common space; B captions and C visual items of a block.
 """
+
 import math
 
 import numpy as np
@@ -21,11 +24,20 @@ import torch
 from torch.nn import functional as F
 
 from basic.distributed import rank, reduce_, share, size
-from basic.metric import (GroundTruth, WrongCount, comparisons_of, count_broken, cpu_threads, refuse_broken, tile_size,
-                          tiles)
+from basic.metric import (
+    GroundTruth,
+    WrongCount,
+    comparisons_of,
+    count_broken,
+    cpu_threads,
+    refuse_broken,
+    tile_size,
+    tiles,
+)
 from basic.runtime import matrix_precision
 
-_BLOCK = 4096     # captions, and visual items, of a block at most: with more, matrix products are not faster
+# captions, and visual items, of a block at most: with more, matrix products are not faster
+_BLOCK = 4096
 
 
 def similarity(captions, visual):
@@ -38,7 +50,8 @@ def normalise(scores, low=None, high=None):
 
     Args:
         scores: any part of a matrix.
-        low, high: the whole matrix's lowest and highest score, 0-dimensional tensors; None: `scores` is the whole.
+        low, high: the whole matrix's lowest and highest score, 0-dimensional tensors; None:
+            `scores` is the whole.
     """
     low, high = scores.min() if low is None else low, scores.max() if high is None else high
     return (scores - low) / (high - low if high > low else 1)
@@ -61,14 +74,19 @@ def fuse(en, tgt, weight):
     return mix(normalise(en), normalise(tgt), weight)
 
 
-def score(visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None, progress=None):
-    """The metrics of every weight, as `retrieval_metrics(fuse(en, tgt, w), owner, ties)` would give them.
+def score(
+    visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None, progress=None
+):
+    """The metrics of every weight, as `retrieval_metrics(fuse(en, tgt, w), owner, ties)` would give
+    them.
 
-    Where torch.distributed is initialised, every process must call this, with the same arguments, and gets the same.
+    Where torch.distributed is initialised, every process must call this, with the same arguments,
+    and gets the same.
 
     Args:
-        visual: (V, E) embeddings: a tensor of any floating type, or an array, which may be a memory-mapped .npy
-            (`np.load(file, mmap_mode='r')`): that is read block by block, and none of it stays.
+        visual: (V, E) embeddings: a tensor of any floating type, or an array, which may be a
+            memory-mapped .npy (`np.load(file, mmap_mode='r')`): that is read block by block, and
+            none of it stays.
         en, tgt: (Q, E) each, likewise.
         owner: (Q,) integers, the index of the visual item that caption j belongs to.
         weights: shares w of the English branch.
@@ -81,12 +99,14 @@ def score(visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, d
     Raises:
         ValueError: see `basic.metric.retrieval_metrics`.
     """
-    return scored(visual, en, tgt, owner, weights, ties=ties, memory=memory, device=device,
-                  progress=progress).metrics()
+    return scored(
+        visual, en, tgt, owner, weights, ties=ties, memory=memory, device=device, progress=progress
+    ).metrics()
 
 
 def scored(*args, **options):
-    """A `Scoring` after both passes, for its `metrics` and `ranks`; the arguments are those of `score`."""
+    """A `Scoring` after both passes, for its `metrics` and `ranks`; the arguments are those of
+    `score`."""
     scoring = Scoring(*args, **options)
     scoring.find_range()
     scoring.count()
@@ -94,34 +114,69 @@ def scored(*args, **options):
 
 
 class Scoring:
-    """What `score` does, step by step: `find_range`, `count`, `metrics` or `ranks`. It explains the arguments."""
+    """What `score` does, step by step: `find_range`, `count`, `metrics` or `ranks`. It explains the
+    arguments."""
 
-    def __init__(self, visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None,
-                 progress=None):
+    def __init__(
+        self,
+        visual,
+        en,
+        tgt,
+        owner,
+        weights,
+        *,
+        ties='pessimistic',
+        memory=1024,
+        device=None,
+        progress=None,
+    ):
         shapes = [tuple(x.shape) for x in (visual, en, tgt)]
-        if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1 or len(en) != len(tgt):
-            raise ValueError(f'expected visual (V, E), en and tgt (Q, E); found {", ".join(map(str, shapes))}')
-        self.visual, self.branches, self.weights, self.comparisons = visual, (en, tgt), weights, comparisons_of(ties)
-        self.device = torch.device(device or (visual.device if isinstance(visual, torch.Tensor) else 'cpu'))
-        self.dtype = torch.float64 if any('float64' in str(x.dtype) for x in (visual, en, tgt)) else torch.float32
+        if (
+            any(len(shape) != 2 for shape in shapes)
+            or len({shape[1] for shape in shapes}) > 1
+            or len(en) != len(tgt)
+        ):
+            raise ValueError(
+                f'expected visual (V, E), en and tgt (Q, E); found {", ".join(map(str, shapes))}'
+            )
+        self.visual, self.branches, self.weights, self.comparisons = (
+            visual,
+            (en, tgt),
+            weights,
+            comparisons_of(ties),
+        )
+        self.device = torch.device(
+            device or (visual.device if isinstance(visual, torch.Tensor) else 'cpu')
+        )
+        self.dtype = (
+            torch.float64
+            if any('float64' in str(x.dtype) for x in (visual, en, tgt))
+            else torch.float32
+        )
         self.truth = GroundTruth(owner, len(en), len(visual), device=self.device)
         self._plan(memory * 2**20 // self.dtype.itemsize)
         self._threads = torch.get_num_threads()
         self._progress, self._done = progress, 0
 
     def _plan(self, numbers):
-        """Choose this process's blocks, and whether their cosines are kept, so that `numbers` fit into memory."""
+        """Choose this process's blocks, and whether their cosines are kept, so that `numbers` fit
+        into memory."""
         captions, visuals, width = len(self.branches[0]), len(self.visual), self.visual.shape[1]
 
         def working_set(block):
-            """Two blocks of both branches' cosines (this and the last), embeddings as read and normalised, tiles."""
+            """Two blocks of both branches' cosines (this and the last), embeddings as read and
+            normalised, tiles."""
             rows, columns = min(block, visuals), min(block, captions)
-            return 4 * rows * columns + 3 * (rows + columns) * width + 6 * min(tile_size(self.device), rows * columns)
+            return (
+                4 * rows * columns
+                + 3 * (rows + columns) * width
+                + 6 * min(tile_size(self.device), rows * columns)
+            )
 
         block = _BLOCK
         while block > 1 and working_set(block) > numbers // 2:
             block = block * 7 // 8
-        self.blocks = _cut(captions, block)[rank()::size()]
+        self.blocks = _cut(captions, block)[rank() :: size()]
         self.gallery = _cut(visuals, block)
         self.at_once = min(tile_size(self.device), block**2)
         keep = 2 * visuals * sum(some.stop - some.start for some in self.blocks) <= numbers // 2
@@ -130,12 +185,15 @@ class Scoring:
     @torch.no_grad()
     @cpu_threads(1)
     def find_range(self):
-        """First pass: `low` and `high` (2,), each branch's extremes, and `matched` (2, Q), the right pairs' cosines."""
-        self.low, self.high = (torch.full((2,), sign * math.inf, dtype=self.dtype, device=self.device)
-                               for sign in (1, -1))
+        """First pass: `low` and `high` (2,), each branch's extremes, and `matched` (2, Q), the
+        right pairs' cosines."""
+        self.low, self.high = (
+            torch.full((2,), sign * math.inf, dtype=self.dtype, device=self.device)
+            for sign in (1, -1)
+        )
         self.matched = torch.zeros(2, len(self.truth.owner), dtype=self.dtype, device=self.device)
         broken = torch.zeros(1, dtype=torch.int64, device=self.device)
-        for captions, visuals, cosines in self._products():                   # (2, C, B)
+        for captions, visuals, cosines in self._products():  # (2, C, B)
             low, high = cosines.amin(dim=2).amin(dim=1), cosines.amax(dim=2).amax(dim=1)
             if not (low.isfinite() & high.isfinite()).all():
                 broken += count_broken(cosines)
@@ -155,13 +213,17 @@ class Scoring:
     def count(self):
         """Second pass: `wrong`, a WrongCount for each weight."""
         own = self._normalised(self.matched)
-        self.wrong = [WrongCount(self.truth, mix(*own, weight), self.comparisons, self.at_once)
-                      for weight in self.weights]
+        self.wrong = [
+            WrongCount(self.truth, mix(*own, weight), self.comparisons, self.at_once)
+            for weight in self.weights
+        ]
         for captions, visuals, cosines in self._products() if self._kept is None else self._kept:
             row, column = self.truth.pairs(captions, visuals)
-            cosines[:, row, column] = torch.nan                               # right pairs: never counted
+            cosines[:, row, column] = torch.nan  # right pairs: never counted
             for some in tiles(visuals, captions.stop - captions.start, self.at_once):
-                en, tgt = self._normalised(cosines[:, some.start - visuals.start:some.stop - visuals.start])
+                en, tgt = self._normalised(
+                    cosines[:, some.start - visuals.start : some.stop - visuals.start]
+                )
                 for weight, wrong in zip(self.weights, self.wrong):
                     wrong.add(mix(en, tgt, weight), captions, some)
             self._report()
@@ -184,18 +246,24 @@ class Scoring:
 
     def _normalised(self, cosines):
         """Both branches' cosines (2, ...), each normalised over its whole matrix."""
-        return [normalise(branch, low, high) for branch, low, high in zip(cosines, self.low, self.high)]
+        return [
+            normalise(branch, low, high) for branch, low, high in zip(cosines, self.low, self.high)
+        ]
 
     def _products(self):
-        """Every block of this process: slices of captions and visual items, and both branches' cosines (2, C, B).
+        """Every block of this process: slices of captions and visual items, and both branches'
+        cosines (2, C, B).
 
-        The same block is the same matrix product in both passes, so that its cosines are equal to the last bit.
+        The same block is the same matrix product in both passes, so that its cosines are equal to
+        the last bit.
         """
         for captions in self.blocks:
             branches = [self._read(branch, captions) for branch in self.branches]
             for visuals in self.gallery:
                 gallery = self._read(self.visual, visuals)
-                cosines = torch.empty(2, len(gallery), len(branches[0]), dtype=self.dtype, device=self.device)
+                cosines = torch.empty(
+                    2, len(gallery), len(branches[0]), dtype=self.dtype, device=self.device
+                )
                 with cpu_threads(self._threads), matrix_precision('fp32'):
                     for branch, out in zip(branches, cosines):
                         torch.mm(gallery, branch.T, out=out)
@@ -211,17 +279,25 @@ class Scoring:
 
 
 def _cut(total, at_most):
-    """0 to `total` in near-equal slices: no small last one, of which a matrix product might round differently."""
+    """0 to `total` in near-equal slices: no small last one, of which a matrix product might round
+    differently."""
     number = -(-total // at_most)
     return [share(total, part, number) for part in range(number)]
 
 
 def _read_array(array, rows):
-    """A copy of an array's rows. Those of a memory map are read from its file: looked at through the map, they stay."""
-    if not isinstance(array, np.memmap) or array.filename is None or array.mode == 'c' or not array.flags.c_contiguous:
+    """A copy of an array's rows. Those of a memory map are read from its file: looked at through
+    the map, they stay."""
+    if (
+        not isinstance(array, np.memmap)
+        or array.filename is None
+        or array.mode == 'c'
+        or not array.flags.c_contiguous
+    ):
         return np.array(array[rows])
     whole = array
-    while isinstance(whole.base, np.memmap):                     # a part of the map knows not where it lies in the file
+    # a part of the map knows not where it lies in the file
+    while isinstance(whole.base, np.memmap):
         whole = whole.base
     offset = whole.offset + array[rows].ctypes.data - whole.ctypes.data
     shape = (rows.stop - rows.start, *array.shape[1:])

@@ -2,6 +2,7 @@
 
 One thread, unless OMP_NUM_THREADS says otherwise.
 """
+
 import os
 import sys
 from pathlib import Path
@@ -25,12 +26,25 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))
 
-WORDS = 'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'.split()
+WORDS = (
+    'a red blue green dog cat bird house tree car runs sleeps rot blau hund katze haus baum ein'
+).split()
 VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]
 FEATURE_DIM, IMAGE_SIZE = 10, 16
-TINY = ['text.trained_layers=[1,2]', 'text.hidden=24', 'text.heads=2', 'text.qk_width=8', 'text.positions=20',
-        'visual.feature_dim=10', 'visual.hidden=16', 'visual.heads=2', 'visual.qk_width=8', 'visual.positions=12',
-        'visual.max_frames=12', 'space.dim=14']
+TINY = [
+    'text.trained_layers=[1,2]',
+    'text.hidden=24',
+    'text.heads=2',
+    'text.qk_width=8',
+    'text.positions=20',
+    'visual.feature_dim=10',
+    'visual.hidden=16',
+    'visual.heads=2',
+    'visual.qk_width=8',
+    'visual.positions=12',
+    'visual.max_frames=12',
+    'space.dim=14',
+]
 NO_DROPOUT = ['text.bert_dropout=0', 'text.dropout=0', 'visual.dropout=0', 'space.dropout=0']
 
 
@@ -39,15 +53,24 @@ def bert_folder(tmp_path_factory):
     """A random BERT of three layers, 32 wide, with its vocabulary, as transformers saves it."""
     folder = tmp_path_factory.mktemp('bert')
     torch.manual_seed(1)
-    BertModel(BertConfig(vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-                         intermediate_size=48, max_position_embeddings=40)).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=40,
+        )
+    ).save_pretrained(folder)
     (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n', encoding='utf-8')
     return folder
 
 
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory):
-    """demo_root(folder) -> folder, made a ROOTPATH with the demo's encoders, which take long to make.
+    """demo_root(folder) -> folder, made a ROOTPATH with the demo's encoders, which take long to
+    make.
 
     All processes of a parallel run of the tests share them.
     """
@@ -63,6 +86,7 @@ def demo_root(tmp_path_factory):
         for name in ('bert', 'clip'):
             (folder / name).symlink_to(shared / name)
         return folder
+
     return make
 
 
@@ -71,19 +95,38 @@ def clip_folder(tmp_path_factory):
     """A random image tower of CLIP, two layers, for images of 16 x 16, as transformers saves it."""
     folder = tmp_path_factory.mktemp('clip')
     torch.manual_seed(2)
-    CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=IMAGE_SIZE,
-        patch_size=8, projection_dim=12)).save_pretrained(folder)
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=IMAGE_SIZE,
+            patch_size=8,
+            projection_dim=12,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
 def make_config(bert_folder, clip_folder):
-    """make_config(kind, *options) -> the collection's config with small sizes, for each kind of visual item."""
+    """make_config(kind, *options) -> the collection's config with small sizes, for each kind of
+    visual item."""
+
     def make(kind='frames', *options):
         path = REPOSITORY / 'configs' / ('vatex.yaml' if kind == 'frames' else 'multi30k.yaml')
-        return load_config(path, [*TINY, f'text.bert={bert_folder}', f'visual.clip={clip_folder}',
-                                  f'visual.kind={kind}', *options])
+        return load_config(
+            path,
+            [
+                *TINY,
+                f'text.bert={bert_folder}',
+                f'visual.clip={clip_folder}',
+                f'visual.kind={kind}',
+                *options,
+            ],
+        )
+
     return make
 
 
@@ -97,6 +140,7 @@ def random_tokens(generator, lengths):
 @pytest.fixture
 def make_batch():
     """make_batch(kind, seed) -> six random pairs."""
+
     def make(kind='frames', seed=0):
         generator = torch.Generator().manual_seed(seed)
         visual_mask = None
@@ -108,7 +152,13 @@ def make_batch():
         else:
             visual = torch.randn(6, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
         return Batch(
-            visual=visual, visual_mask=visual_mask, en=random_tokens(generator, [9, 4, 6, 3, 9, 5]),
-            tgt=random_tokens(generator, [5, 8, 11, 4, 6, 7]), back=random_tokens(generator, [3, 8, 6, 7, 4, 5]),
-            index=torch.arange(6), total=6)
+            visual=visual,
+            visual_mask=visual_mask,
+            en=random_tokens(generator, [9, 4, 6, 3, 9, 5]),
+            tgt=random_tokens(generator, [5, 8, 11, 4, 6, 7]),
+            back=random_tokens(generator, [3, 8, 6, 7, 4, 5]),
+            index=torch.arange(6),
+            total=6,
+        )
+
     return make

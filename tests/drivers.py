@@ -1,4 +1,5 @@
 """Run the drivers with a stand-in for Python that records what it is asked for."""
+
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ STAND_IN = r"""#!/usr/bin/env bash
 [ "$2" != -c ] || set -- "$5" "${@:6}"
 printf '%s' "$NRCCR_TYPED" > "$RECORD.typed"
 { printf '['; separator=
-  for word in "$@"; do word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,; done
+  for word in "$@"; do
+    word=${word//\\/\\\\}; printf '%s"%s"' "$separator" "${word//\"/\\\"}"; separator=,
+  done
   printf ']\n'; } >> "$RECORD"
 for word in "$@"; do [ "$word" != "$FAIL" ] || exit 3; done
 """
@@ -29,9 +32,19 @@ class Recorder:
     def run(self, words, cwd, fail='', **environment):
         """(finished process, list of the commands that Python was asked to run)."""
         self.record.unlink(missing_ok=True)
-        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True,
-                              env={**os.environ, 'PYTHON': str(self.python), 'RECORD': str(self.record),
-                                   'FAIL': fail, **environment})
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                'PYTHON': str(self.python),
+                'RECORD': str(self.record),
+                'FAIL': fail,
+                **environment,
+            },
+        )
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         return done, [json.loads(line) for line in lines]
 

@@ -1,4 +1,6 @@
-"""util.benchmark: made data like real data, baselines that compute the same, clocks, floors, the whole command."""
+"""util.benchmark: made data like real data, baselines that compute the same, clocks, floors, the
+whole command."""
+
 import json
 import mmap
 import shutil
@@ -19,21 +21,58 @@ from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
 from model import build_model
-from util import (benchmark, benchmark_baselines, benchmark_data, benchmark_images, benchmark_measure,
-                  benchmark_scoring, benchmark_stages)
+from util import (
+    benchmark,
+    benchmark_baselines,
+    benchmark_data,
+    benchmark_images,
+    benchmark_measure,
+    benchmark_scoring,
+    benchmark_stages,
+)
 from util.benchmark import STAGES
 from util.benchmark_data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
 from util.benchmark_measure import Clock, Operations, Phases
 from util.benchmark_stages import Window
 
 CPU = torch.device('cpu')
-TINY = Sizes(train=6, val=2, test=3, captions=2, dim=12, vocabulary=14000, queries=12, gallery=3, batch_size=4,
-             bert={**MBERT, 'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2,
-                   'intermediate_size': 48},
-             options=('text.trained_layers=[1]', 'text.hidden=24', 'text.heads=2', 'text.qk_width=8',
-                      'visual.hidden=16', 'visual.heads=2', 'visual.qk_width=8', 'space.dim=14'))
-SMALL_TOWER = dict(hidden_size=32, intermediate_size=48, projection_dim=24, num_hidden_layers=1, num_attention_heads=2,
-                   image_size=64, patch_size=32)
+TINY = Sizes(
+    train=6,
+    val=2,
+    test=3,
+    captions=2,
+    dim=12,
+    vocabulary=14000,
+    queries=12,
+    gallery=3,
+    batch_size=4,
+    bert={
+        **MBERT,
+        'hidden_size': 32,
+        'num_hidden_layers': 2,
+        'num_attention_heads': 2,
+        'intermediate_size': 48,
+    },
+    options=(
+        'text.trained_layers=[1]',
+        'text.hidden=24',
+        'text.heads=2',
+        'text.qk_width=8',
+        'visual.hidden=16',
+        'visual.heads=2',
+        'visual.qk_width=8',
+        'space.dim=14',
+    ),
+)
+SMALL_TOWER = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    projection_dim=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=64,
+    patch_size=32,
+)
 NO_DROPOUT = ['text.bert_dropout=0', 'text.dropout=0', 'visual.dropout=0', 'space.dropout=0']
 
 
@@ -49,12 +88,21 @@ def tokenizer(root):
 
 
 def config_of(root, *options):
-    return load_config(benchmark_data.CONFIGS / 'vatex.yaml',
-                       [*TINY.options, f'text.bert={root}/bert', 'text.pretrained=false', 'train.batch_size=4',
-                        'train.workers=0', *options])
+    return load_config(
+        benchmark_data.CONFIGS / 'vatex.yaml',
+        [
+            *TINY.options,
+            f'text.bert={root}/bert',
+            'text.pretrained=false',
+            'train.batch_size=4',
+            'train.workers=0',
+            *options,
+        ],
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- made data
+# ---------------------------------------------------------------------------------------- made data
+
 
 def test_made_data_are_of_the_sizes_asked_for(root, tokenizer):
     loaders = build_loaders(config_of(root), root, tokenizer, splits=('train', 'val', 'test'))
@@ -78,7 +126,9 @@ def test_captions_have_as_many_tokens_as_real_ones(tokenizer, kind):
         words = np.array([len(text.split()) for text in captions])
         assert lengths.sum() / words.sum() == pytest.approx(1 + SECOND_PIECE, rel=0.02)
         lengths = words
-    assert lengths.mean() == pytest.approx(mean, rel=0.02) and lengths.std() == pytest.approx(deviation, rel=0.1)
+    assert lengths.mean() == pytest.approx(mean, rel=0.02) and lengths.std() == pytest.approx(
+        deviation, rel=0.1
+    )
     assert len(set(captions)) > 2900
 
 
@@ -101,12 +151,22 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, monkey
 
 def test_sizes():
     paper = benchmark_data.sizes_of('vatex', 'paper')
-    assert (paper.train, paper.queries, paper.gallery, paper.vocabulary) == (25991, 15000, 1500, 119547)
+    assert (paper.train, paper.queries, paper.gallery, paper.vocabulary) == (
+        25991,
+        15000,
+        1500,
+        119547,
+    )
     million = benchmark_data.sizes_of('vatex', 'million')
-    assert (million.train * million.captions, million.queries, million.gallery) == (10**6, 10**6, 10**5)
+    assert (million.train * million.captions, million.queries, million.gallery) == (
+        10**6,
+        10**6,
+        10**5,
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- baselines
+# ---------------------------------------------------------------------------------------- baselines
+
 
 def test_the_released_way_loads_the_same_batch(root, tokenizer):
     config = config_of(root)
@@ -128,9 +188,18 @@ def test_the_released_way_takes_the_same_step(root, tokenizer):
         torch.manual_seed(0)
         model = build_model(config, feature_dim=TINY.dim)
         optimizer, discriminator_optimizer = train.build_optimizers(model, config)
-        run = train.Run(config=config, rootpath=root, folder=None, device=CPU, loaders={'train': loader}, model=model,
-                        criterion=build_loss(config), optimizer=optimizer, schedule=None,
-                        discriminator_optimizer=discriminator_optimizer)
+        run = train.Run(
+            config=config,
+            rootpath=root,
+            folder=None,
+            device=CPU,
+            loaders={'train': loader},
+            model=model,
+            criterion=build_loss(config),
+            optimizer=optimizer,
+            schedule=None,
+            discriminator_optimizer=discriminator_optimizer,
+        )
         run = change(run)
         train.train_one_epoch(run, 1)
         means.append(train.train_one_epoch(run, 1))
@@ -147,8 +216,12 @@ def scored(queries, gallery):
 
 def test_the_released_way_scores_the_same(root):
     embeddings, owner = scored(60, 20)
-    report = evaluate(embeddings, SimpleNamespace(split='test', owner=owner, visual_ids=range(20),
-                                                  caption_ids=range(60)), config_of(root), weights=[0.2])
+    report = evaluate(
+        embeddings,
+        SimpleNamespace(split='test', owner=owner, visual_ids=range(20), caption_ids=range(60)),
+        config_of(root),
+        weights=[0.2],
+    )
     arrays = [part.numpy() for part in embeddings]
     metrics, took, done = benchmark_baselines.score_as_released(*arrays, owner, 0.2)
     for way in ('t2v', 'v2t'):
@@ -160,14 +233,18 @@ def test_the_released_way_scores_the_same(root):
 
 def test_the_released_way_stops_when_its_time_is_up():
     embeddings, owner = scored(60, 20)
-    _, took, done = benchmark_baselines.score_as_released(*(part.numpy() for part in embeddings), owner, 0.2, seconds=0)
+    _, took, done = benchmark_baselines.score_as_released(
+        *(part.numpy() for part in embeddings), owner, 0.2, seconds=0
+    )
     assert done == 1 / 60 and min(took.values()) > 0
 
 
-# ---------------------------------------------------------------------------------------------------- clocks and floors
+# -------------------------------------------------------------------------------- clocks and floors
+
 
 class Ticks:
     """A clock that stands still until it is told to go on."""
+
     device = CPU
 
     def __init__(self):
@@ -197,12 +274,13 @@ def test_a_window_tells_waiting_from_work(monkeypatch):
     for batch in window:
         seen.append(batch.number)
         ticks.go(2 if len(seen) != 4 else 3)
-    assert seen == [0, 1, 2, 0, 1, 2]                # begun anew; two to warm up, then four
+    assert seen == [0, 1, 2, 0, 1, 2]  # begun anew; two to warm up, then four
     assert (window.batches, window.items, window.elapsed, window.waited) == (4, 20, 13, 4)
     assert window.work == 2 and window.flow == 20 / 13
     window = Window(Loader(), ticks, warm=0, least=2, seconds=7)
     assert sum(1 for _ in window) == 7 and window.elapsed == 7
-    window = Window(Loader(), ticks, warm=0, least=20, seconds=2)    # far too slow: it does not insist
+    # far too slow: it does not insist
+    window = Window(Loader(), ticks, warm=0, least=20, seconds=2)
     assert sum(1 for _ in window) == 6
 
 
@@ -221,7 +299,11 @@ def test_phases_count_a_part_within_another_once():
 
 
 def test_operations_are_counted_by_part():
-    first, second, batched = torch.randn(3, 4, requires_grad=True), torch.randn(4, 5), torch.randn(2, 3, 4)
+    first, second, batched = (
+        torch.randn(3, 4, requires_grad=True),
+        torch.randn(4, 5),
+        torch.randn(2, 3, 4),
+    )
     counted = Operations()
     with counted, listen_to_phases(counted):
         with phase('forward'):
@@ -237,7 +319,9 @@ def test_operations_are_counted_by_part():
     convolution = 2 * 3 * 3 * 2 * 5
     assert counted.flops == {'forward': 120, 'backward': 120, '': 2 * 2 * 3 * 4 * 3 + convolution}
     floors = counted.floors(Clock(CPU))
-    assert floors['all'] == pytest.approx(sum(seconds for part, seconds in floors.items() if part != 'all'))
+    assert floors['all'] == pytest.approx(
+        sum(seconds for part, seconds in floors.items() if part != 'all')
+    )
     assert all(0 < seconds < 1 for seconds in floors.values())
 
 
@@ -246,7 +330,8 @@ def test_fused_attention_is_counted_on_a_cpu():
     with Operations() as counted:
         torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
     forward = 2 * (2 * 2 * 8 * 16 * 8)
-    assert counted.flops[''] in (3 * forward, 3.5 * forward)        # products written out, or recomputed by the kernel
+    # products written out, or recomputed by the kernel
+    assert counted.flops[''] in (3 * forward, 3.5 * forward)
 
 
 def use_memory(mib):
@@ -271,48 +356,83 @@ def test_tf32_ends_with_its_block():
     assert torch.get_float32_matmul_precision() == before
 
 
-# ---------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
+
 
 def test_a_figure_knows_how_far_from_its_floor_it_is():
-    slow = benchmark.Figure('step', 'a step', 30.0, 'ms', floor=10.0, floor_is='products', note='16 pairs')
-    assert slow.ratio == 3 and '30 ms' in slow.line() and '3x' in slow.line() and 'products; 16 pairs' in slow.line()
+    slow = benchmark.Figure(
+        'step', 'a step', 30.0, 'ms', floor=10.0, floor_is='products', note='16 pairs'
+    )
+    assert (
+        slow.ratio == 3
+        and '30 ms' in slow.line()
+        and '3x' in slow.line()
+        and 'products; 16 pairs' in slow.line()
+    )
     assert benchmark.Figure('loader', 'pairs', 10.0, 'pairs/s', floor=25.0).ratio == 2.5
     assert benchmark.Figure('loader', 'pairs', 10.0, 'pairs/s').ratio is None
-    assert [benchmark.show(n) for n in (0.01234, 12.34, 123.4, 12345.6)] == ['0.0123', '12.3', '123', '12,346']
+    assert [benchmark.show(n) for n in (0.01234, 12.34, 123.4, 12345.6)] == [
+        '0.0123',
+        '12.3',
+        '123',
+        '12,346',
+    ]
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """A function that runs the command on tiny sizes; returns the figures by (stage, figure)."""
     monkeypatch.setattr(benchmark, 'sizes_of', lambda *_: TINY)
-    monkeypatch.setattr(benchmark, 'ceiling', lambda *_: 1e12)       # a large product takes long on a small machine
+    # a large product takes long on a small machine
+    monkeypatch.setattr(benchmark, 'ceiling', lambda *_: 1e12)
     monkeypatch.setattr(benchmark_images, 'TOWER', SMALL_TOWER)
 
     def call(path, *words):
-        assert benchmark.main(['--seconds', '0.01', '--workers', '1', '--json', str(path), *words]) == 0
+        assert (
+            benchmark.main(['--seconds', '0.01', '--workers', '1', '--json', str(path), *words])
+            == 0
+        )
         context, *figures = map(json.loads, path.read_text().splitlines())
         assert context['benchmark'] == 'small' and context['sizes']['train'] == 6
         return {(figure['stage'], figure['figure']): figure for figure in figures}
+
     return call
 
 
 def test_every_stage(tiny, tmp_path, capsys):
-    figures = tiny(tmp_path / 'figures.json', '--profile', str(tmp_path / 'trace.json'), 'train.lr=1e-5')
+    figures = tiny(
+        tmp_path / 'figures.json', '--profile', str(tmp_path / 'trace.json'), 'train.lr=1e-5'
+    )
     assert {stage for stage, _ in figures} == {'ceiling', *STAGES}
-    assert all(figure['value'] >= 0 for figure in figures.values() if figure['figure'] != 'of it not marked')
+    assert all(
+        figure['value'] >= 0
+        for figure in figures.values()
+        if figure['figure'] != 'of it not marked'
+    )
     with_floor = [figure for figure in figures.values() if figure['floor'] is not None]
-    assert len(with_floor) > 15 and all(figure['ratio'] > 0 and figure['floor_is'] for figure in with_floor)
+    assert len(with_floor) > 15 and all(
+        figure['ratio'] > 0 and figure['floor_is'] for figure in with_floor
+    )
     assert figures['loader', 'ours / released style, one core']['value'] > 1
     parts = {name.removeprefix('of it ') for _, name in figures if name.startswith('of it')}
     assert parts == {'forward', 'discriminator', 'loss', 'backward', 'optimizer', 'not marked'}
     assert all(figures['step', f'of it {part}']['floor'] > 0 for part in parts - {'not marked'})
     assert 0 <= figures['training', 'share that waits for data']['value'] <= 100
     images = {name for stage, name in figures if stage == 'images'}
-    assert images == {'decoded and resized, one core', 'decoded and resized, 1 workers', "CLIP's tower, random weights",
-                      'made once: pixels', 'kept as pixels, one core', 'kept as pixels / decoding',
-                      'made once: embeddings', 'kept as embeddings, one core', 'kept as embeddings / decoding and tower'}
-    assert '12 KiB' in figures['images', 'kept as pixels, one core']['note']         # 3 x 64 x 64 bytes
-    assert '0.0938 KiB' in figures['images', 'kept as embeddings, one core']['note']      # 24 float32 numbers
+    assert images == {
+        'decoded and resized, one core',
+        'decoded and resized, 1 workers',
+        "CLIP's tower, random weights",
+        'made once: pixels',
+        'kept as pixels, one core',
+        'kept as pixels / decoding',
+        'made once: embeddings',
+        'kept as embeddings, one core',
+        'kept as embeddings / decoding and tower',
+    }
+    assert '12 KiB' in figures['images', 'kept as pixels, one core']['note']  # 3 x 64 x 64 bytes
+    # 24 float32 numbers
+    assert '0.0938 KiB' in figures['images', 'kept as embeddings, one core']['note']
     assert figures['images', 'kept as embeddings / decoding and tower']['value'] > 1
     assert json.loads((tmp_path / 'trace.json').read_text())['traceEvents']
     out, err = capsys.readouterr()
@@ -320,8 +440,18 @@ def test_every_stage(tiny, tmp_path, capsys):
 
 
 def test_chosen_stages_in_a_kept_folder_as_json_alone(tiny, tmp_path, monkeypatch, capsys):
-    words = ['--seconds', '0.01', '--workers', '0', '--stages', 'tokenise,score', '--json', '-', '--folder',
-             str(tmp_path / 'kept')]
+    words = [
+        '--seconds',
+        '0.01',
+        '--workers',
+        '0',
+        '--stages',
+        'tokenise,score',
+        '--json',
+        '-',
+        '--folder',
+        str(tmp_path / 'kept'),
+    ]
     assert benchmark.main(words) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {record['stage'] for record in records[1:]} == {'ceiling', 'tokenise', 'score'}
@@ -331,10 +461,13 @@ def test_chosen_stages_in_a_kept_folder_as_json_alone(tiny, tmp_path, monkeypatc
 
 
 def test_what_takes_too_long_is_extrapolated(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)     # two thirds
+    # two thirds
+    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
     figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
     part, whole = figures['score', '8 x 2, one weight'], figures['score', '12 x 3']
-    assert whole['value'] == pytest.approx(36 / 16 * part['value']) and 'extrapolated' in whole['note']
+    assert (
+        whole['value'] == pytest.approx(36 / 16 * part['value']) and 'extrapolated' in whole['note']
+    )
 
 
 def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, monkeypatch):
@@ -342,7 +475,13 @@ def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, mon
 
     class Watched(benchmark_scoring.Scoring):
         def metrics(self):
-            seen.append(([len(part) for part in (self.visual, *self.branches)], self.blocks, self.wrong[0].totals))
+            seen.append(
+                (
+                    [len(part) for part in (self.visual, *self.branches)],
+                    self.blocks,
+                    self.wrong[0].totals,
+                )
+            )
             return super().metrics()
 
     monkeypatch.setattr(benchmark_scoring, 'Scoring', Watched)
@@ -350,22 +489,34 @@ def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, mon
     monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
     monkeypatch.setattr(scoring, '_BLOCK', 5)
     figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
-    (sizes, blocks, totals), = seen
-    assert sizes == [3, 12, 12] and blocks == [slice(0, 4)] and totals[0, :4].any() and not totals[0, 4:].any()
+    ((sizes, blocks, totals),) = seen
+    assert (
+        sizes == [3, 12, 12]
+        and blocks == [slice(0, 4)]
+        and totals[0, :4].any()
+        and not totals[0, 4:].any()
+    )
     whole = figures['score', '12 x 3 from disk']
     assert whole['value'] > 0 and whole['floor'] > 0 and '3 blocks' in whole['note']
 
 
 def test_the_temporary_folder_goes(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark.tempfile, 'mkdtemp', lambda **_: str(tmp_path / 'temporary'))
-    monkeypatch.setitem(STAGES, 'tokenise', lambda bench: bench.add('tokenise', 'there', bench.root.is_dir(), ''))
+    monkeypatch.setitem(
+        STAGES, 'tokenise', lambda bench: bench.add('tokenise', 'there', bench.root.is_dir(), '')
+    )
     figures = tiny(tmp_path / 'figures.json', '--stages', 'tokenise')
     assert figures['tokenise', 'there']['value'] and not (tmp_path / 'temporary').exists()
 
 
-@pytest.mark.parametrize('words, message', [
-    (['--stages', 'step,sleep'], "no stage 'sleep'; there are: tokenise, loader"),
-    (['--sizes', 'huge'], 'invalid choice'), (['--profile', 'train.lr=1'], 'put the option last')])
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (['--stages', 'step,sleep'], "no stage 'sleep'; there are: tokenise, loader"),
+        (['--sizes', 'huge'], 'invalid choice'),
+        (['--profile', 'train.lr=1'], 'put the option last'),
+    ],
+)
 def test_wrong_arguments(words, message, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(words)

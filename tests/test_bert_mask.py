@@ -1,4 +1,5 @@
 """The ready mask of BERT-like models gives the very outputs that transformers' own gives."""
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,11 +8,23 @@ from basic.pretrained import READY_MASKS, bert_mask
 
 from transformers import AutoConfig, AutoModel
 
-SIZES = {'vocab_size': 30, 'hidden_size': 16, 'num_hidden_layers': 2, 'num_attention_heads': 2,
-         'intermediate_size': 24, 'max_position_embeddings': 40}
+SIZES = {
+    'vocab_size': 30,
+    'hidden_size': 16,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+    'intermediate_size': 24,
+    'max_position_embeddings': 40,
+}
 NAMES = {'distilbert': {'dim': 16, 'n_layers': 2, 'n_heads': 2, 'hidden_dim': 24}}
-SPECIAL = {'pad_token_id': 0, 'bos_token_id': 1, 'eos_token_id': 2, 'cls_token_id': 1,
-           'sep_token_id': 2, 'local_attention': 4}
+SPECIAL = {
+    'pad_token_id': 0,
+    'bos_token_id': 1,
+    'eos_token_id': 2,
+    'cls_token_id': 1,
+    'sep_token_id': 2,
+    'local_attention': 4,
+}
 
 
 @pytest.mark.parametrize('kernels', ['eager', 'sdpa'])
@@ -21,7 +34,7 @@ def test_outputs_and_gradients_are_the_same_to_the_last_bit(kind, kernels, lengt
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SIZES, **SPECIAL, **NAMES.get(kind, {})})
     model = AutoModel.from_config(config, attn_implementation=kernels).eval()
-    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()         # (3, 9)
+    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()  # (3, 9)
     ids = torch.randint(5, 30, mask.shape) * mask
     results = []
     for ready in (mask, bert_mask(model, mask)):

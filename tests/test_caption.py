@@ -1,4 +1,5 @@
 """basic/caption.py: files, joins, cleaning, tokenising."""
+
 import json
 from pathlib import Path
 
@@ -9,12 +10,39 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from basic import hub
-from basic.caption import (CaptionFile, PackedTokens, clean_english, join_captions, load_tokenizer, read_captions,
-                           save_tokenizer)
+from basic.caption import (
+    CaptionFile,
+    PackedTokens,
+    clean_english,
+    join_captions,
+    load_tokenizer,
+    read_captions,
+    save_tokenizer,
+)
 from basic.errors import DataError, UnreachableError
 
-VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', ',', 'a', 'man', 'dog', '##s', 'cafe', 'Cafe', 'café',
-              'Café', 'A', '狗', '人', 'runs', 'x']
+VOCABULARY = [
+    '[PAD]',
+    '[UNK]',
+    '[CLS]',
+    '[SEP]',
+    '[MASK]',
+    '.',
+    ',',
+    'a',
+    'man',
+    'dog',
+    '##s',
+    'cafe',
+    'Cafe',
+    'café',
+    'Café',
+    'A',
+    '狗',
+    '人',
+    'runs',
+    'x',
+]
 
 
 @pytest.fixture
@@ -31,18 +59,28 @@ def write(tmp_path, content, name='c.caption.txt'):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
+
 
 def test_reads_ids_and_texts_in_file_order(tmp_path):
-    file = read_captions(write(tmp_path, 'b.jpg#enc#1 two words\na.mp4#enc2zh#0 一 只\nb.jpg#enc#0 x\n'))
+    file = read_captions(
+        write(tmp_path, 'b.jpg#enc#1 two words\na.mp4#enc2zh#0 一 只\nb.jpg#enc#0 x\n')
+    )
     assert file.ids == [('b', '1'), ('a', '0'), ('b', '0')]
     assert file.texts == ['two words', '一 只', 'x']
     assert file.visual_ids == ['b', 'a'] and len(file) == 3
 
 
-@pytest.mark.parametrize('content', [
-    b'v#enc#0 a man\nv#enc#1 a dog\n', b'v#enc#0 a man\nv#enc#1 a dog', b'v#enc#0 a man\r\nv#enc#1 a dog\r\n',
-    b'\xef\xbb\xbfv#enc#0 a man\nv#enc#1 a dog\n\n', b'v#enc#0 a man\n\nv#enc#1 a dog'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'v#enc#0 a man\nv#enc#1 a dog\n',
+        b'v#enc#0 a man\nv#enc#1 a dog',
+        b'v#enc#0 a man\r\nv#enc#1 a dog\r\n',
+        b'\xef\xbb\xbfv#enc#0 a man\nv#enc#1 a dog\n\n',
+        b'v#enc#0 a man\n\nv#enc#1 a dog',
+    ],
+)
 def test_tolerates_line_ends_bom_and_blank_lines(tmp_path, content):
     file = read_captions(write(tmp_path, content))
     assert file.ids == [('v', '0'), ('v', '1')] and file.texts == ['a man', 'a dog']
@@ -53,20 +91,30 @@ def test_lines_end_at_newline_alone(tmp_path):
     assert read_captions(write(tmp_path, f'v#enc#0 {text}\n')).texts == [text]
 
 
-@pytest.mark.parametrize('space', ['\t', '\xa0', '\u3000', '\u2003', '\x0b', '\x1f', '\u2028', '\t ', '  '])
+@pytest.mark.parametrize(
+    'space', ['\t', '\xa0', '\u3000', '\u2003', '\x0b', '\x1f', '\u2028', '\t ', '  ']
+)
 def test_any_white_space_ends_the_id(tmp_path, space):
     """No first word is lost: it is the caption's, whatever stands between."""
     file = read_captions(write(tmp_path, f'v#enc#0{space}Two dogs\n'))
     assert file.ids == [('v', '0')] and file.texts[0].split() == ['Two', 'dogs']
 
 
-@pytest.mark.parametrize('line, message', [
-    ('v#enc#1\u200bTwo dogs', r'invisible character, '), ('\ufeffv#enc#1 Two', 'invisible character'),
-    ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
-    ('v#enc #1 Two', "white space in the caption's id"), ('v #enc#1 Two', "no '#'"),
-    ('#enc#1 Two', "no visual id before the '#'"), ('.jpg#enc#1 Two', 'no visual id before'),
-    ('\tv#enc#1 Two', 'white space before'), ('\u3000v#enc#1 Two', 'white space before'),
-    ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return')])
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('v#enc#1\u200bTwo dogs', r'invisible character, '),
+        ('\ufeffv#enc#1 Two', 'invisible character'),
+        ('v#enc#1,Two dogs', "ends with '#1,Two'; expected a number and then a space"),
+        ('v#enc #1 Two', "white space in the caption's id"),
+        ('v #enc#1 Two', "no '#'"),
+        ('#enc#1 Two', "no visual id before the '#'"),
+        ('.jpg#enc#1 Two', 'no visual id before'),
+        ('\tv#enc#1 Two', 'white space before'),
+        ('\u3000v#enc#1 Two', 'white space before'),
+        ('v#enc#1 a man\rv#enc#2 a dog', 'a second caption in the line, after a carriage return'),
+    ],
+)
 def test_ids_that_could_be_read_in_two_ways(tmp_path, line, message):
     with pytest.raises(DataError, match='c.caption.txt:2: ') as error:
         read_captions(write(tmp_path, f'v#enc#0 fine\n{line}\n'))
@@ -95,8 +143,12 @@ def test_one_suffix_is_taken_off_the_visual_id(tmp_path):
 
 
 BAD_LINES = [
-    ('v#enc#1', 'no space'), ('v.enc.1 text', "no '#'"), (' v#enc#1 text', 'white space before'),
-    ('v#enc#0 again', 'first in line 1'), (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8')]
+    ('v#enc#1', 'no space'),
+    ('v.enc.1 text', "no '#'"),
+    (' v#enc#1 text', 'white space before'),
+    ('v#enc#0 again', 'first in line 1'),
+    (b'v#enc#1 caf\xe9', 'byte 12 of the line, 0xe9, is not UTF-8'),
+]
 
 
 @pytest.mark.parametrize('line, message', BAD_LINES)
@@ -111,7 +163,9 @@ def test_a_bad_line_raises_with_its_file_and_number(tmp_path, line, message):
 def test_all_problems_can_be_collected(tmp_path):
     lines = [line if isinstance(line, bytes) else line.encode() for line, _ in BAD_LINES]
     problems = []
-    file = read_captions(write(tmp_path, b'\n'.join([b'v#enc#0 fine', *lines, b'w#enc#0 fine'])), problems=problems)
+    file = read_captions(
+        write(tmp_path, b'\n'.join([b'v#enc#0 fine', *lines, b'w#enc#0 fine'])), problems=problems
+    )
     assert file.visual_ids == ['v', 'w'] and len(problems) == len(BAD_LINES)
     for number, (problem, (_, message)) in enumerate(zip(problems, BAD_LINES), start=2):
         assert f':{number}: ' in problem and message in problem
@@ -127,7 +181,8 @@ def test_empty_and_missing_files(tmp_path):
         read_captions(tmp_path / 'none.txt')
 
 
-# ------------------------------------------------------------------------------------------------------------- joins
+# -------------------------------------------------------------------------------------------- joins
+
 
 def test_joins_by_visual_id_and_number(tmp_path):
     first = read_captions(write(tmp_path, 'a#enc#0 x\nb#enc#0 x\na#enc#1 x\n', 'first'))
@@ -149,32 +204,58 @@ def test_missing_counterparts_are_counted_and_named():
         join_captions(first, other)
 
 
-# ---------------------------------------------------------------------------------------------------------- cleaning
+# ----------------------------------------------------------------------------------------- cleaning
 
-@pytest.mark.parametrize('text, cleaned', [
-    ('Two dogs!', 'Two dogs.'), ('  spaces   everywhere  ', 'spaces everywhere.'), ('Café-crème', 'Caf cr me.'),
-    ('...', ''), ('', ''), ("a man's 3 dogs", 'a man s 3 dogs.'), ('tab\tand\u2028line', 'tab and line.'),
-    ('one_two', 'one two.'), ('一 A', 'A.')])
+
+@pytest.mark.parametrize(
+    'text, cleaned',
+    [
+        ('Two dogs!', 'Two dogs.'),
+        ('  spaces   everywhere  ', 'spaces everywhere.'),
+        ('Café-crème', 'Caf cr me.'),
+        ('...', ''),
+        ('', ''),
+        ("a man's 3 dogs", 'a man s 3 dogs.'),
+        ('tab\tand\u2028line', 'tab and line.'),
+        ('one_two', 'one two.'),
+        ('一 A', 'A.'),
+    ],
+)
 def test_clean_english(text, cleaned):
     assert clean_english(text) == cleaned
 
 
-# --------------------------------------------------------------------------------------------------------- tokenizer
+# ---------------------------------------------------------------------------------------- tokenizer
+
 
 def words(tokenizer, text):
-    return tokenizer.convert_ids_to_tokens(PackedTokens([text], tokenizer, max_tokens=99).ids.tolist())
+    return tokenizer.convert_ids_to_tokens(
+        PackedTokens([text], tokenizer, max_tokens=99).ids.tolist()
+    )
 
 
 def test_lowercase_strips_accents_whatever_the_tokenizer_says(vocabulary):
     for name in (vocabulary, vocabulary.parent):
         assert words(load_tokenizer(name, True), 'A Café, 狗人') == [
-            '[CLS]', 'a', 'cafe', ',', '狗', '人', '[SEP]']
+            '[CLS]',
+            'a',
+            'cafe',
+            ',',
+            '狗',
+            '人',
+            '[SEP]',
+        ]
         assert words(load_tokenizer(name, False), 'A Café') == ['[CLS]', 'A', 'Café', '[SEP]']
 
 
 def test_a_bare_vocabulary_obeys_the_config_beside_it(vocabulary):
     (vocabulary.parent / 'tokenizer_config.json').write_text('{"do_lower_case": true}')
-    assert words(load_tokenizer(vocabulary.parent, False), 'A Café') == ['[CLS]', 'a', 'cafe', '[SEP]']
+    assert words(load_tokenizer(vocabulary.parent, False), 'A Café') == [
+        '[CLS]',
+        'a',
+        'cafe',
+        '[SEP]',
+    ]
 
 
 @pytest.mark.parametrize('lowercase', [True, False])
@@ -182,10 +263,13 @@ def test_a_saved_tokenizer_gives_the_same_ids(vocabulary, tmp_path, lowercase):
     texts = ['A Café', 'dogs 狗', '', 'unknown words']
     tokenizer = load_tokenizer(vocabulary, lowercase)
     save_tokenizer(tokenizer, tmp_path / 'saved')
-    vocabulary.unlink()                  # the saved folder stands alone
+    vocabulary.unlink()  # the saved folder stands alone
     again = load_tokenizer(tmp_path / 'saved', lowercase)
     first, second = (PackedTokens(texts, each, max_tokens=9) for each in (tokenizer, again))
-    assert first.ids.tolist() == second.ids.tolist() and first.offsets.tolist() == second.offsets.tolist()
+    assert (
+        first.ids.tolist() == second.ids.tolist()
+        and first.offsets.tolist() == second.offsets.tolist()
+    )
 
 
 def test_a_tokenizers_own_truncation_and_padding_are_off(vocabulary, tmp_path):
@@ -194,13 +278,16 @@ def test_a_tokenizers_own_truncation_and_padding_are_off(vocabulary, tmp_path):
     tokenizer.backend_tokenizer.enable_padding(length=7)
     save_tokenizer(tokenizer, tmp_path / 'saved')
     assert len(words(load_tokenizer(tmp_path / 'saved', True), 'a man a dog')) == 6
-    assert len(words(tokenizer, 'a man a dog')) == 6   # PackedTokens switches them off, too
+    assert len(words(tokenizer, 'a man a dog')) == 6  # PackedTokens switches them off, too
 
 
 def test_other_tokenizers_work_without_lowercase(tmp_path):
     backend = Tokenizer(models.WordLevel({'[PAD]': 0, '[UNK]': 1, 'A': 2}, unk_token='[UNK]'))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    save_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token='[UNK]', pad_token='[PAD]'), tmp_path)
+    save_tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token='[UNK]', pad_token='[PAD]'),
+        tmp_path,
+    )
     assert words(load_tokenizer(tmp_path, False), 'A a') == ['A', '[UNK]']
     with pytest.raises(DataError, match='WordLevel; set text.lowercase=False'):
         load_tokenizer(tmp_path, True)
@@ -220,13 +307,15 @@ def test_what_is_no_tokenizer(tmp_path, vocabulary):
 def test_an_unreachable_hub_is_said_to_be_one(monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route to host')
+
     monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
     with pytest.raises(UnreachableError, match=r'no route to host.*text\.bert=FOLDER') as error:
         load_tokenizer('somebody/a-model-that-nobody-cached', True)
     assert isinstance(error.value, OSError) and isinstance(error.value, DataError)
 
 
-# ------------------------------------------------------------------------------------------------------ packed tokens
+# ------------------------------------------------------------------------------------ packed tokens
+
 
 def test_packed_tokens_equal_one_by_one_tokenising(vocabulary):
     tokenizer = load_tokenizer(vocabulary, True)
@@ -250,10 +339,16 @@ def test_packed_tokens_equal_one_by_one_tokenising(vocabulary):
 def test_long_captions_keep_their_final_separator(vocabulary):
     tokenizer = load_tokenizer(vocabulary, True)
     packed = PackedTokens(['a man runs', 'a', '', 'a man'], tokenizer, max_tokens=4)
-    pieces = [tokenizer.convert_ids_to_tokens(packed.ids[i:j].tolist())
-              for i, j in zip(packed.offsets, packed.offsets[1:])]
-    assert pieces == [['[CLS]', 'a', 'man', '[SEP]'], ['[CLS]', 'a', '[SEP]'], ['[CLS]', '[SEP]'],
-                      ['[CLS]', 'a', 'man', '[SEP]']]
+    pieces = [
+        tokenizer.convert_ids_to_tokens(packed.ids[i:j].tolist())
+        for i, j in zip(packed.offsets, packed.offsets[1:])
+    ]
+    assert pieces == [
+        ['[CLS]', 'a', 'man', '[SEP]'],
+        ['[CLS]', 'a', '[SEP]'],
+        ['[CLS]', '[SEP]'],
+        ['[CLS]', 'a', 'man', '[SEP]'],
+    ]
     assert (packed.cut, packed.longest) == (1, 5)
     assert packed.padded([2]).ids.tolist() == [[2, 3]]
 
@@ -261,15 +356,25 @@ def test_long_captions_keep_their_final_separator(vocabulary):
 def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path):
     tiny.make_bert(tmp_path)
     (tmp_path / 'vocab.txt').unlink()
-    with pytest.raises(DataError, match=f'{tmp_path}: its tokenizer has . tokens, none of them a word'):
+    with pytest.raises(
+        DataError, match=f'{tmp_path}: its tokenizer has . tokens, none of them a word'
+    ):
         load_tokenizer(tmp_path, False)
 
 
-@pytest.mark.parametrize('beside', [
-    {'tokenizer_config.json': {'tokenizer_class': 'BertTokenizerFast'}},
-    {'tokenizer_config.json': {'tokenizer_class': 'PreTrainedTokenizerFast'}},
-    {'config.json': {'model_type': 'distilbert'}}, {'config.json': {'model_type': 'somebodys'}},
-    {'config.json': {'model_type': 'bert'}, 'tokenizer_config.json': {'tokenizer_class': 'ElectraTokenizer'}}])
+@pytest.mark.parametrize(
+    'beside',
+    [
+        {'tokenizer_config.json': {'tokenizer_class': 'BertTokenizerFast'}},
+        {'tokenizer_config.json': {'tokenizer_class': 'PreTrainedTokenizerFast'}},
+        {'config.json': {'model_type': 'distilbert'}},
+        {'config.json': {'model_type': 'somebodys'}},
+        {
+            'config.json': {'model_type': 'bert'},
+            'tokenizer_config.json': {'tokenizer_class': 'ElectraTokenizer'},
+        },
+    ],
+)
 def test_a_vocabulary_of_a_bert_is_read(vocabulary, beside):
     for name, content in beside.items():
         vocabulary.with_name(name).write_text(json.dumps(content))
@@ -277,10 +382,19 @@ def test_a_vocabulary_of_a_bert_is_read(vocabulary, beside):
         assert words(load_tokenizer(name, False), 'A Café') == ['[CLS]', 'A', 'Café', '[SEP]']
 
 
-@pytest.mark.parametrize('beside', [
-    {'tokenizer_config.json': {'tokenizer_class': 'BertJapaneseTokenizer'}},
-    {'tokenizer_config.json': {'word_tokenizer_type': 'mecab', 'subword_tokenizer_type': 'wordpiece'}},
-    {'config.json': {'model_type': 'bert', 'tokenizer_class': 'BertJapaneseTokenizer'}}])
+@pytest.mark.parametrize(
+    'beside',
+    [
+        {'tokenizer_config.json': {'tokenizer_class': 'BertJapaneseTokenizer'}},
+        {
+            'tokenizer_config.json': {
+                'word_tokenizer_type': 'mecab',
+                'subword_tokenizer_type': 'wordpiece',
+            }
+        },
+        {'config.json': {'model_type': 'bert', 'tokenizer_class': 'BertJapaneseTokenizer'}},
+    ],
+)
 def test_a_vocabulary_of_another_tokenizer_is_refused_by_name(vocabulary, beside):
     for name, content in beside.items():
         vocabulary.with_name(name).write_text(json.dumps(content))
@@ -292,7 +406,9 @@ def test_a_vocabulary_of_another_tokenizer_is_refused_by_name(vocabulary, beside
 
 
 def test_a_vocabulary_whose_config_names_another_kind_is_read_as_that(tmp_path):
-    (tmp_path / 'vocab.txt').write_text('\n'.join(['<s>', '<pad>', '</s>', '[UNK]', '<mask>', 'a', 'dog']) + '\n')
+    (tmp_path / 'vocab.txt').write_text(
+        '\n'.join(['<s>', '<pad>', '</s>', '[UNK]', '<mask>', 'a', 'dog']) + '\n'
+    )
     (tmp_path / 'tokenizer_config.json').write_text('{"tokenizer_class": "MPNetTokenizer"}')
     assert words(load_tokenizer(tmp_path, False), 'a dog') == ['<s>', 'a', 'dog', '</s>']
     with pytest.raises(DataError, match='MPNetTokenizer'):
@@ -300,13 +416,16 @@ def test_a_vocabulary_whose_config_names_another_kind_is_read_as_that(tmp_path):
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch, vocabulary):
-    vocabulary.with_name('tokenizer_config.json').write_text(json.dumps({
-        'tokenizer_class': 'BertJapaneseTokenizer', 'word_tokenizer_type': 'basic'}))
+    vocabulary.with_name('tokenizer_config.json').write_text(
+        json.dumps({'tokenizer_class': 'BertJapaneseTokenizer', 'word_tokenizer_type': 'basic'})
+    )
     with pytest.raises(DataError, match='BertJapaneseTokenizer, has no fast form'):
         load_tokenizer(vocabulary.parent, False)
     slow = AutoTokenizer.from_pretrained(vocabulary.parent)
     monkeypatch.setattr(hub, '_from_pretrained', lambda *_, **__: slow)
-    with pytest.raises(DataError, match='somebody/japanese: its tokenizer, BertJapaneseTokenizer, has no fast form'):
+    with pytest.raises(
+        DataError, match='somebody/japanese: its tokenizer, BertJapaneseTokenizer, has no fast form'
+    ):
         load_tokenizer('somebody/japanese', False)
 
 
@@ -318,8 +437,17 @@ def test_settings_beside_a_vocabulary_are_obeyed(vocabulary):
     assert words(load_tokenizer(vocabulary.parent, False), '狗人') == ['[CLS]', '[UNK]', '[SEP]']
 
 
-@pytest.mark.parametrize('content', ['{', '[]', '{"model": 3}', '"text"', '{"version": "1.0", "model": {}}',
-                                     '[' * 1000 + ']' * 1000])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{',
+        '[]',
+        '{"model": 3}',
+        '"text"',
+        '{"version": "1.0", "model": {}}',
+        '[' * 1000 + ']' * 1000,
+    ],
+)
 def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
     (tmp_path / 'tokenizer.json').write_text(content)
     with pytest.raises(DataError, match=f'{tmp_path} holds no tokenizer'):
@@ -328,7 +456,9 @@ def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
 
 def test_a_full_disk_is_an_error_of_the_system(vocabulary, tmp_path, monkeypatch):
     def full(folder):
-        raise Exception('No space left on device (os error 28)')   # as the tokenizers library says it
+        # as the tokenizers library says it
+        raise Exception('No space left on device (os error 28)')
+
     tokenizer = load_tokenizer(vocabulary, True)
     monkeypatch.setattr(tokenizer, 'save_pretrained', full)
     with pytest.raises(OSError, match='No space left') as error:

@@ -1,4 +1,5 @@
 """util/check_data.py: everything that is wrong, in one run."""
+
 import os
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig
 from util.check_data import Report, check_data, main, print_report
 from util.check_visuals import CHUNK, bad_rows
 
-
 VOCABULARY = '\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', *WORDS]) + '\n'
 
 
@@ -31,8 +31,16 @@ def vocab(tmp_path):
 def bert(tmp_path_factory):
     """Options for a whole BERT, two layers, 40 positions."""
     folder = tmp_path_factory.mktemp('bert')
-    BertModel(BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8,
-                         max_position_embeddings=40)).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=16,
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            intermediate_size=8,
+            max_position_embeddings=40,
+        )
+    ).save_pretrained(folder)
     (folder / 'vocab.txt').write_text(VOCABULARY, encoding='utf-8')
     return [f'text.bert={folder}', 'text.trained_layers=[1]']
 
@@ -47,7 +55,9 @@ def test_sound_data_have_no_problems(root, bert, capsys):
     assert report.problems == [] and report.warnings == []
     train = report.table['train']
     assert train['branches'] == 'en / tgt / back' and train['captions'] == '15 / 15 / 15'
-    assert train['visual items'] == '5' and train['feature width'] == '4' and train['status'] == 'ok'
+    assert (
+        train['visual items'] == '5' and train['feature width'] == '4' and train['status'] == 'ok'
+    )
     assert train['captions per item (min/mean/max)'] == '3 / 3.0 / 3'
     assert train['frames per video (min/mean/max)'] == '1 / 3.0 / 5'
     assert train['empty captions'] == '0 / 0 / 0' and train['cut to 250 tokens'] == '0 / 0 / 0'
@@ -56,12 +66,14 @@ def test_sound_data_have_no_problems(root, bert, capsys):
     assert 'WordPiece, 16 tokens, lower-cased' in report.tokenizer
     text = str(report)
     assert text.endswith('no problems found')
-    lines = text.splitlines()[:len(train) + 1]
+    lines = text.splitlines()[: len(train) + 1]
     assert len({len(line) for line in lines}) == 1 and lines[0].split() == ['train', 'val', 'test']
-    assert max(map(len, text.splitlines()[:len(train) + 1])) <= 80
+    assert max(map(len, text.splitlines()[: len(train) + 1])) <= 80
     assert 'BertModel, 2 layers, 40 positions, 16 tokens' in report.bert and report.clip == ''
     told = capsys.readouterr().err.split(' ...\n')
-    assert told[0] == 'checking the tokenizer' and told.index('checking BERT') < told.index('checking captions of train')
+    assert told[0] == 'checking the tokenizer' and told.index('checking BERT') < told.index(
+        'checking captions of train'
+    )
 
 
 def test_images_count_those_without_captions(tmp_path, vocab):
@@ -87,9 +99,14 @@ def test_every_problem_is_reported_not_the_first_alone(root, vocab):
     values[[0, 5]] = np.nan
     values.tofile(features / 'feature.bin')
     report = check_data(vatex(vocab), root)
-    expected = ["branch 'tgt') of split 'train'", 'vatextrain.caption.txt:16: no space', "caption.txt:17: no '#'",
-                '2 of 23 rows hold NaN or infinity: v0_0, v0_1', 'w0#0',
-                '1 of the 2 visual items of']
+    expected = [
+        "branch 'tgt') of split 'train'",
+        'vatextrain.caption.txt:16: no space',
+        "caption.txt:17: no '#'",
+        '2 of 23 rows hold NaN or infinity: v0_0, v0_1',
+        'w0#0',
+        '1 of the 2 visual items of',
+    ]
     for words in expected:
         assert sum(words in problem for problem in report.problems) == 1, words
     assert len(report.problems) == len(expected)
@@ -139,7 +156,9 @@ def test_warnings(root, vocab):
         file.write('v0#zh#0 人\nv0#zh#1 人\n')
     report = check_data(vatex(vocab), root)
     assert report.problems == [] and len(report.warnings) == 3
-    for warning, words in zip(report.warnings, ('1 captions of', '1 captions of', "both in 'train' and in 'val': v0")):
+    for warning, words in zip(
+        report.warnings, ('1 captions of', '1 captions of', "both in 'train' and in 'val': v0")
+    ):
         assert words in warning
     assert report.table['val']['empty captions'] == '1 / 0'
 
@@ -147,33 +166,41 @@ def test_warnings(root, vocab):
 def test_missing_items_are_a_warning_where_they_are_left_out(root, vocab):
     for path in (root / 'vatex/TextData').glob('vatextrain*'):
         path.write_text(path.read_text('utf-8').replace('v1#', 'v9#'), encoding='utf-8')
-    problem, = check_data(vatex(vocab), root).problems
+    (problem,) = check_data(vatex(vocab), root).problems
     assert '1 of the 5 visual items' in problem and 'data.missing=skip' in problem
     report = check_data(vatex(vocab, 'data.missing=skip'), root)
     assert report.problems == [] and report.table['train']['visual items'] == '4'
-    warning, = report.warnings
-    assert "'train' is without 3 of its 15 captions: 1 of its 5 visual items are missing: v9" in warning
+    (warning,) = report.warnings
+    assert (
+        "'train' is without 3 of its 15 captions: 1 of its 5 visual items are missing: v9"
+        in warning
+    )
 
 
 def test_images_that_could_be_two_are_one_problem(tmp_path, vocab):
     folder = make_image_root(tmp_path / 'root') / 'multi30k/flickr30k-images'
     (folder / 'a.png').write_bytes((folder / 'a.jpg').read_bytes())
     (folder / 'a.jpg').rename(folder / 'a.jpeg')
-    problem, = check_data(multi30k(vocab), tmp_path / 'root').problems
+    (problem,) = check_data(multi30k(vocab), tmp_path / 'root').problems
     assert 'a.jpeg and a.png beside it' in problem
 
 
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route')
+
     monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
     report = check_data(vatex('text.bert=somebody/nobody-cached-this'), root)
-    assert report.problems == [] and report.tokenizer.startswith('NOT CHECKED') and 'no route' in report.tokenizer
+    assert (
+        report.problems == []
+        and report.tokenizer.startswith('NOT CHECKED')
+        and 'no route' in report.tokenizer
+    )
     assert 'longest caption, tokens' not in report.table['train']
 
 
 def test_a_wrong_tokenizer_is_a_problem(root, tmp_path):
-    report = check_data(vatex(f"text.bert={tmp_path / 'not there'}"), root)
+    report = check_data(vatex(f'text.bert={tmp_path / "not there"}'), root)
     assert len(report.problems) == 1 and 'no such folder here' in report.problems[0]
 
 
@@ -184,13 +211,14 @@ def test_no_collection(tmp_path, vocab):
 
 def test_bad_rows_looks_into_every_chunk():
     width = CHUNK // 4 // 3
-    features = np.zeros((10, width), dtype=np.float32)     # three rows a chunk
+    features = np.zeros((10, width), dtype=np.float32)  # three rows a chunk
     features[[2, 3, 9], [0, width - 1, 5]] = np.nan, np.inf, -np.inf
     assert bad_rows(features).tolist() == [2, 3, 9]
     assert bad_rows(np.zeros((4, 2), np.float32)).tolist() == []
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
+
 
 def test_exit_codes(root, vocab, capsys):
     command = ['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root)]
@@ -209,12 +237,32 @@ def test_exit_codes(root, vocab, capsys):
 
 
 def test_as_a_program(root, vocab):
-    done = subprocess.run([sys.executable, '-m', 'util.check_data', '--config', 'configs/vatex.yaml', '--rootpath',
-                           str(root), '--split', 'val', vocab], cwd=CONFIGS.parent, capture_output=True, text=True)
-    assert done.returncode == 0 and 'no problems in what could be checked; NOT checked: BERT' in done.stdout
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'util.check_data',
+            '--config',
+            'configs/vatex.yaml',
+            '--rootpath',
+            str(root),
+            '--split',
+            'val',
+            vocab,
+        ],
+        cwd=CONFIGS.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 0
+        and 'no problems in what could be checked; NOT checked: BERT' in done.stdout
+    )
     lines = [line for line in done.stderr.splitlines() if line.startswith('checking')]
-    assert lines == [f'checking {what} ...' for what in (
-        'the tokenizer', 'BERT', 'the data', 'captions of val', 'features of val')]
+    assert lines == [
+        f'checking {what} ...'
+        for what in ('the tokenizer', 'BERT', 'the data', 'captions of val', 'features of val')
+    ]
 
 
 def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
@@ -231,7 +279,9 @@ def test_captions_of_which_cleaning_leaves_nothing_are_empty(root, vocab):
     path.write_text('\n'.join(lines), encoding='utf-8')
     report = check_data(vatex(vocab), root)
     assert report.table['val']['empty captions'] == '1 / 0'
-    assert any(str(path) in text and 'nothing that cleaning leaves' in text for text in report.warnings)
+    assert any(
+        str(path) in text and 'nothing that cleaning leaves' in text for text in report.warnings
+    )
 
 
 def test_numbers_too_large_for_float32_are_found():
@@ -243,16 +293,21 @@ def test_numbers_too_large_for_float32_are_found():
 def test_interrupted(root, vocab, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
+
     monkeypatch.setattr('util.check_data.check_data', interrupt)
     assert main(['--config', str(CONFIGS / 'vatex.yaml'), '--rootpath', str(root), vocab]) == 130
     assert capsys.readouterr().err == 'check_data: interrupted\n'
 
 
-# -------------------------------------------------------------------------------- the encoders, before the data
+# ------------------------------------------------------------------------------------ the encoders,
+# before the data
+
 
 def with_long_captions(root):
     path = root / 'vatex/TextData/vatextrain.caption.txt'
-    path.write_text(''.join(f'{line} {"a " * 45}\n' for line in path.read_text('utf-8').splitlines()), 'utf-8')
+    path.write_text(
+        ''.join(f'{line} {"a " * 45}\n' for line in path.read_text('utf-8').splitlines()), 'utf-8'
+    )
 
 
 def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
@@ -263,14 +318,25 @@ def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
     assert "'text.trained_layers' names layer 2, but this BERT has 2 (0 to 1)" in problems[0]
     assert 'tokens, but this BERT only 40 positions: set text.positions=40 or less' in problems[1]
     assert check_data(vatex(*bert, 'text.positions=40'), root).problems == []
-    assert len(check_data(vatex(bert[0], 'text.trained_layers=[2]', 'text.train_all=true',
-                                'text.positions=40'), root).problems) == 0
+    assert (
+        len(
+            check_data(
+                vatex(
+                    bert[0], 'text.trained_layers=[2]', 'text.train_all=true', 'text.positions=40'
+                ),
+                root,
+            ).problems
+        )
+        == 0
+    )
     (tmp_path / 'vocab.txt').write_text(VOCABULARY + 'more\n', encoding='utf-8')
     (tmp_path / 'config.json').write_text((Path(folder) / 'config.json').read_text())
     options = [f'text.bert={tmp_path}', 'text.trained_layers=[1]', 'text.positions=40']
     report = check_data(vatex(*options, 'text.pretrained=false'), root)
-    assert report.problems == ["the tokenizer has 17 tokens, but the model's BERT only 16: give the one that belongs "
-                               'to it (text.bert)']
+    assert report.problems == [
+        "the tokenizer has 17 tokens, but the model's BERT only 16: give the one that belongs "
+        'to it (text.bert)'
+    ]
     assert any('holds no weights' in text for text in check_data(vatex(*options), root).problems)
 
 
@@ -279,7 +345,10 @@ def test_one_caption_is_too_few(tmp_path, bert):
     for path in (root / 'multi30k/TextData').glob('*train*'):
         path.write_text(path.read_text('utf-8').splitlines()[0] + '\n', encoding='utf-8')
     report = check_data(multi30k('visual.kind=pooled', *bert), root)
-    assert len(report.problems) == 1 and 'has one caption; training needs at least two' in report.problems[0]
+    assert (
+        len(report.problems) == 1
+        and 'has one caption; training needs at least two' in report.problems[0]
+    )
 
 
 def test_the_size_of_images_is_that_of_clip(tmp_path, bert, monkeypatch):
@@ -298,12 +367,15 @@ def test_the_size_of_images_is_that_of_clip(tmp_path, bert, monkeypatch):
 def test_encoders_that_cannot_be_had_are_said_before_the_data_are_read(root, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise ConnectionError('no route')
+
     monkeypatch.setattr(hub, 'get_hf_file_metadata', refuse)
     report = check_data(vatex('text.bert=somebody/nobody-cached-this'), root)
     told = capsys.readouterr().err
     assert told.index('tokenizer: NOT CHECKED') < told.index('checking captions of train')
     assert 'no problems found' not in str(report)
-    assert str(report).endswith('no problems in what could be checked; NOT checked: tokenizer, BERT')
+    assert str(report).endswith(
+        'no problems in what could be checked; NOT checked: tokenizer, BERT'
+    )
 
 
 def test_what_was_left_out_is_said(root, bert):
@@ -311,11 +383,17 @@ def test_what_was_left_out_is_said(root, bert):
     assert text.endswith('no problems found (features and images were not read)')
 
 
-# ---------------------------------------------------------------------------------------------- on the screen
+# ----------------------------------------------------------------------------------------------- on
+# the screen
+
 
 def test_a_table_too_wide_is_one_per_split():
-    report = Report(table={split: {'captions': ' / '.join(f'{n},000,000' for n in range(3)), 'status': 'ok'}
-                           for split in ('train', 'val', 'test')})
+    report = Report(
+        table={
+            split: {'captions': ' / '.join(f'{n},000,000' for n in range(3)), 'status': 'ok'}
+            for split in ('train', 'val', 'test')
+        }
+    )
     assert max(map(len, report.lines(80))) <= 80 and len(report.lines(80)) == 10
     assert len(report.lines(120)) == 4
 
@@ -324,15 +402,21 @@ def test_a_terminal_is_shown_that_it_goes_on(monkeypatch, capsys):
     monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
     with telling('checking much'):
         time.sleep(1.2)
-    assert capsys.readouterr().err.split('\r') == ['', 'checking much ...', 'checking much ... 1 s',
-                                                   'checking much ... 1 s\n']
+    assert capsys.readouterr().err.split('\r') == [
+        '',
+        'checking much ...',
+        'checking much ... 1 s',
+        'checking much ... 1 s\n',
+    ]
     with pytest.raises(KeyError), telling('checking nothing'):
         raise KeyError
     assert capsys.readouterr().err.endswith('\rchecking nothing ...\n')
 
 
 def test_long_messages_are_indented_in_a_terminal_only(monkeypatch, capsys):
-    report = Report(warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b'])
+    report = Report(
+        warnings=[f'{"x" * 30}/{"y" * 60}.txt: ' + 'words and ' * 30], problems=['a\n  b']
+    )
     print_report(report)
     assert len(capsys.readouterr().out.splitlines()) == 4
     monkeypatch.setattr('shutil.get_terminal_size', lambda *_, **__: os.terminal_size((80, 24)))

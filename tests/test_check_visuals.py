@@ -1,4 +1,5 @@
 """util/check_visuals.py: features that say nothing, in one pass; blank images."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,8 +18,10 @@ def vocab(tmp_path):
 
 def about_features(report):
     """(problems, warnings) that are not about captions."""
-    return tuple([text for text in found if '.caption.txt' not in text]
-                 for found in (report.problems, report.warnings))
+    return tuple(
+        [text for text in found if '.caption.txt' not in text]
+        for found in (report.problems, report.warnings)
+    )
 
 
 def random_features(rows, width):
@@ -38,7 +41,7 @@ def spoil(features, fault):
         features[:] = features[0]
         return features, 'rows are identical', True
     if fault == 'one row for some':
-        features[:rows // 3] = features[0]
+        features[: rows // 3] = features[0]
         return features, 'rows are identical', False
     if fault == 'alike':
         features[:] = features[0] * (1 + 1e-7 * np.arange(rows)[:, None])
@@ -58,8 +61,18 @@ def spoil(features, fault):
     raise ValueError(fault)
 
 
-FAULTS = ['zeros', 'few zeros', 'one row for all', 'one row for some', 'alike', 'one number a row',
-          'byte order', 'huge', 'large', 'tiny']
+FAULTS = [
+    'zeros',
+    'few zeros',
+    'one row for all',
+    'one row for some',
+    'alike',
+    'one number a row',
+    'byte order',
+    'huge',
+    'large',
+    'tiny',
+]
 
 
 @pytest.mark.parametrize('fault', FAULTS)
@@ -88,13 +101,13 @@ def test_pooled_features_that_say_nothing(tmp_path, vocab, dtype):
     np.save(path, np.zeros((3, 6), dtype))
     problems, _ = about_features(check_data(config, root, splits=('train',)))
     assert len(problems) == 1 and '3 of 3 rows are all zeros: a, b, c' in problems[0]
-    np.save(path, random_features(3, 6).astype(dtype.replace('<', '>')))        # its header says so
+    np.save(path, random_features(3, 6).astype(dtype.replace('<', '>')))  # its header says so
     assert about_features(check_data(config, root, splits=('train',))) == ([], [])
 
 
 def test_every_chunk_is_looked_at():
     width = CHUNK // 4 // 3
-    features = np.random.default_rng(0).random((10, width), dtype=np.float32)   # three rows a chunk
+    features = np.random.default_rng(0).random((10, width), dtype=np.float32)  # three rows a chunk
     features[[2, 3, 9], [0, width - 1, 5]] = np.nan, np.inf, -np.inf
     features[[4, 8]] = 0
     scan = scan_features(features)
@@ -102,11 +115,18 @@ def test_every_chunk_is_looked_at():
     assert bad_rows(np.zeros((4, 2), np.float32)).tolist() == []
 
 
-@pytest.mark.parametrize('features', [
-    np.maximum(random_features(200, 30), 0), np.eye(40, dtype=np.float32),
-    np.exp(-60 * random_features(200, 30) ** 2), random_features(1, 8), random_features(200, 1),
-    random_features(200, 4).astype(np.float16)],
-    ids=['rectified', 'one-hot', 'probabilities', 'one row', 'one column', 'half'])
+@pytest.mark.parametrize(
+    'features',
+    [
+        np.maximum(random_features(200, 30), 0),
+        np.eye(40, dtype=np.float32),
+        np.exp(-60 * random_features(200, 30) ** 2),
+        random_features(1, 8),
+        random_features(200, 1),
+        random_features(200, 4).astype(np.float16),
+    ],
+    ids=['rectified', 'one-hot', 'probabilities', 'one row', 'one column', 'half'],
+)
 def test_unusual_but_sound_features(features):
     scan = scan_features(features)
     assert not scan.swapped and not scan.alike and scan.repeated < 3
@@ -119,7 +139,9 @@ def test_blank_images(tmp_path, vocab):
     Image.new('RGB', (50, 60), (7, 8, 9)).save(folder / 'a.jpg')
     report = check_data(multi30k(vocab), root, splits=('train',))
     found = [text for text in report.warnings if 'of one colour' in text]
-    assert len(found) == 1 and "1 of the 3 images of split 'train'" in found[0] and ': a;' in found[0]
+    assert (
+        len(found) == 1 and "1 of the 3 images of split 'train'" in found[0] and ': a;' in found[0]
+    )
     Image.new('L', (50, 60), 0).save(folder / 'b.jpg')
     report = check_data(multi30k(vocab), root, splits=('train',))
     assert any('2 of the 3 images' in text for text in report.problems)

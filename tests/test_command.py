@@ -1,4 +1,5 @@
 """How a command line ends: message, exit status, signals, the command in the user's words."""
+
 import errno
 import os
 import signal
@@ -18,6 +19,7 @@ def ends(error):
     @command('tool')
     def main(argv=None):
         raise error
+
     return main([])
 
 
@@ -29,22 +31,48 @@ class Own(RuntimeError):
     status = 1
 
 
-@pytest.mark.parametrize('error, status, text', [
-    (ValueError('wrong'), 2, 'tool: error: wrong'),
-    (FileNotFoundError(2, 'No such file', 'x'), 2, "No such file: 'x'"),
-    (Own('not finite'), 1, 'tool: error: not finite'),
-    (MemoryError(), 3, 'out of memory: MemoryError'),
-    (OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), 3, 'Tried to allocate 2 GiB\n'),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"), 3,
-     'out of memory'),
-    (RuntimeError('CUDA error: out of memory'), 3, 'out of memory'),
-    (OSError(errno.ENOMEM, 'Cannot allocate memory'), 3, 'out of memory'),
-    (Exception('No space left on device (os error 28)'), 2, 'No space left on device'),
-    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), 137, 'SIGKILL), most often because memory'),
-    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. '), 128 + signal.SIGBUS, 'SIGBUS'),
-    (Killed('process 1', signal.SIGKILL), 137, 'process 1 was killed (SIGKILL), most often because memory ran out'),
-    (KeyboardInterrupt(), 130, 'tool: interrupted'),
-    (module.Stopped(signal.SIGTERM), 143, 'tool: stopped by SIGTERM')])
+@pytest.mark.parametrize(
+    'error, status, text',
+    [
+        (ValueError('wrong'), 2, 'tool: error: wrong'),
+        (FileNotFoundError(2, 'No such file', 'x'), 2, "No such file: 'x'"),
+        (Own('not finite'), 1, 'tool: error: not finite'),
+        (MemoryError(), 3, 'out of memory: MemoryError'),
+        (
+            OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore'),
+            3,
+            'Tried to allocate 2 GiB\n',
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory:"
+                ' you tried'
+            ),
+            3,
+            'out of memory',
+        ),
+        (RuntimeError('CUDA error: out of memory'), 3, 'out of memory'),
+        (OSError(errno.ENOMEM, 'Cannot allocate memory'), 3, 'out of memory'),
+        (Exception('No space left on device (os error 28)'), 2, 'No space left on device'),
+        (
+            RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '),
+            137,
+            'SIGKILL), most often because memory',
+        ),
+        (
+            RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. '),
+            128 + signal.SIGBUS,
+            'SIGBUS',
+        ),
+        (
+            Killed('process 1', signal.SIGKILL),
+            137,
+            'process 1 was killed (SIGKILL), most often because memory ran out',
+        ),
+        (KeyboardInterrupt(), 130, 'tool: interrupted'),
+        (module.Stopped(signal.SIGTERM), 143, 'tool: stopped by SIGTERM'),
+    ],
+)
 def test_endings(capsys, error, status, text):
     assert ends(error) == status
     printed = capsys.readouterr().err
@@ -63,7 +91,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         assert describe(error) is None
         with pytest.raises(type(error)):
             ends(error)
-    with pytest.raises(SystemExit):      # argparse's
+    with pytest.raises(SystemExit):  # argparse's
         ends(SystemExit(2))
 
 
@@ -80,6 +108,7 @@ def test_signals_stop_it(capsys, number):
     def main(argv=None):
         os.kill(os.getpid(), number)
         signal.pause()
+
     before = signal.getsignal(number)
     assert main([]) == 128 + number
     assert f'stopped by {signal.Signals(number).name}' in capsys.readouterr().err
@@ -87,7 +116,7 @@ def test_signals_stop_it(capsys, number):
 
 
 def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)        # as under nohup
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:
         with stopping_signals():
             os.kill(os.getpid(), signal.SIGHUP)
@@ -99,9 +128,15 @@ def test_the_users_own_words(monkeypatch):
     monkeypatch.delenv(module.TYPED, raising=False)
     monkeypatch.setattr(sys, 'argv', ['train.py'])
     words = ['--config', 'a b.yaml', '--overwrite']
-    assert typed(words, '--resume', without=('--overwrite',)) == "python train.py --config 'a b.yaml' --resume"
+    assert (
+        typed(words, '--resume', without=('--overwrite',))
+        == "python train.py --config 'a b.yaml' --resume"
+    )
     monkeypatch.setenv(module.TYPED, "./do_all_vatex.sh 'my demo' cpu --resume")
-    assert typed(words, '--resume', without=('--overwrite',)) == "./do_all_vatex.sh 'my demo' cpu --resume"
+    assert (
+        typed(words, '--resume', without=('--overwrite',))
+        == "./do_all_vatex.sh 'my demo' cpu --resume"
+    )
     monkeypatch.setenv(module.TYPED, "not 'quoted")
     assert typed(words).startswith('python train.py')
 
@@ -112,13 +147,22 @@ def test_killed_from_outside():
 
 
 def test_output_that_the_terminal_cannot_show_and_nobody_reads():
-    code = ("from basic.command import command\n@command('tool')\ndef main(argv=None):\n"
-            "    print('\\u00e9' * 100000 * {})\nraise SystemExit(main())")
+    code = (
+        "from basic.command import command\n@command('tool')\ndef main(argv=None):\n"
+        "    print('\\u00e9' * 100000 * {})\nraise SystemExit(main())"
+    )
     environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
-    done = subprocess.run([sys.executable, '-c', code.format(1)], cwd=REPOSITORY, capture_output=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, '-c', code.format(1)], cwd=REPOSITORY, capture_output=True, env=environment
+    )
     assert done.returncode == 0 and b'\\xe9' in done.stdout
-    with subprocess.Popen([sys.executable, '-c', code.format(100)], cwd=REPOSITORY, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, '-c', code.format(100)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
         process.stdout.read(10)
         process.stdout.close()
         assert b'Traceback' not in process.stderr.read()

@@ -1,4 +1,5 @@
 """Ways of computing that change speed and memory: the figures stay."""
+
 import pytest
 import torch
 from conftest import NO_DROPOUT, REPOSITORY
@@ -14,8 +15,15 @@ GOLDEN = REPOSITORY / 'tests/data/golden'
 MEANS = ('text.pooling=mean', 'visual.pooling=mean', 'discriminator.pooling=mean')
 
 
-@pytest.mark.parametrize('option', ['compute.attention=fused', 'compute.attention=eager', 'compute.micro_batch=3',
-                                    'compute.checkpointing=true'])
+@pytest.mark.parametrize(
+    'option',
+    [
+        'compute.attention=fused',
+        'compute.attention=eager',
+        'compute.micro_batch=3',
+        'compute.checkpointing=true',
+    ],
+)
 def test_released_figures(option):
     rows = verify_parity.check_model(GOLDEN / 'video.json', torch.device('cpu'), [option])
     assert len(rows) > 10 and [row for row in rows if not verify_parity.passes(row)] == []
@@ -23,15 +31,25 @@ def test_released_figures(option):
 
 @pytest.fixture
 def make_step(make_config):
-    """make_step(kind, *options) -> the keyword arguments of train_step for a small model; seeded."""
+    """make_step(kind, *options) -> the keyword arguments of train_step for a small model;
+    seeded."""
+
     def make(kind, *options):
         config = make_config(kind, 'loss.weights.adversarial=1', *options)
         torch.manual_seed(0)
         model = build_model(config, feature_dim=10).train()
         optimizer, discriminator_optimizer = build_optimizers(model, config)
-        return {'model': model, 'criterion': build_loss(config), 'grad_clip': 0, 'optimizer': optimizer,
-                'discriminator_optimizer': discriminator_optimizer, 'micro_batch': config.compute.micro_batch,
-                'precision': config.compute.precision, 'teacher': build_teacher(config, model)}
+        return {
+            'model': model,
+            'criterion': build_loss(config),
+            'grad_clip': 0,
+            'optimizer': optimizer,
+            'discriminator_optimizer': discriminator_optimizer,
+            'micro_batch': config.compute.micro_batch,
+            'precision': config.compute.precision,
+            'teacher': build_teacher(config, model),
+        }
+
     return make
 
 
@@ -46,40 +64,73 @@ def assert_same_step(one, other, batch, rel=1e-5):
     ours, theirs = gradients(one['model']), gradients(other['model'])
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        assert torch.allclose(theirs[name], value, rtol=rel, atol=rel * values['train/grad_norm']), name
+        assert torch.allclose(
+            theirs[name], value, rtol=rel, atol=rel * values['train/grad_norm']
+        ), name
 
 
 @pytest.mark.parametrize('kind', ['frames', 'pooled', 'clip'])
-@pytest.mark.parametrize('option', ['compute.micro_batch=4', 'compute.micro_batch=1', 'compute.micro_batch=6',
-                                    'compute.checkpointing=true', 'compute.attention=fused'])
+@pytest.mark.parametrize(
+    'option',
+    [
+        'compute.micro_batch=4',
+        'compute.micro_batch=1',
+        'compute.micro_batch=6',
+        'compute.checkpointing=true',
+        'compute.attention=fused',
+    ],
+)
 def test_a_step_stays_what_it_is(make_step, make_batch, kind, option):
-    assert_same_step(make_step(kind, *NO_DROPOUT), make_step(kind, *NO_DROPOUT, option), make_batch(kind))
+    assert_same_step(
+        make_step(kind, *NO_DROPOUT), make_step(kind, *NO_DROPOUT, option), make_batch(kind)
+    )
 
 
-@pytest.mark.parametrize('option', ['compute.micro_batch=4', 'compute.checkpointing=true', 'compute.attention=fused'])
+@pytest.mark.parametrize(
+    'option', ['compute.micro_batch=4', 'compute.checkpointing=true', 'compute.attention=fused']
+)
 def test_a_step_with_momentum_teacher_and_infonce_stays_what_it_is(make_step, make_batch, option):
-    modern = [*NO_DROPOUT, 'loss.teacher=momentum', 'loss.teacher_momentum=0.5', 'loss.contrastive=infonce']
+    modern = [
+        *NO_DROPOUT,
+        'loss.teacher=momentum',
+        'loss.teacher_momentum=0.5',
+        'loss.contrastive=infonce',
+    ]
     one, other = make_step('frames', *modern), make_step('frames', *modern, option)
-    for seed in (0, 1):                  # in the second, the teacher has moved
+    for seed in (0, 1):  # in the second, the teacher has moved
         assert_same_step(one, other, make_batch(seed=seed), rel=1e-5 * 100**seed)
     for name, value in one['teacher'].weights().items():
         assert torch.allclose(other['teacher'].weights()[name], value, atol=1e-3), name
 
 
 def test_sorting_by_length_stays_what_it_is(make_step, make_batch, monkeypatch):
-    """Where padding does not matter: several groups, of captions that are not in order of length."""
+    """Where padding does not matter: several groups, of captions that are not in order of
+    length."""
     monkeypatch.setattr('model.GROUP', 4)
-    sorted_step, plain_step = make_step('frames', *NO_DROPOUT, *MEANS), make_step('frames', *NO_DROPOUT, *MEANS)
+    sorted_step, plain_step = (
+        make_step('frames', *NO_DROPOUT, *MEANS),
+        make_step('frames', *NO_DROPOUT, *MEANS),
+    )
     assert not sorted_step['model'].text_encoder.padding_matters
     plain_step['model'].text_encoder.padding_matters = True
     assert_same_step(plain_step, sorted_step, make_batch())
 
 
-@pytest.mark.parametrize('options, matters', [
-    ((), True), (MEANS, False), (MEANS[:2], True), ((*MEANS[:2], 'loss.weights.adversarial=0'), False),
-    (('text.pooling=max', 'discriminator.pooling=mean'), False)])
+@pytest.mark.parametrize(
+    'options, matters',
+    [
+        ((), True),
+        (MEANS, False),
+        (MEANS[:2], True),
+        ((*MEANS[:2], 'loss.weights.adversarial=0'), False),
+        (('text.pooling=max', 'discriminator.pooling=mean'), False),
+    ],
+)
 def test_when_padding_matters(make_config, options, matters):
-    assert build_model(make_config('pooled', *options), feature_dim=10).text_encoder.padding_matters is matters
+    assert (
+        build_model(make_config('pooled', *options), feature_dim=10).text_encoder.padding_matters
+        is matters
+    )
 
 
 def test_parts_are_computed_again_with_the_same_dropout(make_step, make_batch):
@@ -105,8 +156,13 @@ def test_parts_are_computed_again_with_the_same_dropout(make_step, make_batch):
 def test_every_device_s_random_numbers_are_kept_for_the_parts(make_step, make_batch, monkeypatch):
     """`checkpoint` looks for devices among the tensors that it is given, not inside a Batch."""
     batch, given = make_batch(), []
-    monkeypatch.setattr('model.checkpoint', lambda function, *arguments, **options: (
-        given.append({a.device for a in arguments if isinstance(a, torch.Tensor)}), function(*arguments))[1])
+    monkeypatch.setattr(
+        'model.checkpoint',
+        lambda function, *arguments, **options: (
+            given.append({a.device for a in arguments if isinstance(a, torch.Tensor)}),
+            function(*arguments),
+        )[1],
+    )
     make_step('frames')['model'](batch, 2)
     assert given == 3 * [{batch.index.device}]
 
@@ -114,10 +170,12 @@ def test_every_device_s_random_numbers_are_kept_for_the_parts(make_step, make_ba
 def kept_bytes(model, batch, micro_batch):
     """Bytes that the forward pass keeps for the backward pass, parameters left out."""
     parameters, kept = {p.data_ptr() for p in model.parameters()}, {}
+
     def note(tensor):
         if tensor.data_ptr() not in parameters:
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(batch, micro_batch)
     return sum(kept.values())
@@ -130,8 +188,10 @@ def test_parts_keep_little(make_step, make_batch):
 
 def test_checkpointed_layers_keep_little(make_step, make_batch):
     batch = make_batch()
-    plain, frugal = (kept_bytes(make_step('frames', *options)['model'], batch, 0)
-                     for options in ((), ('compute.checkpointing=true',)))
+    plain, frugal = (
+        kept_bytes(make_step('frames', *options)['model'], batch, 0)
+        for options in ((), ('compute.checkpointing=true',))
+    )
     assert frugal < 0.75 * plain
 
 
@@ -139,8 +199,11 @@ def test_checkpointed_layers_keep_little(make_step, make_batch):
 def test_nothing_is_kept_below_the_lowest_trained_layer(make_step, make_batch, option):
     model, seen = make_step('frames', 'text.trained_layers=[2]', option)['model'], {}
     for number, layer in enumerate(model.text_encoder.bert.encoder.layer):
-        layer.register_forward_hook(lambda _, inputs, output, number=number: seen.update(
-            {number: (output[0] if isinstance(output, tuple) else output).requires_grad}))
+        layer.register_forward_hook(
+            lambda _, inputs, output, number=number: seen.update(
+                {number: (output[0] if isinstance(output, tuple) else output).requires_grad}
+            )
+        )
     model(make_batch())
     assert seen == {0: False, 1: False, 2: True}
 
@@ -149,9 +212,14 @@ def test_nothing_is_kept_below_the_lowest_trained_layer(make_step, make_batch, o
 def test_bfloat16(make_step, make_batch, more):
     """Coarser, but the same step; what losses and scores compare is float32."""
     options, batch = [*NO_DROPOUT, *more], make_batch()
-    exact, coarse = make_step('frames', *options), make_step('frames', *options, 'compute.precision=bf16')
+    exact, coarse = (
+        make_step('frames', *options),
+        make_step('frames', *options, 'compute.precision=bf16'),
+    )
     values, others = train_step(batch, **exact), train_step(batch, **coarse)
-    assert others == pytest.approx(values, rel=0.05, abs=0.02) and others != pytest.approx(values, rel=1e-5)
+    assert others == pytest.approx(values, rel=0.05, abs=0.02) and others != pytest.approx(
+        values, rel=1e-5
+    )
     with torch.autocast('cpu', dtype=torch.bfloat16):
         encoded = coarse['model'](batch)
         cross = coarse['teacher'](batch) if more else encoded.cross
@@ -162,23 +230,39 @@ def test_bfloat16(make_step, make_batch, more):
 @pytest.mark.parametrize('pooling', ['mean', 'padded_mean'])
 def test_a_cpu_convolves_in_float32(make_step, make_batch, pooling):
     """In bfloat16 the threads of a CPU wait for each other within the convolutions."""
-    step, seen = make_step('frames', 'compute.precision=bf16', 'discriminator.kind=strong',
-                           f'discriminator.pooling={pooling}'), set()
+    step, seen = (
+        make_step(
+            'frames',
+            'compute.precision=bf16',
+            'discriminator.kind=strong',
+            f'discriminator.pooling={pooling}',
+        ),
+        set(),
+    )
     for module in step['model'].discriminator.modules():
         if isinstance(module, torch.nn.Conv1d):
             module.register_forward_hook(
-                lambda _, inputs, output: seen.add((inputs[0].dtype, output.dtype)))
+                lambda _, inputs, output: seen.add((inputs[0].dtype, output.dtype))
+            )
     train_step(make_batch(), **step)
     assert seen == {(torch.float32, torch.float32)}
 
 
 def test_compiled_once_for_every_length(make_step, make_batch, monkeypatch):
-    """With a stand-in for the code generator: what is compiled, how often, and that it computes the same."""
+    """With a stand-in for the code generator: what is compiled, how often, and that it computes the
+    same."""
     torch._dynamo.reset()
     counter, compile_module = CompileCounter(), torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **options: compile_module(
-        self, backend=counter, **options))
-    step, plain, counts = make_step('frames', *NO_DROPOUT, 'compute.compile=true'), make_step('frames', *NO_DROPOUT), []
+    monkeypatch.setattr(
+        torch.nn.Module,
+        'compile',
+        lambda self, **options: compile_module(self, backend=counter, **options),
+    )
+    step, plain, counts = (
+        make_step('frames', *NO_DROPOUT, 'compute.compile=true'),
+        make_step('frames', *NO_DROPOUT),
+        [],
+    )
     for length in (0, 1, 2, 3, 4):
         batch = make_batch(seed=length)
         batch.en = longer(batch.en, length)

@@ -1,4 +1,6 @@
-"""Several processes against one: the same figures, terms, gradients and weights, by gloo on the CPU."""
+"""Several processes against one: the same figures, terms, gradients and weights, by gloo on the
+CPU."""
+
 import json
 import os
 import shutil
@@ -26,7 +28,14 @@ import train
 from basic import distributed
 from basic.checkpoint import LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
-from basic.distributed import GlobalBatchNorm1d, gather, gather_objects, reduce_, share, sum_gradients
+from basic.distributed import (
+    GlobalBatchNorm1d,
+    gather,
+    gather_objects,
+    reduce_,
+    share,
+    sum_gradients,
+)
 from basic.logger import read_log
 from loss import build_loss
 from model import build_model, build_teacher
@@ -38,34 +47,41 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Processes are forked from one that has imported this module, with no thread of its own: importing
 # torch and transformers in each takes longer than the tests.
-os.environ['PYTHONPATH'] = os.pathsep.join([str(REPOSITORY / 'tests'), str(REPOSITORY),
-                                            *filter(None, [os.environ.get('PYTHONPATH')])])
+os.environ['PYTHONPATH'] = os.pathsep.join(
+    [str(REPOSITORY / 'tests'), str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])]
+)
 multiprocessing.get_context('forkserver').set_forkserver_preload(['test_distributed'])
 
 
 def _process(number, count, folder, function, arguments):
     torch.set_num_threads(1)
-    torch_distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=number, world_size=count)
+    torch_distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=number, world_size=count
+    )
     try:
         result = function(*arguments)
-    except Exception:                    # as text: the test shows it
+    except Exception:  # as text: the test shows it
         result = traceback.format_exc()
     torch.save(result, f'{folder}/{number}.pt')
     distributed.stop()
 
 
 def in_processes(count, folder, function, *arguments):
-    """What function(*arguments), a function of this module, returns in each of `count` processes."""
+    """What function(*arguments), a function of this module, returns in each of `count`
+    processes."""
     folder.mkdir()
-    multiprocessing.start_processes(_process, (count, str(folder), function, arguments), nprocs=count,
-                                    start_method='forkserver')
+    multiprocessing.start_processes(
+        _process, (count, str(folder), function, arguments), nprocs=count, start_method='forkserver'
+    )
     results = [torch.load(folder / f'{number}.pt', weights_only=False) for number in range(count)]
     failures = [result for result in results if isinstance(result, str)]
     assert not failures, '\n'.join(failures)
     return results
 
 
-@pytest.mark.parametrize('total, of, expected', [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 0]), (5, 1, [5])])
+@pytest.mark.parametrize(
+    'total, of, expected', [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 0]), (5, 1, [5])]
+)
 def test_shares(total, of, expected):
     shares = [share(total, number, of) for number in range(of)]
     assert [part.stop - part.start for part in shares] == expected
@@ -83,7 +99,7 @@ def _patient():
 
 
 def _small_tools():
-    x = torch.arange(5.0)[:, None] * torch.tensor([1.0, -2.0])               # (5, 2)
+    x = torch.arange(5.0)[:, None] * torch.tensor([1.0, -2.0])  # (5, 2)
     own = x[share(5)].clone().requires_grad_()
     whole = gather(own, 5)
     (whole * torch.arange(10.0).view(5, 2)).sum().backward()
@@ -93,9 +109,15 @@ def _small_tools():
     parameter.grad = torch.full((3, 2), 1.0 + distributed.rank())
     other.grad = torch.full((2,), 10.0 ** distributed.rank(), dtype=torch.float64)
     sum_gradients([parameter, other, torch.nn.Parameter(torch.zeros(1))])
-    return {'whole': whole.detach(), 'grad': own.grad, 'objects': gather_objects({'rank': distributed.rank()}),
-            'reduced': [float(reduce_(n, how)) for n, how in zip(numbers, ('sum', 'min', 'max'))],
-            'summed': parameter.grad, 'other': other.grad, 'patient': _patient()}
+    return {
+        'whole': whole.detach(),
+        'grad': own.grad,
+        'objects': gather_objects({'rank': distributed.rank()}),
+        'reduced': [float(reduce_(n, how)) for n, how in zip(numbers, ('sum', 'min', 'max'))],
+        'summed': parameter.grad,
+        'other': other.grad,
+        'patient': _patient(),
+    }
 
 
 def test_gather_sum_reduce(tmp_path):
@@ -105,8 +127,9 @@ def test_gather_sum_reduce(tmp_path):
         assert torch.equal(result['grad'], torch.arange(10.0).view(5, 2)[share(5, number, 3)])
         assert result['objects'] == [{'rank': 0}, {'rank': 1}, {'rank': 2}]
         assert result['reduced'] == [3, 0, 2]
-        assert torch.equal(result['summed'], torch.full((3, 2), 6.0)) and result['other'].tolist() == [111, 111]
-
+        assert torch.equal(result['summed'], torch.full((3, 2), 6.0)) and result[
+            'other'
+        ].tolist() == [111, 111]
 
     made, done, left = zip(*(result['patient'] for result in results))
     assert list(made) == 3 * [[{'backend': 'gloo', 'timeout': distributed.WHILE_CACHING}]]
@@ -122,8 +145,12 @@ def _batch_norm():
     own = x[share(7)].clone().requires_grad_()
     (gather(norm(own), 7) * target).sum().backward()
     sum_gradients(norm.parameters())
-    return {'grad': gather(own.grad, 7), 'weight': norm.weight.grad, 'bias': norm.bias.grad,
-            **{name: value.clone() for name, value in norm.named_buffers()}}
+    return {
+        'grad': gather(own.grad, 7),
+        'weight': norm.weight.grad,
+        'bias': norm.bias.grad,
+        **{name: value.clone() for name, value in norm.named_buffers()},
+    }
 
 
 def test_batch_norm_is_that_of_the_whole_batch(tmp_path):
@@ -134,8 +161,8 @@ def test_batch_norm_is_that_of_the_whole_batch(tmp_path):
 
 
 def _steps(config, batch):
-    """Three training steps on this process's share of a batch: the values, the first one's gradients and batch
-    norm statistics, the weights at the end."""
+    """Three training steps on this process's share of a batch: the values, the first one's
+    gradients and batch norm statistics, the weights at the end."""
     torch.manual_seed(0)
     model = build_model(config, feature_dim=10).train()
     optimizer, discriminator_optimizer = build_optimizers(model, config)
@@ -144,10 +171,21 @@ def _steps(config, batch):
     own = batch.each(lambda tensor: tensor[rows])
     values, first, statistics = [], {}, {}
     for _ in range(3):
-        values.append(train_step(own, model=model, criterion=build_loss(config), optimizer=optimizer, grad_clip=0,
-                                 discriminator_optimizer=discriminator_optimizer, teacher=teacher,
-                                 micro_batch=config.compute.micro_batch))
-        first = first or {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        values.append(
+            train_step(
+                own,
+                model=model,
+                criterion=build_loss(config),
+                optimizer=optimizer,
+                grad_clip=0,
+                discriminator_optimizer=discriminator_optimizer,
+                teacher=teacher,
+                micro_batch=config.compute.micro_batch,
+            )
+        )
+        first = first or {
+            name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
         statistics = statistics or {name: value.clone() for name, value in model.named_buffers()}
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     if teacher:
@@ -159,31 +197,60 @@ def _load_and_step(path, batch):
     return _steps(load_config(path), batch)
 
 
-# Adding a constant there changes nothing (before a batch norm, in a softmax): Adam walks on rounding.
-NO_TRUE_GRADIENT = ('projection.linear.bias', 'visual_encoder.linear.bias', 'block.norm.bias', 'key.bias')
+# Adding a constant there changes nothing (before a batch norm, in a softmax): Adam walks on
+# rounding.
+NO_TRUE_GRADIENT = (
+    'projection.linear.bias',
+    'visual_encoder.linear.bias',
+    'block.norm.bias',
+    'key.bias',
+)
 
 
-FRUGAL = ('compute.micro_batch=2', 'compute.checkpointing=true', 'text.pooling=mean', 'discriminator.pooling=mean',
-          'loss.mask_same_visual=true')
-MODERN = ('loss.teacher=momentum', 'loss.teacher_momentum=0.5', 'loss.contrastive=infonce', 'loss.mask_same_visual=true')
+FRUGAL = (
+    'compute.micro_batch=2',
+    'compute.checkpointing=true',
+    'text.pooling=mean',
+    'discriminator.pooling=mean',
+    'loss.mask_same_visual=true',
+)
+MODERN = (
+    'loss.teacher=momentum',
+    'loss.teacher_momentum=0.5',
+    'loss.contrastive=infonce',
+    'loss.mask_same_visual=true',
+)
 
 
-@pytest.mark.parametrize('kind, pairs, processes, options', [
-    ('frames', 6, 2, ('discriminator.kind=strong', *FRUGAL)), ('clip', 3, 4, ('discriminator.kind=weak',)),
-    ('clip', 3, 4, ('discriminator.kind=weak', *MODERN)), ('frames', 6, 2, ('discriminator.kind=strong',))])
-def test_training_is_that_of_one_process(tmp_path, make_config, make_batch, kind, pairs, processes, options):
+@pytest.mark.parametrize(
+    'kind, pairs, processes, options',
+    [
+        ('frames', 6, 2, ('discriminator.kind=strong', *FRUGAL)),
+        ('clip', 3, 4, ('discriminator.kind=weak',)),
+        ('clip', 3, 4, ('discriminator.kind=weak', *MODERN)),
+        ('frames', 6, 2, ('discriminator.kind=strong',)),
+    ],
+)
+def test_training_is_that_of_one_process(
+    tmp_path, make_config, make_batch, kind, pairs, processes, options
+):
     """Four processes for three pairs: one of them holds none."""
-    config = make_config(kind, *NO_DROPOUT, 'loss.weights.adversarial=1', 'text.trained_layers=[2]', *options)
+    config = make_config(
+        kind, *NO_DROPOUT, 'loss.weights.adversarial=1', 'text.trained_layers=[2]', *options
+    )
     tree = tmp_path / 'config.yaml'
     tree.write_text(yaml.safe_dump(config_to_dict(config)), encoding='utf-8')
     batch = replace(make_batch(kind), owner=torch.tensor([0, 1, 0, 2, 1, 1]))
     batch = replace(batch.each(lambda tensor: tensor[:pairs]), total=pairs)
     expected, gradients, statistics, weights = _steps(config, batch)
-    # From the second step on Adam has walked on the rounding of the first: released figures move by as much.
+    # From the second step on Adam has walked on the rounding of the first: released figures move by
+    # as much.
     for result in in_processes(processes, tmp_path / 'processes', _load_and_step, str(tree), batch):
         for step, (ours, theirs) in enumerate(zip(result[0], expected)):
             for name in theirs:
-                assert ours[name] == pytest.approx(theirs[name], rel=(1e-5, 1e-3, 5e-3)[step], abs=1e-6), (step, name)
+                assert ours[name] == pytest.approx(
+                    theirs[name], rel=(1e-5, 1e-3, 5e-3)[step], abs=1e-6
+                ), (step, name)
         for name, value in gradients.items():
             size = expected[0]['train/grad_norm']
             assert torch.allclose(result[1][name], value, rtol=1e-5, atol=1e-5 * size), name
@@ -194,7 +261,8 @@ def test_training_is_that_of_one_process(tmp_path, make_config, make_batch, kind
                 assert torch.allclose(result[3][name], value, atol=1e-5), name
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# --------------------------------------------------------------------------------- the command line
+
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
@@ -205,17 +273,35 @@ def world(tmp_path_factory):
 
 def start(script, *arguments):
     """Run a script of the command line; returns the finished process."""
-    return subprocess.run([sys.executable, str(REPOSITORY / script), *map(str, arguments)], capture_output=True,
-                          text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        timeout=300,
+    )
 
 
 def train_arguments(world, run_dir, device, *more):
     root, bert = world
-    return ['--config', REPOSITORY / 'configs/multi30k.yaml', '--rootpath', root, '--run-dir', run_dir, '--device',
-            device, *tiny.options(bert), *NO_DROPOUT, 'train.epochs=2', 'train.keep_last=true', *more]
+    return [
+        '--config',
+        REPOSITORY / 'configs/multi30k.yaml',
+        '--rootpath',
+        root,
+        '--run-dir',
+        run_dir,
+        '--device',
+        device,
+        *tiny.options(bert),
+        *NO_DROPOUT,
+        'train.epochs=2',
+        'train.keep_last=true',
+        *more,
+    ]
 
 
-SLOW = 'train.lr=1e-6'                   # Adam walks on rounding where there is no gradient
+SLOW = 'train.lr=1e-6'  # Adam walks on rounding where there is no gradient
 
 
 @pytest.fixture(scope='module')
@@ -231,7 +317,8 @@ def assert_same_run(folder, other):
     ours, theirs = read_log(folder), read_log(other)
     assert len(ours) == len(theirs) == 2
     for one, two in zip(ours, theirs):
-        assert one['train'] == pytest.approx(two['train'], rel=1e-4)     # a mean over steps: rounding adds up
+        # a mean over steps: rounding adds up
+        assert one['train'] == pytest.approx(two['train'], rel=1e-4)
         assert one['val'] == two['val'] and one['lr'] == two['lr']
     rows = [json.loads((path / 'metrics.json').read_text())['rows'] for path in (folder, other)]
     assert rows[0] == rows[1]
@@ -244,13 +331,28 @@ def assert_same_run(folder, other):
 def test_a_run_of_two_processes_is_a_run_of_one(world, of_one, tmp_path):
     done = start('train.py', *train_arguments(world, tmp_path / 'two', 'cpu:2', SLOW))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('epoch   1') == 1 and done.stdout.count('Result: ') == 1 and '2 x cpu' in done.stdout
+    assert (
+        done.stdout.count('epoch   1') == 1
+        and done.stdout.count('Result: ') == 1
+        and '2 x cpu' in done.stdout
+    )
     assert_same_run(tmp_path / 'two', of_one)
-    again = start('evaluation.py', '--checkpoint', tmp_path / 'two', '--rootpath', world[0], '--device', 'cpu:2',
-                  '--output', tmp_path / 'again.json')
+    again = start(
+        'evaluation.py',
+        '--checkpoint',
+        tmp_path / 'two',
+        '--rootpath',
+        world[0],
+        '--device',
+        'cpu:2',
+        '--output',
+        tmp_path / 'again.json',
+    )
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / 'again.json').read_text())['rows'] == json.loads(
-        (tmp_path / 'two/metrics.json').read_text())['rows']
+    assert (
+        json.loads((tmp_path / 'again.json').read_text())['rows']
+        == json.loads((tmp_path / 'two/metrics.json').read_text())['rows']
+    )
 
 
 def test_a_run_on_two_nodes_is_a_run_of_one(world, of_one, tmp_path):
@@ -258,14 +360,35 @@ def test_a_run_on_two_nodes_is_a_run_of_one(world, of_one, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    words = [sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2',
-             '--nproc-per-node', '1', '--rdzv-backend', 'c10d', '--rdzv-id', 'test',
-             '--rdzv-endpoint', f'127.0.0.1:{port}',
-             '--local-addr', '127.0.0.1', REPOSITORY / 'train.py',
-             *train_arguments(world, tmp_path / 'nodes', 'cpu', SLOW)]
-    nodes = [subprocess.Popen(
-        list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}) for _ in range(2)]
+    words = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nnodes',
+        '2',
+        '--nproc-per-node',
+        '1',
+        '--rdzv-backend',
+        'c10d',
+        '--rdzv-id',
+        'test',
+        '--rdzv-endpoint',
+        f'127.0.0.1:{port}',
+        '--local-addr',
+        '127.0.0.1',
+        REPOSITORY / 'train.py',
+        *train_arguments(world, tmp_path / 'nodes', 'cpu', SLOW),
+    ]
+    nodes = [
+        subprocess.Popen(
+            list(map(str, words)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
+        for _ in range(2)
+    ]
     try:
         printed = [node.communicate(timeout=300) for node in nodes]
     finally:
@@ -281,9 +404,15 @@ def test_a_run_on_two_nodes_is_a_run_of_one(world, of_one, tmp_path):
 def test_two_processes_resume_exactly(world, tmp_path):
     """With dropout: each process goes on with its own random numbers."""
     dropout = [option.replace('=0', '=0.3') for option in NO_DROPOUT]
-    for name, epochs in (('whole', ['train.epochs=2']), ('parts', ['train.epochs=1']),
-                         ('parts', ['train.epochs=2', '--resume'])):
-        done = start('train.py', *train_arguments(world, tmp_path / name, 'cpu:2', '--no-test', *dropout, *epochs))
+    for name, epochs in (
+        ('whole', ['train.epochs=2']),
+        ('parts', ['train.epochs=1']),
+        ('parts', ['train.epochs=2', '--resume']),
+    ):
+        done = start(
+            'train.py',
+            *train_arguments(world, tmp_path / name, 'cpu:2', '--no-test', *dropout, *epochs),
+        )
         assert done.returncode == 0, done.stderr
     whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ('whole', 'parts'))
     assert all(torch.equal(value, parts.model[name]) for name, value in whole.model.items())
@@ -292,53 +421,79 @@ def test_two_processes_resume_exactly(world, tmp_path):
 
 
 def test_one_process_fails_and_all_stop(world, tmp_path):
-    """A feature that only the second process reads is broken: its message, once, and no traceback."""
+    """A feature that only the second process reads is broken: its message, once, and no
+    traceback."""
     root = shutil.copytree(world[0], tmp_path / 'root')
     path = root / 'multi30k/FeatureData/train-resnet_152-avgpool.npy'
     features = np.load(path)
-    order = np.random.default_rng((1, 1)).permutation(12)                    # of the first epoch, see EpochBatches
-    features[order[4]] = np.nan                                              # the second half of the first batch
+    order = np.random.default_rng((1, 1)).permutation(12)  # of the first epoch, see EpochBatches
+    features[order[4]] = np.nan  # the second half of the first batch
     np.save(path, features)
     done = start('train.py', *train_arguments((root, world[1]), tmp_path / 'run', 'cpu:2'))
     assert done.returncode == 2
-    message = f"NaN or infinite features: {'train%d' % order[4]};"
+    message = f'NaN or infinite features: train{order[4]};'
     assert done.stderr.count(message) == 1 and 'Traceback' not in done.stderr, done.stderr
 
 
 def test_a_mistake_of_the_user_is_said_once(world, tmp_path):
     done = start('train.py', *train_arguments(world, tmp_path / 'run', 'cpu:2', 'train.lr=fast'))
-    assert done.returncode == 2 and done.stderr.count("key 'train.lr'") == 1 and 'Traceback' not in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.count("key 'train.lr'") == 1
+        and 'Traceback' not in done.stderr
+    )
 
 
 def test_interrupted_processes_end_at_once_with_one_message(world, tmp_path):
     words = train_arguments(world, tmp_path / 'run', 'cpu:2', 'train.epochs=100000')
-    with subprocess.Popen([sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, start_new_session=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'}) as process:
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    ) as process:
         while 'epoch   2' not in process.stdout.readline():
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         started = time.monotonic()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - started < distributed.GRACE
-    assert errors.count('interrupted\nepochs finished and kept') == 1 and '--resume' in errors, errors
+    assert errors.count('interrupted\nepochs finished and kept') == 1 and '--resume' in errors, (
+        errors
+    )
     assert 'Traceback' not in errors and 'death signal' not in errors, errors
 
 
 @contextmanager
 def running(world, run_dir):
-    """A run of two processes that would take days, after its second epoch: (launcher, numbers of the two)."""
+    """A run of two processes that would take days, after its second epoch: (launcher, numbers of
+    the two)."""
     words = train_arguments(world, run_dir, 'cpu:2', 'train.epochs=100000')
-    with subprocess.Popen([sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, start_new_session=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1',
-                               'NRCCR_TYPED': './do_all_multi30k.sh demo de cpu:2 --overwrite'}) as process:
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'NRCCR_TYPED': './do_all_multi30k.sh demo de cpu:2 --overwrite',
+        },
+    ) as process:
         try:
             while 'epoch   2' not in process.stdout.readline():
                 assert process.poll() is None
-            found = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,command='], capture_output=True, text=True).stdout
-            children = [int(line.split()[0]) for line in found.splitlines()
-                        if line.split()[1] == str(process.pid) and 'train.py' in line]
+            found = subprocess.run(
+                ['ps', '-A', '-o', 'pid=,ppid=,command='], capture_output=True, text=True
+            ).stdout
+            children = [
+                int(line.split()[0])
+                for line in found.splitlines()
+                if line.split()[1] == str(process.pid) and 'train.py' in line
+            ]
             assert len(children) == 2
             yield process, children
         finally:
@@ -347,14 +502,16 @@ def running(world, run_dir):
 
 
 def alive(number):
-    done = subprocess.run(['ps', '-o', 'stat=', '-p', str(number)], capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(
+        ['ps', '-o', 'stat=', '-p', str(number)], capture_output=True, text=True
+    ).stdout.strip()
     return bool(done) and not done.startswith('Z')
 
 
 def test_the_processes_end_with_a_launcher_that_was_killed(world, tmp_path):
     with running(world, tmp_path / 'run') as (process, children):
         process.kill()
-        _, errors = process.communicate(timeout=60)              # until the processes have closed their ends
+        _, errors = process.communicate(timeout=60)  # until the processes have closed their ends
         end = time.monotonic() + 30
         while any(map(alive, children)) and time.monotonic() < end:
             time.sleep(0.2)
@@ -369,7 +526,9 @@ def test_a_signal_to_the_launcher_stops_all_with_one_message(world, tmp_path, nu
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert errors.count(f'stopped by {number.name}\nepochs finished and kept: ') == 1, errors
-    assert './do_all_multi30k.sh demo de cpu:2 --resume' in errors and 'Traceback' not in errors, errors
+    assert './do_all_multi30k.sh demo de cpu:2 --resume' in errors and 'Traceback' not in errors, (
+        errors
+    )
 
 
 def test_a_process_killed_from_outside_is_named(world, tmp_path):
@@ -391,17 +550,27 @@ def test_as_many_devices_as_processes(monkeypatch):
         distributed.start(2 * [torch.device('cpu')])
 
 
-@pytest.mark.parametrize('error', [
-    RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:10812'),
-    RuntimeError('[pair.cc:534] Read error [127.0.0.1]:1: Connection reset by peer'),
-    RuntimeError('writev [127.0.0.1]:1: Broken pipe'),
-    RuntimeError('[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation'),
-    torch_distributed.DistBackendError('NCCL communicator was aborted on rank 1.'),
-    torch_distributed.DistBackendError('NCCL error in: ProcessGroupNCCL.cpp:2772, remote process '
-                                       'exited or there was a network error'),
-    RuntimeError('ncclRemoteError: A call failed possibly due to a network error or a remote '
-                 'process exiting: socketProgress: Connection closed by remote peer gpu2<1234>'),
-    torch_distributed.DistNetworkError('failed to recv, got 0 bytes')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError(
+            '[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:10812'
+        ),
+        RuntimeError('[pair.cc:534] Read error [127.0.0.1]:1: Connection reset by peer'),
+        RuntimeError('writev [127.0.0.1]:1: Broken pipe'),
+        RuntimeError('[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation'),
+        torch_distributed.DistBackendError('NCCL communicator was aborted on rank 1.'),
+        torch_distributed.DistBackendError(
+            'NCCL error in: ProcessGroupNCCL.cpp:2772, remote process '
+            'exited or there was a network error'
+        ),
+        RuntimeError(
+            'ncclRemoteError: A call failed possibly due to a network error or a remote '
+            'process exiting: socketProgress: Connection closed by remote peer gpu2<1234>'
+        ),
+        torch_distributed.DistNetworkError('failed to recv, got 0 bytes'),
+    ],
+)
 def test_a_peer_that_went_away_is_recognised_in_the_words_of_each_backend(monkeypatch, error):
     waited, shown = [], []
     monkeypatch.setattr(distributed.time, 'sleep', waited.append)
@@ -416,6 +585,7 @@ def test_a_peer_that_went_away_is_recognised_in_the_words_of_each_backend(monkey
 
 def test_every_tool_makes_its_gpu_the_current_one(monkeypatch, tmp_path):
     """Else GPU 0 is opened, too. `choose_devices` and torch believe in two GPUs."""
+
     class Set(Exception):
         pass
 
@@ -426,8 +596,11 @@ def test_every_tool_makes_its_gpu_the_current_one(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     monkeypatch.setattr(torch.cuda, 'set_device', set_device)
     config = str(REPOSITORY / 'configs/multi30k.yaml')
-    tools = {benchmark: [], verify_parity: [str(tmp_path)],
-             zero_shot: ['--config', config, '--model', 'x', '--rootpath', str(tmp_path)]}
+    tools = {
+        benchmark: [],
+        verify_parity: [str(tmp_path)],
+        zero_shot: ['--config', config, '--model', 'x', '--rootpath', str(tmp_path)],
+    }
     for tool, words in tools.items():
         with pytest.raises(Set, match='cuda:1'):
             tool.main([*words, '--device', '1'])

@@ -1,4 +1,5 @@
 """Files and folders that are whole or not there, and locks that end with their process."""
+
 import json
 import os
 import signal
@@ -40,11 +41,16 @@ def hold():
     processes = []
 
     def start(path, code=HOLD, *words):
-        process = subprocess.Popen([sys.executable, '-c', code, str(path), *(words or ['alone'])],
-                                   cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, str(path), *(words or ['alone'])],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         processes.append(process)
         assert process.stdout.readline() == 'held\n'
         return process
+
     yield start
     for process in processes:
         process.kill()
@@ -58,15 +64,20 @@ def names(folder):
 
 def fail_while(step):
     """A function that writes or makes something, and then fails."""
+
     def run(target):
         step(target)
         raise KeyboardInterrupt
+
     return run
 
 
-# ------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
-@pytest.mark.parametrize('content', ['ä\n', 'ä\n'.encode(), lambda file: file.write('ä\n'.encode())])
+
+@pytest.mark.parametrize(
+    'content', ['ä\n', 'ä\n'.encode(), lambda file: file.write('ä\n'.encode())]
+)
 def test_a_file_is_replaced(tmp_path, content):
     path = tmp_path / 'x.txt'
     path.write_text('old')
@@ -106,7 +117,8 @@ def test_modes_are_those_of_any_new_file(tmp_path, mask):
     assert (tmp_path / 'folder').stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-# ----------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
+
 
 def test_a_folder_is_replaced(tmp_path):
     for text in ('one', 'two'):
@@ -124,10 +136,11 @@ def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):
 
     replace = os.replace
 
-    def interrupted(source, target):                   # between the two renames
+    def interrupted(source, target):  # between the two renames
         if str(source).endswith('.tmp'):
             raise KeyboardInterrupt
         replace(source, target)
+
     monkeypatch.setattr(os, 'replace', interrupted)
     with pytest.raises(KeyboardInterrupt):
         replace_folder(folder, lambda new: None)
@@ -143,20 +156,24 @@ def test_leftovers_of_a_name_and_of_no_other(tmp_path):
     assert names(tmp_path) == sorted(others)
 
 
-# ------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------- locks
+
 
 def test_a_lock_that_another_process_holds(tmp_path, hold):
     path = tmp_path / '.lock'
     process = hold(path)
     with pytest.raises(Locked) as refused, locked(path):
         pass
-    assert str(refused.value) == (f'{tmp_path} is in use by process {process.pid} on {socket.gethostname()}: '
-                                  'wait until it is done, or stop it')
+    assert str(refused.value) == (
+        f'{tmp_path} is in use by process {process.pid} on {socket.gethostname()}: '
+        'wait until it is done, or stop it'
+    )
     told = []
 
     def waiting(holder):
         told.append(holder)
-        process.send_signal(signal.SIGKILL)            # its lock ends with it
+        process.send_signal(signal.SIGKILL)  # its lock ends with it
+
     with locked(path, wait=True, waiting=waiting):
         assert json.loads(path.read_text())['process'] == os.getpid()
     assert told == [f'process {process.pid} on {socket.gethostname()}']
@@ -176,7 +193,7 @@ def test_child_processes_neither_keep_nor_release_a_lock(tmp_path, hold):
     process.wait()
     with locked(tmp_path / 'kept'):
         pass
-    hold(tmp_path / 'released', UNWIND)                # the child has left the context, the parent has not
+    hold(tmp_path / 'released', UNWIND)  # the child has left the context, the parent has not
     with pytest.raises(Locked), locked(tmp_path / 'released'):
         pass
 

@@ -1,8 +1,11 @@
-"""Every reader of files and options, on damaged and on foreign ones: it returns, or raises a documented error, soon.
+"""Every reader of files and options, on damaged and on foreign ones: it returns, or raises a
+documented error, soon.
 
-Each test starts from a valid file, and changes its bytes, or the values in it. The same examples come every time.
-FUZZ=100000 tries so many per reader, new ones each time: python -m pytest tests/test_fuzz.py -q
+Each test starts from a valid file, and changes its bytes, or the values in it. The same examples
+come every time. FUZZ=100000 tries so many per reader, new ones each time: python -m pytest
+tests/test_fuzz.py -q
 """
+
 import io
 import json
 import os
@@ -37,9 +40,9 @@ from util.make_demo import options_there
 from util.table_runs import read_runs
 
 FUZZ = os.environ.get('FUZZ')
-EXAMPLES = int(FUZZ or 60)               # per reader; a slow one gets fewer
-SECONDS, GROWTH = 10, 2**29              # that one reading may take, in time and in bytes of memory
-UNCLEAR = (UnicodeError, json.JSONDecodeError)          # they do not name the file
+EXAMPLES = int(FUZZ or 60)  # per reader; a slow one gets fewer
+SECONDS, GROWTH = 10, 2**29  # that one reading may take, in time and in bytes of memory
+UNCLEAR = (UnicodeError, json.JSONDecodeError)  # they do not name the file
 
 
 class Case:
@@ -51,17 +54,29 @@ class Case:
     def __repr__(self):
         if isinstance(self.content, bytes):
             return repr(self.content[:400])
-        return repr(self.content)[:400] if isinstance(self.content, list) and all(
-            isinstance(item, str) for item in self.content) else type(self.content).__name__
+        return (
+            repr(self.content)[:400]
+            if isinstance(self.content, list)
+            and all(isinstance(item, str) for item in self.content)
+            else type(self.content).__name__
+        )
 
 
 def fuzz(strategy, read, cost=1):
-    """read(example) returns, or raises an error that a user can understand, in bounded time and memory."""
-    @settings(max_examples=max(EXAMPLES // cost, 10), derandomize=FUZZ is None, database=None, deadline=None,
-              phases=[Phase.generate] if FUZZ else [Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+    """read(example) returns, or raises an error that a user can understand, in bounded time and
+    memory."""
+
+    @settings(
+        max_examples=max(EXAMPLES // cost, 10),
+        derandomize=FUZZ is None,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate] if FUZZ else [Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy.map(Case))
     def run(example):
-        start, memory = time.process_time(), peak()      # the machine may be busy with something else
+        start, memory = time.process_time(), peak()  # the machine may be busy with something else
         try:
             read(example.content)
         except (ValueError, OSError) as error:
@@ -69,24 +84,88 @@ def fuzz(strategy, read, cost=1):
             assert len(str(error)) < 5000
         assert time.process_time() - start < SECONDS
         assert peak() - memory < GROWTH
+
     run()
 
 
 def peak():
     """The most bytes of memory in use so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == 'darwin' else 1024
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- what is tried
+# ------------------------------------------------------------------------------------ what is tried
 
-ODD_BYTES = st.sampled_from([b'', b'\0', b'\xff', b'\n', b'\r', b' ', b'\t', b'#', b'"', b"'", b'{', b'[' * 3000, b'-', b':', b'&a ',
-                             b'*a', b'${x}', b'9' * 5000, b'1e999', b'NaN', b'\xef\xbb\xbf', b'\xff\xfe', b'\xe2\x80\xa8', b'???',
-                             b'\\', b'!!python/name:os.system ', b'PK\x03\x04', b'\x7f\xff\xff\xff', b'\xff' * 8]) | st.binary(max_size=8)
-ODD_TEXT = st.sampled_from(['', ' ', '${oc.env:HOME}', '${', '\\${a}', '???', '{c:>3000000000}', '{0}', '{c.x}', '../..', 'a/b', '\0',
-                            '\ud800', '9' * 5000, 'null', 'no', '[', '&a [*a]', "'", '"', '#', 'a: b', '\n', '\u2028', '1e999', '-1',
-                            'x' * 3000]) | st.text(max_size=8)
-ODD_NUMBERS = (st.sampled_from([0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float('nan'), float('inf')])
-               | st.integers() | st.builds(lambda: 10**5000))
+ODD_BYTES = st.sampled_from(
+    [
+        b'',
+        b'\0',
+        b'\xff',
+        b'\n',
+        b'\r',
+        b' ',
+        b'\t',
+        b'#',
+        b'"',
+        b"'",
+        b'{',
+        b'[' * 3000,
+        b'-',
+        b':',
+        b'&a ',
+        b'*a',
+        b'${x}',
+        b'9' * 5000,
+        b'1e999',
+        b'NaN',
+        b'\xef\xbb\xbf',
+        b'\xff\xfe',
+        b'\xe2\x80\xa8',
+        b'???',
+        b'\\',
+        b'!!python/name:os.system ',
+        b'PK\x03\x04',
+        b'\x7f\xff\xff\xff',
+        b'\xff' * 8,
+    ]
+) | st.binary(max_size=8)
+ODD_TEXT = st.sampled_from(
+    [
+        '',
+        ' ',
+        '${oc.env:HOME}',
+        '${',
+        '\\${a}',
+        '???',
+        '{c:>3000000000}',
+        '{0}',
+        '{c.x}',
+        '../..',
+        'a/b',
+        '\0',
+        '\ud800',
+        '9' * 5000,
+        'null',
+        'no',
+        '[',
+        '&a [*a]',
+        "'",
+        '"',
+        '#',
+        'a: b',
+        '\n',
+        '\u2028',
+        '1e999',
+        '-1',
+        'x' * 3000,
+    ]
+) | st.text(max_size=8)
+ODD_NUMBERS = (
+    st.sampled_from([0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float('nan'), float('inf')])
+    | st.integers()
+    | st.builds(lambda: 10**5000)
+)
 SCALARS = st.none() | st.booleans() | ODD_NUMBERS | ODD_TEXT
 
 
@@ -110,38 +189,79 @@ def nested():
     return items
 
 
-PLAIN = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3)
-                     | st.dictionaries(ODD_TEXT | st.integers(), inner, max_size=3), max_leaves=6)
+PLAIN = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(ODD_TEXT | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
 SHAPES = st.builds(looped) | st.builds(laughs) | st.builds(nested)
-TENSORS = st.sampled_from([
-    lambda: torch.ones(3), lambda: torch.tensor(1), lambda: torch.zeros(1).expand(10**12), lambda: torch.ones(0),
-    lambda: torch.ones(2).to_sparse(), lambda: torch.ones(2, 2).to_sparse_csr(), lambda: torch.ones(2, device='meta'),
-    lambda: torch.ones(2, dtype=torch.complex64), lambda: torch.ones(2, dtype=torch.bool), lambda: torch.nn.Parameter(torch.ones(2)),
-    lambda: torch.full((2, 2), float('nan')), lambda: torch.ones(2, 2, dtype=torch.float64).t(), lambda: torch.Size([1]),
-    lambda: torch.float32, lambda: torch.device('cuda'), lambda: np.float64(1), lambda: np.int16(3), lambda: np.arange(3),
-    lambda: np.str_('x'), lambda: b'x', lambda: {1, 2}, lambda: (1, 2), lambda: 1j]).map(lambda make: make())
+TENSORS = st.sampled_from(
+    [
+        lambda: torch.ones(3),
+        lambda: torch.tensor(1),
+        lambda: torch.zeros(1).expand(10**12),
+        lambda: torch.ones(0),
+        lambda: torch.ones(2).to_sparse(),
+        lambda: torch.ones(2, 2).to_sparse_csr(),
+        lambda: torch.ones(2, device='meta'),
+        lambda: torch.ones(2, dtype=torch.complex64),
+        lambda: torch.ones(2, dtype=torch.bool),
+        lambda: torch.nn.Parameter(torch.ones(2)),
+        lambda: torch.full((2, 2), float('nan')),
+        lambda: torch.ones(2, 2, dtype=torch.float64).t(),
+        lambda: torch.Size([1]),
+        lambda: torch.float32,
+        lambda: torch.device('cuda'),
+        lambda: np.float64(1),
+        lambda: np.int16(3),
+        lambda: np.arange(3),
+        lambda: np.str_('x'),
+        lambda: b'x',
+        lambda: {1, 2},
+        lambda: (1, 2),
+        lambda: 1j,
+    ]
+).map(lambda make: make())
 
 
 def changed_bytes(valid):
-    """The bytes with one to four pieces cut out, doubled, or replaced; or something else altogether."""
+    """The bytes with one to four pieces cut out, doubled, or replaced; or something else
+    altogether."""
+
     def change(edits):
         data = valid
         for kind, place, length, piece in edits:
             at = int(place * len(data))
             end = at + min(length, len(data) - at)
-            data = {'cut': data[:at] + data[end:], 'replace': data[:at] + piece + data[at + len(piece):],
-                    'insert': data[:at] + piece + data[at:], 'double': data[:end] + data[at:], 'end': data[:at]}[kind]
+            data = {
+                'cut': data[:at] + data[end:],
+                'replace': data[:at] + piece + data[at + len(piece) :],
+                'insert': data[:at] + piece + data[at:],
+                'double': data[:end] + data[at:],
+                'end': data[:at],
+            }[kind]
         return data
-    edit = st.tuples(st.sampled_from(['cut', 'replace', 'replace', 'insert', 'insert', 'double', 'end']),
-                     st.floats(0, 1, exclude_max=True), st.integers(0, 40), ODD_BYTES)
+
+    edit = st.tuples(
+        st.sampled_from(['cut', 'replace', 'replace', 'insert', 'insert', 'double', 'end']),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(0, 40),
+        ODD_BYTES,
+    )
     return st.lists(edit, min_size=1, max_size=4).map(change) | st.binary(max_size=60)
 
 
 def changed_tree(valid, values):
-    """The tree with one to three of its values, anywhere, replaced, removed or added to; or another altogether."""
+    """The tree with one to three of its values, anywhere, replaced, removed or added to; or another
+    altogether."""
+
     def places(tree, path=()):
         yield path
-        for key in (tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()):
+        for key in (
+            tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+        ):
             yield from places(tree[key], (*path, key))
 
     everywhere = [path for path in places(valid) if path]
@@ -151,16 +271,25 @@ def changed_tree(valid, values):
         for path, kind, value, key in edits:
             holder = tree
             for step in path[:-1]:
-                if not isinstance(holder, dict | list) or isinstance(holder, list) and not (
-                        isinstance(step, int) and step < len(holder)) or isinstance(holder, dict) and step not in holder:
+                if (
+                    not isinstance(holder, dict | list)
+                    or isinstance(holder, list)
+                    and not (isinstance(step, int) and step < len(holder))
+                    or isinstance(holder, dict)
+                    and step not in holder
+                ):
                     break
                 holder = holder[step]
             else:
                 _put(holder, path[-1], kind, value, key)
         return tree
 
-    edit = st.tuples(st.sampled_from(everywhere), st.sampled_from(['replace', 'replace', 'replace', 'remove', 'add']),
-                     values, ODD_TEXT | st.integers())
+    edit = st.tuples(
+        st.sampled_from(everywhere),
+        st.sampled_from(['replace', 'replace', 'replace', 'remove', 'add']),
+        values,
+        ODD_TEXT | st.integers(),
+    )
     return st.lists(edit, min_size=1, max_size=3).map(change) | values
 
 
@@ -178,22 +307,46 @@ def _put(holder, step, kind, value, key):
         else:
             holder[step if kind == 'replace' else key] = value
     elif isinstance(holder, list) and isinstance(step, int) and step < len(holder):
-        holder[step:step + (kind != 'add')] = [] if kind == 'remove' else [value]
+        holder[step : step + (kind != 'add')] = [] if kind == 'remove' else [value]
 
 
 def as_json(tree):
     try:
         return json.dumps(tree).encode('utf-8', errors='surrogatepass')
-    except (ValueError, TypeError, RecursionError):     # a tree that JSON cannot hold
+    except (ValueError, TypeError, RecursionError):  # a tree that JSON cannot hold
         return b'[' * 2000
 
 
-# -------------------------------------------------------------------------------------------------------------- configs
+# ------------------------------------------------------------------------------------------ configs
 
 VATEX = CONFIGS / 'vatex.yaml'
-KEYS = st.sampled_from(['name', 'data.lang', 'data.aliases', 'data.suffix', 'data.suffix.1/zh', 'data.captions.train.en', 'data.frames',
-                        'data.pooled.train', 'text.bert', 'text.heads', 'text.trained_layers', 'train.lr', 'eval.weights', 'text',
-                        'visual.kind', 'text.pretrained', 'data.task', 'train.seed', 'loss.weights', 'eval.ties']) | ODD_TEXT
+KEYS = (
+    st.sampled_from(
+        [
+            'name',
+            'data.lang',
+            'data.aliases',
+            'data.suffix',
+            'data.suffix.1/zh',
+            'data.captions.train.en',
+            'data.frames',
+            'data.pooled.train',
+            'text.bert',
+            'text.heads',
+            'text.trained_layers',
+            'train.lr',
+            'eval.weights',
+            'text',
+            'visual.kind',
+            'text.pretrained',
+            'data.task',
+            'train.seed',
+            'loss.weights',
+            'eval.ties',
+        ]
+    )
+    | ODD_TEXT
+)
 
 
 def test_options():
@@ -201,13 +354,26 @@ def test_options():
         config = load_config(VATEX, options)
         assert config_from_dict(config_to_dict(config)) == config
         describe_config(config)
-    fuzz(st.lists(st.tuples(KEYS, ODD_TEXT | st.text('[]{}:,#\'"&*!|>-?%@$\\ \n1a', max_size=12)).map('='.join), min_size=1,
-                  max_size=2), read, cost=2)
+
+    fuzz(
+        st.lists(
+            st.tuples(KEYS, ODD_TEXT | st.text('[]{}:,#\'"&*!|>-?%@$\\ \n1a', max_size=12)).map(
+                '='.join
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        read,
+        cost=2,
+    )
 
 
 def test_config_files(tmp_path):
     valid = config_to_dict(load_config(VATEX))
-    short = b'base: below.yaml\nname: x\ndata:\n  collection: vatex\n  aliases: [a, "b"]\ntext: {heads: 4, hidden: 8}\n'
+    short = (
+        b'base: below.yaml\nname: x\ndata:\n  collection: vatex\n  aliases: [a, "b"]\ntext: {heads:'
+        b' 4, hidden: 8}\n'
+    )
     (tmp_path / 'below.yaml').write_text('train: {lr: 1e-3}\n')
     path = tmp_path / 'a.yaml'
 
@@ -223,8 +389,13 @@ def test_config_files(tmp_path):
         assert config_from_dict(config_to_dict(config)) == config
         (tmp_path / 'config.yaml').write_bytes(data)
         read_config(tmp_path)
+
     fuzz(changed_bytes(short), read)
-    fuzz(changed_tree({key: valid[key] for key in ('name', 'data', 'eval')}, PLAIN).map(as_yaml), read, cost=4)
+    fuzz(
+        changed_tree({key: valid[key] for key in ('name', 'data', 'eval')}, PLAIN).map(as_yaml),
+        read,
+        cost=4,
+    )
 
 
 def test_stored_configs():
@@ -233,10 +404,12 @@ def test_stored_configs():
     def read(tree):
         config = config_from_dict(tree)
         assert config_from_dict(config_to_dict(config)) == config
+
     fuzz(changed_tree(valid, PLAIN | SHAPES), read, cost=2)
 
 
-# ----------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
+
 
 def test_captions_and_id_lists(tmp_path):
     path = tmp_path / 'a.txt'
@@ -249,7 +422,11 @@ def test_captions_and_id_lists(tmp_path):
     def ids(data):
         path.write_bytes(data)
         read_ids(path)
-    fuzz(changed_bytes('v0#enc#0 a dog runs\nv0#enc#1 ein Hund\nv1.mp4#enc#0 狗 在 跑\n'.encode()), captions)
+
+    fuzz(
+        changed_bytes('v0#enc#0 a dog runs\nv0#enc#1 ein Hund\nv1.mp4#enc#0 狗 在 跑\n'.encode()),
+        captions,
+    )
     fuzz(changed_bytes('a.jpg\nb.jpg\n狗.jpg\nd\n'.encode()), ids)
 
 
@@ -263,6 +440,7 @@ def test_frame_features(tmp_path, name):
         if source.ids:
             source.batch(source.ids[:2])
         BigFile(folder).read_ids()
+
     fuzz(changed_bytes((folder / name).read_bytes()), read, cost=2)
 
 
@@ -274,6 +452,7 @@ def test_pooled_features(tmp_path):
     def read(data):
         (tmp_path / 'a.npy').write_bytes(data)
         PooledSource(tmp_path / 'a.npy', tmp_path / 'ids.txt').batch(['a', 'c'])
+
     fuzz(changed_bytes(valid), read)
 
 
@@ -286,6 +465,7 @@ def test_images(tmp_path, kind):
     def read(data):
         (tmp_path / 'a.jpg').write_bytes(data)
         source.load('a')
+
     fuzz(changed_bytes(packed.getvalue()), read, cost=4)
 
 
@@ -294,6 +474,7 @@ def test_caches(tmp_path):
         (tmp_path / 'c').mkdir(exist_ok=True)
         (tmp_path / 'c/made_from.json').write_bytes(data)
         cached_array(tmp_path / 'c', ids=['a'], made_from={'x': 1}, parts=lambda: [np.ones((1, 2))])
+
     fuzz(changed_bytes(b'{"x": 1}') | PLAIN.map(as_json), read, cost=2)
 
 
@@ -311,20 +492,28 @@ def test_tokenizer_folders(tmp_path):
     def read_folder(data):
         (tmp_path / 'whole/tokenizer.json').write_bytes(data)
         load_tokenizer(tmp_path / 'whole', True).backend_tokenizer.encode('a dog')
+
     fuzz(changed_bytes((tmp_path / 'vocab.txt').read_bytes()), read_vocabulary, cost=2)
     fuzz(changed_tree(valid, PLAIN).map(as_json), read_folder, cost=4)
 
 
-# ---------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
+
 
 @pytest.fixture
 def ours(make_config):
     config = make_config()
     model = build_model(config, feature_dim=10)
-    return {'format': 'nrccr-1', 'config': config_to_dict(config), 'architecture': model.architecture,
-            'model': model.state_dict(), 'epoch': 4, 'val': {'SumR': 1.5, 't2v': [1, None]},
-            'choice': {'chosen_weight': 0.5, 'chosen_from': [{'weight': 0.5, 'SumR': 2.0}]},
-            'training': {'random': [1, 2], 'state': torch.ones(3)}}
+    return {
+        'format': 'nrccr-1',
+        'config': config_to_dict(config),
+        'architecture': model.architecture,
+        'model': model.state_dict(),
+        'epoch': 4,
+        'val': {'SumR': 1.5, 't2v': [1, None]},
+        'choice': {'chosen_weight': 0.5, 'chosen_from': [{'weight': 0.5, 'SumR': 2.0}]},
+        'training': {'random': [1, 2], 'state': torch.ones(3)},
+    }
 
 
 def saved(content, legacy=False):
@@ -334,16 +523,19 @@ def saved(content, legacy=False):
 
 
 def reader_of(path, legacy=False):
-    """A function that reads a checkpoint of these bytes, or of this content, and looks whether a model fits it."""
+    """A function that reads a checkpoint of these bytes, or of this content, and looks whether a
+    model fits it."""
+
     def read(content):
         if not isinstance(content, bytes):
             try:
                 content = saved(content, legacy)
-            except Exception:            # what cannot be saved is no file
+            except Exception:  # what cannot be saved is no file
                 return
         path.write_bytes(content)
         checkpoint = load_checkpoint(path)
         refuse_misfit(checkpoint.config, checkpoint)
+
     return read
 
 
@@ -372,25 +564,35 @@ def test_pickles_inside_checkpoints(tmp_path, ours):
             for name, part in {**parts, pickle: data}.items():
                 archive.writestr(name, part)
         read(file.getvalue())
+
     fuzz(changed_bytes(parts[pickle]), read_changed, cost=3)
 
 
-# ----------------------------------------------------------------------------------------------------------- run folders
+# -------------------------------------------------------------------------------------- run folders
+
 
 def test_logs(tmp_path):
-    record = {'epoch': 1, 'best_epoch': 1, 'train': {'total': 1.5}, 'speed': {'train_seconds': 2.0, 'val_seconds': 1}}
+    record = {
+        'epoch': 1,
+        'best_epoch': 1,
+        'train': {'total': 1.5},
+        'speed': {'train_seconds': 2.0, 'val_seconds': 1},
+    }
     line = as_json(record) + b'\n'
 
     def read(data):
         (tmp_path / 'log.jsonl').write_bytes(data)
         read_log(tmp_path)
+
     fuzz(changed_bytes(3 * line), read)
     fuzz(changed_tree(record, PLAIN).map(lambda tree: line + as_json(tree) + b'\n' + line), read)
 
 
 def test_reports_and_ranks(tmp_path):
     make_run(tmp_path / 'run')
-    report, ranks = ((tmp_path / 'run' / name).read_bytes() for name in ('metrics.json', 'ranks.npz'))
+    report, ranks = (
+        (tmp_path / 'run' / name).read_bytes() for name in ('metrics.json', 'ranks.npz')
+    )
 
     def read_all():
         run = read_runs([tmp_path], lambda line: None)[0]
@@ -404,6 +606,7 @@ def test_reports_and_ranks(tmp_path):
     def read_ranks(data):
         (tmp_path / 'run/ranks.npz').write_bytes(data)
         read_all()
+
     fuzz(changed_bytes(report), read_report, cost=6)
     fuzz(changed_tree(json.loads(report), PLAIN).map(as_json), read_report, cost=6)
     read_report(report)
@@ -420,6 +623,7 @@ def test_records_of_starts_and_of_the_demo(tmp_path):
     def read_demo(data):
         (tmp_path / 'vatex/demo.json').write_bytes(data)
         options_there(tmp_path, 'vatex', 'zh')
+
     start = {'device': 'cpu', 'resumed': [{'after_epoch': 1}]}
     fuzz(changed_bytes(as_json(start)) | changed_tree(start, PLAIN).map(as_json), read_run)
     demo = {'options': {'version': 1, 'seed': 1, 'train': 4}, 'noise': {'zh': 0.3}}

@@ -1,4 +1,5 @@
 """basic/images.py: images of any mode, and where they lie."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from basic.errors import DataError
 from basic.images import ImageSource, check_images
 
 SHAPE = (32, 32)
-RAMP = np.linspace(0, 1, 32 * 32).reshape(SHAPE)          # black to white
+RAMP = np.linspace(0, 1, 32 * 32).reshape(SHAPE)  # black to white
 GREY = torch.from_numpy((RAMP * 255).round())
 
 
@@ -33,7 +34,8 @@ def near(pixels, expected, atol=2):
     return all(torch.allclose(channel.double(), expected, atol=atol) for channel in pixels)
 
 
-# ------------------------------------------------------------------------------------ their modes
+# -------------------------------------------------------------------------------------- their modes
+
 
 def test_the_full_range_of_16_bits(tmp_path):
     ramp = Image.fromarray((RAMP * 65535).round().astype(np.uint16))
@@ -43,9 +45,11 @@ def test_the_full_range_of_16_bits(tmp_path):
 
 @pytest.mark.parametrize('values', [RAMP * 255, RAMP * 4095])
 def test_16_bits_that_would_be_black(tmp_path, values):
-    with pytest.raises(DataError, match=r'a.png: its grey values of 16 bits go from 0 to (255|4095)'):
+    with pytest.raises(
+        DataError, match=r'a.png: its grey values of 16 bits go from 0 to (255|4095)'
+    ):
         load(tmp_path, Image.fromarray(values.round().astype(np.uint16)))
-    black = Image.fromarray(np.zeros(SHAPE, np.uint16))    # all of it, which no depth makes brighter
+    black = Image.fromarray(np.zeros(SHAPE, np.uint16))  # all of it, which no depth makes brighter
     assert not load(tmp_path, black).any()
 
 
@@ -57,10 +61,10 @@ def test_numbers_without_a_white_are_refused(tmp_path, kind):
 
 def test_what_is_transparent_is_seen_over_white_or_else_over_black(tmp_path):
     drawing = np.zeros((*SHAPE, 4), np.uint8)
-    drawing[:16, :, 3] = 255                               # black on nothing
+    drawing[:16, :, 3] = 255  # black on nothing
     pixels = load(tmp_path, Image.fromarray(drawing))
     assert not pixels[:, :15].any() and (pixels[:, 17:] == 255).all()
-    drawing[..., :3] = 255                                 # white on nothing
+    drawing[..., :3] = 255  # white on nothing
     pixels = load(tmp_path, Image.fromarray(drawing))
     assert (pixels[:, :15] == 255).all() and not pixels[:, 17:].any()
     drawing[..., 3] = 0
@@ -78,16 +82,23 @@ def test_palettes(tmp_path):
 
 
 def test_ordinary_images_are_as_they_were(tmp_path):
-    """To the last bit: resize, then RGB, as CLIP's own preprocessing has it; the camera's turn is not obeyed."""
+    """To the last bit: resize, then RGB, as CLIP's own preprocessing has it; the camera's turn is
+    not obeyed."""
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (48, 40, 3), dtype=np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6                                       # lies on its side
-    for image, options in ((picture, {}), (picture.convert('L'), {}), (picture.convert('CMYK'), {}),
-                           (picture, {'exif': exif})):
+    exif[0x0112] = 6  # lies on its side
+    for image, options in (
+        (picture, {}),
+        (picture.convert('L'), {}),
+        (picture.convert('CMYK'), {}),
+        (picture, {'exif': exif}),
+    ):
         pixels = load(tmp_path, image, 'a.jpg', **options)
         stored = Image.open(tmp_path / 'a.jpg')
-        expected = stored.resize((32, 38), Image.Resampling.BICUBIC).crop((0, 3, 32, 35)).convert('RGB')
+        expected = (
+            stored.resize((32, 38), Image.Resampling.BICUBIC).crop((0, 3, 32, 35)).convert('RGB')
+        )
         assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
@@ -103,10 +114,20 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
     assert 'a.jpg: cannot be read as an image' in complaint(source(tmp_path, 'a').load, 'a')
 
 
-# --------------------------------------------------------------------------------- where they lie
+# ----------------------------------------------------------------------------------- where they lie
 
-@pytest.mark.parametrize('name, found', [
-    ('a', 'a.JPG'), ('b', 'b.jpeg'), ('c', 'c.png'), ('d.png', 'd.png'), ('e', 'e.jpg'), ('f.x', 'f.x.PNG')])
+
+@pytest.mark.parametrize(
+    'name, found',
+    [
+        ('a', 'a.JPG'),
+        ('b', 'b.jpeg'),
+        ('c', 'c.png'),
+        ('d.png', 'd.png'),
+        ('e', 'e.jpg'),
+        ('f.x', 'f.x.PNG'),
+    ],
+)
 def test_other_endings_are_found(tmp_path, name, found):
     for file in ('a.JPG', 'b.jpeg', 'c.png', 'd.png', 'e.jpg', 'e.png', 'f.x.PNG', 'a.txt'):
         Image.new('RGB', SHAPE, 'red').convert('RGB').save(tmp_path / file, 'PNG')
@@ -118,7 +139,10 @@ def test_other_endings_are_found(tmp_path, name, found):
 def test_an_image_that_could_be_two(tmp_path):
     for file in ('a.png', 'a.jpeg'):
         (tmp_path / file).touch()
-    for function, argument in ((source(tmp_path, 'a').load, 'a'), (source(tmp_path).missing, ['a'])):
+    for function, argument in (
+        (source(tmp_path, 'a').load, 'a'),
+        (source(tmp_path).missing, ['a']),
+    ):
         assert 'but a.jpeg and a.png beside it' in complaint(function, argument)
 
 

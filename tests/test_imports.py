@@ -1,4 +1,6 @@
-"""The house rules that can be read off the sources: who imports whom, and what never stands in the code."""
+"""The house rules that can be read off the sources: who imports whom, and what never stands in the
+code."""
+
 import ast
 import sys
 from pathlib import Path
@@ -6,14 +8,20 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MAY_IMPORT = {                               # of this project's modules
+MAY_IMPORT = {  # of this project's modules
     'basic': {'basic'},
-    'model': {'basic'}, 'loss': {'basic'}, 'data_provider': {'basic'},
+    'model': {'basic'},
+    'loss': {'basic'},
+    'data_provider': {'basic'},
     'evaluation': {'basic', 'model', 'loss', 'data_provider'},
     'train': {'basic', 'model', 'loss', 'data_provider', 'evaluation'},
     'util': {'basic', 'model', 'loss', 'data_provider', 'evaluation', 'train', 'util'},
 }
-CODE = sorted(path for pattern in ('*.py', 'basic/**/*.py', 'util/**/*.py') for path in REPOSITORY.glob(pattern))
+CODE = sorted(
+    path
+    for pattern in ('*.py', 'basic/**/*.py', 'util/**/*.py')
+    for path in REPOSITORY.glob(pattern)
+)
 ALL = CODE + sorted(REPOSITORY.glob('tests/*.py'))
 
 
@@ -36,7 +44,9 @@ def parse(path):
 
 
 def test_every_file_of_the_house_is_there():
-    assert set(MAY_IMPORT) <= {path.relative_to(REPOSITORY).parts[0].removesuffix('.py') for path in CODE}
+    assert set(MAY_IMPORT) <= {
+        path.relative_to(REPOSITORY).parts[0].removesuffix('.py') for path in CODE
+    }
 
 
 @pytest.mark.parametrize('path', CODE, ids=name)
@@ -50,8 +60,16 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize('path', CODE, ids=name)
 def test_what_is_imported_is_installed_with_the_project(path):
     """Its import name is in requirements.txt, or comes with one that is there."""
-    declared = {line.split('==')[0].lower() for line in (REPOSITORY / 'requirements.txt').read_text().splitlines()}
-    package = {'yaml': 'pyyaml', 'PIL': 'pillow', 'huggingface_hub': 'transformers', 'safetensors': 'transformers'}
+    declared = {
+        line.split('==')[0].lower()
+        for line in (REPOSITORY / 'requirements.txt').read_text().splitlines()
+    }
+    package = {
+        'yaml': 'pyyaml',
+        'PIL': 'pillow',
+        'huggingface_hub': 'transformers',
+        'safetensors': 'transformers',
+    }
     third_party = set(imported(parse(path))) - set(MAY_IMPORT) - sys.stdlib_module_names
     assert {package.get(module, module) for module in third_party} <= declared
 
@@ -61,7 +79,9 @@ def test_nothing_is_evaluated_swallowed_or_imported_wholesale(path):
     for node in ast.walk(parse(path)):
         where = f'{name(path)}:{getattr(node, "lineno", 0)}'
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in ('eval', 'exec', '__import__'), f'{where}: {node.func.id}() runs data as code'
+            assert node.func.id not in ('eval', 'exec', '__import__'), (
+                f'{where}: {node.func.id}() runs data as code'
+            )
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f'{where}: a bare except'
         if isinstance(node, ast.ImportFrom):
@@ -70,7 +90,8 @@ def test_nothing_is_evaluated_swallowed_or_imported_wholesale(path):
 
 @pytest.mark.parametrize('path', CODE, ids=name)
 def test_files_are_loaded_as_data(path):
-    """torch.load says weights_only=True, np.load does not allow pickles, and pickle and yaml.load are not used."""
+    """torch.load says weights_only=True, np.load does not allow pickles, and pickle and yaml.load
+    are not used."""
     tree = parse(path)
     assert not {'pickle', 'cPickle', 'dill', 'joblib'} & set(imported(tree))
     for node in ast.walk(tree):

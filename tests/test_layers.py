@@ -1,4 +1,5 @@
 """The shared layers against formulas written here, and what padding may and may not change."""
+
 import math
 
 import pytest
@@ -12,8 +13,10 @@ HIDDEN, HEADS, QK = 12, 3, 6
 
 def make_block(score_scale='value_width', dropout=0.0):
     torch.manual_seed(3)
-    block = AttentionBlock(hidden=HIDDEN, heads=HEADS, qk_width=QK, score_scale=score_scale, dropout=dropout)
-    for parameter in block.parameters():                       # sharp scores, so that the scale matters
+    block = AttentionBlock(
+        hidden=HIDDEN, heads=HEADS, qk_width=QK, score_scale=score_scale, dropout=dropout
+    )
+    for parameter in block.parameters():  # sharp scores, so that the scale matters
         parameter.data = torch.randn(parameter.shape)
     return block.double().eval()
 
@@ -21,14 +24,17 @@ def make_block(score_scale='value_width', dropout=0.0):
 def sequences(lengths, longest, seed=0):
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).double()
-    return torch.randn(len(lengths), longest, HIDDEN, generator=generator, dtype=torch.float64), mask
+    return torch.randn(
+        len(lengths), longest, HIDDEN, generator=generator, dtype=torch.float64
+    ), mask
 
 
 def attention_by_hand(block, x, mask, y, y_mask, divisor, residual):
     """The block's formula, head by head and query by query, with einsum; dropout off."""
+
     def heads(layer, z):
         out = z @ layer.weight.T + layer.bias
-        return out.reshape(*z.shape[:2], HEADS, -1)            # head h: the h-th slice of the width
+        return out.reshape(*z.shape[:2], HEADS, -1)  # head h: the h-th slice of the width
 
     scores = torch.einsum('nihd,njhd->nhij', heads(block.query, x), heads(block.key, y)) / divisor
     for n in range(len(x)):
@@ -45,8 +51,10 @@ def attention_by_hand(block, x, mask, y, y_mask, divisor, residual):
     return normal * block.norm.weight + block.norm.bias
 
 
-@pytest.mark.parametrize('score_scale, divisor', [('value_width', math.sqrt(HIDDEN / HEADS)),
-                                                  ('key_width', math.sqrt(QK / HEADS))])
+@pytest.mark.parametrize(
+    'score_scale, divisor',
+    [('value_width', math.sqrt(HIDDEN / HEADS)), ('key_width', math.sqrt(QK / HEADS))],
+)
 def test_self_attention_is_its_formula_padded_positions_included(score_scale, divisor):
     block, (x, mask) = make_block(score_scale), sequences([5, 2, 4], 5)
     expected = attention_by_hand(block, x, mask, x, mask, divisor, residual=True)
@@ -55,13 +63,17 @@ def test_self_attention_is_its_formula_padded_positions_included(score_scale, di
 
 def test_cross_attention_has_no_residual():
     block, (x, mask), (y, y_mask) = make_block(), sequences([5, 2], 5), sequences([3, 7], 7, seed=1)
-    expected = attention_by_hand(block, x, mask, y, y_mask, math.sqrt(HIDDEN / HEADS), residual=False)
+    expected = attention_by_hand(
+        block, x, mask, y, y_mask, math.sqrt(HIDDEN / HEADS), residual=False
+    )
     assert torch.allclose(block(x, mask, context=y, context_mask=y_mask), expected, atol=1e-9)
 
 
 def test_the_two_score_scales_differ():
     x, mask = sequences([5, 2], 5)
-    assert (make_block('value_width')(x, mask) - make_block('key_width')(x, mask)).abs().max() > 1e-2
+    assert (
+        make_block('value_width')(x, mask) - make_block('key_width')(x, mask)
+    ).abs().max() > 1e-2
 
 
 def test_the_mask_is_exactly_minus_10000_where_query_or_key_is_padding():
@@ -73,11 +85,11 @@ def test_the_mask_is_exactly_minus_10000_where_query_or_key_is_padding():
 def test_a_padded_query_attends_to_every_position():
     block, (x, mask) = make_block(), sequences([2], 4)
     changed = x.clone()
-    changed[0, 1] += 1                                         # a real position
+    changed[0, 1] += 1  # a real position
     moved = (block(changed, mask) - block(x, mask))[0].abs().amax(dim=-1)
     assert moved[3] > 1e-6
     changed = x.clone()
-    changed[0, 2] += 1                                         # padding
+    changed[0, 2] += 1  # padding
     moved = (block(changed, mask) - block(x, mask))[0].abs().amax(dim=-1)
     assert moved[3] > 1e-6 and moved[0] == 0 and moved[1] == 0
 
@@ -92,19 +104,29 @@ def test_attention_drops_out_in_training_only():
 def test_attention_drops_out_both_probabilities_and_output():
     block, (x, mask) = make_block(dropout=0.5), sequences([20] * 8, 20)
     block.norm = torch.nn.Identity()
-    for layer, weight, bias in ((block.value, torch.zeros(HIDDEN, HIDDEN), 1.0), (block.dense, torch.eye(HIDDEN), 0.0)):
-        layer.weight.data, layer.bias.data = weight.double(), torch.full((HIDDEN,), bias, dtype=torch.float64)
-    block.query.weight.data.zero_()                            # all keys alike, but for the keys' bias: even weights
+    for layer, weight, bias in (
+        (block.value, torch.zeros(HIDDEN, HIDDEN), 1.0),
+        (block.dense, torch.eye(HIDDEN), 0.0),
+    ):
+        layer.weight.data, layer.bias.data = (
+            weight.double(),
+            torch.full((HIDDEN,), bias, dtype=torch.float64),
+        )
+    block.query.weight.data.zero_()  # all keys alike, but for the keys' bias: even weights
     block.query.bias.data.zero_()
-    assert torch.allclose(block(x, mask, context=x, context_mask=mask), torch.ones(8, 20, HIDDEN, dtype=torch.float64))
+    assert torch.allclose(
+        block(x, mask, context=x, context_mask=mask), torch.ones(8, 20, HIDDEN, dtype=torch.float64)
+    )
     out = block.train()(x, mask, context=x, context_mask=mask)
-    assert abs((out == 0).double().mean().item() - 0.5) < 0.05   # the output's
-    sums = out[out != 0] / 2                                   # each of 20 weights of 0.05, half of them doubled
-    assert abs(sums.mean().item() - 1) < 0.05 and abs(sums.var().item() - 20 * 0.05 ** 2) < 0.02
+    assert abs((out == 0).double().mean().item() - 0.5) < 0.05  # the output's
+    sums = out[out != 0] / 2  # each of 20 weights of 0.05, half of them doubled
+    assert abs(sums.mean().item() - 1) < 0.05 and abs(sums.var().item() - 20 * 0.05**2) < 0.02
 
 
-@pytest.mark.parametrize('kind, expected', [('padded_mean', [(1 + 2 + 90) / 3, 31.0]), ('mean', [1.5, 31.0]),
-                                            ('max', [2.0, 60.0])])
+@pytest.mark.parametrize(
+    'kind, expected',
+    [('padded_mean', [(1 + 2 + 90) / 3, 31.0]), ('mean', [1.5, 31.0]), ('max', [2.0, 60.0])],
+)
 def test_pooling_on_numbers(kind, expected):
     x = torch.tensor([[[1.0], [2.0], [90.0]], [[3.0], [30.0], [60.0]]])
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
@@ -129,7 +151,7 @@ def test_input_projection_is_norm_linear_relu():
     assert (layer(x) == 0).any()
     torch.nn.init.zeros_(layer.linear.weight)
     torch.nn.init.ones_(layer.linear.bias)
-    assert (layer.train()(x) == 1).all()                       # drops out before the linear layer, not after it
+    assert (layer.train()(x) == 1).all()  # drops out before the linear layer, not after it
     torch.nn.init.ones_(layer.linear.weight)
     assert not torch.equal(layer(x), layer(x))
 
@@ -141,6 +163,8 @@ def test_positions_are_added_in_order_and_cannot_run_out():
     expected = F.layer_norm(torch.stack([x[:, i] + table[i] for i in range(3)], dim=1), (6,))
     assert torch.allclose(layer(x), expected, atol=1e-6)
     dropped = layer.train()(x)
-    assert (dropped == 0).any() and torch.allclose(dropped[dropped != 0], 2 * expected[dropped != 0], atol=1e-5)
+    assert (dropped == 0).any() and torch.allclose(
+        dropped[dropped != 0], 2 * expected[dropped != 0], atol=1e-5
+    )
     with pytest.raises(ValueError, match='5 positions, but only 4.*text.positions'):
         layer(torch.zeros(1, 5, 6))

@@ -1,4 +1,5 @@
 """The released figures, all of them, and proof that the comparison can fail."""
+
 import json
 import shutil
 from pathlib import Path
@@ -15,12 +16,21 @@ GOLDEN = Path(__file__).parent / 'data' / 'golden'
 def test_every_released_figure_is_reproduced():
     rows = verify_parity.verify(GOLDEN)
     assert [row for row in rows if not verify_parity.passes(row)] == []
-    assert [row.file for row in rows if row.deviation is None] == ['tokens']      # needs mBERT's vocabulary
+    # needs mBERT's vocabulary
+    assert [row.file for row in rows if row.deviation is None] == ['tokens']
     figures = {(row.file, row.figure) for row in rows}
     for file in ('video', 'resnet', 'clip', 'weak'):
-        for figure in ('eval_visual', 'eval_cross', 'term_values', 'term_gradient_norms', 'running_var_text',
-                       'train_trajectory, step 1', 'train_trajectory, steps 3 to 5', 'weight_change_norms',
-                       'after_translation'):
+        for figure in (
+            'eval_visual',
+            'eval_cross',
+            'term_values',
+            'term_gradient_norms',
+            'running_var_text',
+            'train_trajectory, step 1',
+            'train_trajectory, steps 3 to 5',
+            'weight_change_norms',
+            'after_translation',
+        ):
             assert (file, figure) in figures
     assert ('metrics_noisy', 'metrics at w = 0.2') in figures
 
@@ -34,15 +44,25 @@ def test_attention_is_written_out_unless_asked_otherwise(monkeypatch):
         return make_run(checkpoint, *more, **options)
 
     monkeypatch.setattr(verify_parity, 'make_run', noting)
-    exact, other = (verify_parity.check_model(GOLDEN / 'resnet.json', torch.device('cpu'), options)
-                    for options in ((), ['compute.attention=fused']))
+    exact, other = (
+        verify_parity.check_model(GOLDEN / 'resnet.json', torch.device('cpu'), options)
+        for options in ((), ['compute.attention=fused'])
+    )
     assert seen == 2 * ['eager'] + 2 * ['fused']
     wider = [row.tolerance * verify_parity.OTHER_KERNELS for row in exact]
     assert [row.tolerance for row in other] == wider
 
 
-@pytest.mark.parametrize('option', ['text.score_scale=key_width', 'text.pooling=mean', 'loss.margin=0.21',
-                                    'loss.detach_cross_feature=true', 'text.trained_layers=[2]'])
+@pytest.mark.parametrize(
+    'option',
+    [
+        'text.score_scale=key_width',
+        'text.pooling=mean',
+        'loss.margin=0.21',
+        'loss.detach_cross_feature=true',
+        'text.trained_layers=[2]',
+    ],
+)
 def test_another_computation_is_noticed(option, monkeypatch):
     monkeypatch.setattr(verify_parity, 'NO_DROPOUT', (*verify_parity.NO_DROPOUT, option))
     rows = verify_parity.check_model(GOLDEN / 'resnet.json', torch.device('cpu'))
@@ -53,7 +73,14 @@ def test_a_set_of_another_form_is_read_as_it_is(tmp_path):
     """Fewer pairs and steps, other options: what does not depend on them must still agree."""
     spec = json.loads((GOLDEN / 'resnet.json').read_text())
     golden = dict(np.load(GOLDEN / 'resnet.npz'))
-    spec['opt'].update(scale=0.0, back_w=0, l1_gama=0, collection='mscoco', data_type='google_enc2ja', disc_type='weak')
+    spec['opt'].update(
+        scale=0.0,
+        back_w=0,
+        l1_gama=0,
+        collection='mscoco',
+        data_type='google_enc2ja',
+        disc_type='weak',
+    )
     del spec['opt']['batch_size'], spec['opt']['task']
     spec['shapes'][4] = json.loads((GOLDEN / 'weak.json').read_text())['shapes'][4]
     n = len(golden['features'])
@@ -64,7 +91,7 @@ def test_a_set_of_another_form_is_read_as_it_is(tmp_path):
     rows = {row.figure: row for row in verify_parity.verify(tmp_path)}
     assert {figure for figure in rows if 'trajectory' in figure} == {'train_trajectory, step 1'}
     assert verify_parity.passes(rows['eval_visual']) and verify_parity.passes(rows['eval_source'])
-    assert not verify_parity.passes(rows['train_trajectory, step 1'])      # of other terms' weights
+    assert not verify_parity.passes(rows['train_trajectory, step 1'])  # of other terms' weights
 
 
 def test_the_command_line_fails_on_a_wrong_figure(tmp_path, capsys):
@@ -78,9 +105,13 @@ def test_the_command_line_fails_on_a_wrong_figure(tmp_path, capsys):
 
 def test_tokens_are_compared_one_by_one(tmp_path, capsys):
     vocab = tmp_path / 'vocab.txt'
-    vocab.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cafe', '.']) + '\n')
-    entries = [{'branch': 'en', 'caption': 'A  a!', 'ids': [2, 5, 5, 7, 3]},
-               {'branch': 'raw', 'caption': 'Café', 'ids': [2, 6, 3]}]
+    vocab.write_text(
+        '\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cafe', '.']) + '\n'
+    )
+    entries = [
+        {'branch': 'en', 'caption': 'A  a!', 'ids': [2, 5, 5, 7, 3]},
+        {'branch': 'raw', 'caption': 'Café', 'ids': [2, 6, 3]},
+    ]
     (tmp_path / 'tokens.json').write_text(json.dumps(entries))
     assert verify_parity.main([str(tmp_path), '--vocab', str(vocab)]) == 0
     entries[1]['ids'] = [2, 1, 3]

@@ -1,4 +1,5 @@
 """The schedule against sequences worked out by hand from METHOD, Training."""
+
 import json
 
 import pytest
@@ -8,7 +9,16 @@ from basic.schedule import Schedule, build_schedule
 
 
 def make(**changes):
-    return Schedule(**{'lr': 1.0, 'lr_decay': 0.99, 'halve_factor': 0.5, 'halve_wait': 3, 'patience': 10, **changes})
+    return Schedule(
+        **{
+            'lr': 1.0,
+            'lr_decay': 0.99,
+            'halve_factor': 0.5,
+            'halve_wait': 3,
+            'patience': 10,
+            **changes,
+        }
+    )
 
 
 def run(schedule, figures):
@@ -18,11 +28,12 @@ def run(schedule, figures):
 def test_steady_improvement_decays_only():
     decisions = run(make(), [1, 2, 3, 4, 5])
     assert all(d.improved and not d.halved and not d.stop for d in decisions)
-    assert [d.lr for d in decisions] == pytest.approx([0.99 ** n for n in range(1, 6)])
+    assert [d.lr for d in decisions] == pytest.approx([0.99**n for n in range(1, 6)])
 
 
 def test_no_halving_before_three_epochs_passed():
-    # epochs 2 and 3 do not improve; epoch 2 is too early, at epoch 3 three have passed since the start
+    # epochs 2 and 3 do not improve; epoch 2 is too early, at epoch 3 three have passed since the
+    # start
     decisions = run(make(lr_decay=1.0), [5, 4, 4, 4, 4, 4, 4])
     assert [d.halved for d in decisions] == [False, False, True, False, False, True, False]
     assert decisions[-1].lr == 0.25
@@ -30,13 +41,14 @@ def test_no_halving_before_three_epochs_passed():
 
 def test_the_wait_counts_improving_epochs_too():
     decisions = run(make(lr_decay=1.0), [1, 2, 3, 2, 4, 3, 3, 5, 4])
-    #                          halved:             4th: 4 epochs    7th: 3 since    9th: 2 since, too early
+    #                          halved:             4th: 4 epochs    7th: 3 since    9th: 2 since,
+    # too early
     assert [n for n, d in enumerate(decisions, 1) if d.halved] == [4, 7]
 
 
 def test_decay_comes_with_the_halving():
     decisions = run(make(), [2, 1, 1])
-    assert decisions[-1].lr == pytest.approx(0.99 ** 3 * 0.5)
+    assert decisions[-1].lr == pytest.approx(0.99**3 * 0.5)
 
 
 def test_equal_is_no_improvement():
@@ -52,7 +64,8 @@ def test_first_epoch_is_kept_whatever_it_reaches():
 def test_stops_after_more_than_patience_epochs():
     schedule = make()
     decisions = run(schedule, [1] + [0] * 11)
-    assert [d.stop for d in decisions] == [False] * 11 + [True]        # the 11th epoch without improvement
+    # the 11th epoch without improvement
+    assert [d.stop for d in decisions] == [False] * 11 + [True]
     assert schedule.stop and schedule.best_epoch == 1
 
 
@@ -81,6 +94,16 @@ def test_more_patience_goes_on_after_a_stop():
 
 
 def test_built_from_the_config():
-    config = load_config(overrides=['data.collection=x', 'train.lr=0.5', 'train.lr_decay=0.9', 'train.halve_factor=0.1',
-                                    'train.halve_wait=2', 'train.patience=4'])
-    assert vars(build_schedule(config)) == vars(make(lr=0.5, lr_decay=0.9, halve_factor=0.1, halve_wait=2, patience=4))
+    config = load_config(
+        overrides=[
+            'data.collection=x',
+            'train.lr=0.5',
+            'train.lr_decay=0.9',
+            'train.halve_factor=0.1',
+            'train.halve_wait=2',
+            'train.patience=4',
+        ]
+    )
+    assert vars(build_schedule(config)) == vars(
+        make(lr=0.5, lr_decay=0.9, halve_factor=0.1, halve_wait=2, patience=4)
+    )

@@ -1,4 +1,5 @@
 """Training: one step, the loop, stop and resume, the run folder, the command line."""
+
 import json
 import math
 import os
@@ -35,18 +36,22 @@ CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    """(ROOTPATH, BERT's folder), small. One thread: at this size, more of them only wait for each other."""
+    """(ROOTPATH, BERT's folder), small. One thread: at this size, more of them only wait for each
+    other."""
     folder, threads = tmp_path_factory.mktemp('world'), torch.get_num_threads()
     torch.set_num_threads(1)
     yield tiny.make_collection(folder / 'root'), tiny.make_bert(folder / 'bert')
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------- one step; its figures: tests/test_parity.py
+# --------------------------------------------------------------------------- one step; its figures:
+# tests/test_parity.py
+
 
 @pytest.fixture
 def step(world):
     """A function that makes (keyword arguments of train_step, a batch), for options."""
+
     def make(*options):
         root, bert = world
         config = load_config(CONFIG, [*tiny.options(bert), *options])
@@ -54,9 +59,15 @@ def step(world):
         torch.manual_seed(0)
         model = build_model(config, feature_dim=tiny.DIM).train()
         optimizer, discriminator_optimizer = train.build_optimizers(model, config)
-        keywords = {'model': model, 'criterion': build_loss(config), 'grad_clip': config.train.grad_clip,
-                    'optimizer': optimizer, 'discriminator_optimizer': discriminator_optimizer}
+        keywords = {
+            'model': model,
+            'criterion': build_loss(config),
+            'grad_clip': config.train.grad_clip,
+            'optimizer': optimizer,
+            'discriminator_optimizer': discriminator_optimizer,
+        }
         return keywords, next(iter(loaders['train']))
+
     return make
 
 
@@ -68,9 +79,13 @@ def test_values_of_a_step(step):
     parts, batch = step()
     values = train_step(batch, **parts)
     weights = parts['criterion'].weights
-    assert values['train/total'] == pytest.approx(sum(weights[t] * values[f'train/{t}'] for t in weights), rel=1e-5)
-    assert values.keys() == {*(f'train/{t}' for t in (*weights, 'total', 'grad_norm')),
-                             *(f'discriminator/{k}' for k in ('real_loss', 'fake_loss', 'real_acc', 'fake_acc'))}
+    assert values['train/total'] == pytest.approx(
+        sum(weights[t] * values[f'train/{t}'] for t in weights), rel=1e-5
+    )
+    assert values.keys() == {
+        *(f'train/{t}' for t in (*weights, 'total', 'grad_norm')),
+        *(f'discriminator/{k}' for k in ('real_loss', 'fake_loss', 'real_acc', 'fake_acc')),
+    }
     assert all(isinstance(value, float) for value in values.values())
 
 
@@ -78,7 +93,7 @@ def test_frozen_parts_stay_and_all_others_move(step):
     parts, batch = step('loss.weights.adversarial=1')
     model = parts['model']
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for _ in range(2):                               # the first step's ReLUs and zero biases may leave one untouched
+    for _ in range(2):  # the first step's ReLUs and zero biases may leave one untouched
         train_step(batch, **parts)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -89,9 +104,15 @@ def test_the_encoders_loss_leaves_no_gradient_in_the_discriminator(step):
     parts, batch = step('loss.weights.adversarial=1')
     discriminator, own, seen = parts['model'].discriminator, parts['discriminator_optimizer'], []
     take_step = own.step
-    own.step = lambda: (seen.extend(p.grad.clone() for p in discriminator.parameters()), take_step())
+    own.step = lambda: (
+        seen.extend(p.grad.clone() for p in discriminator.parameters()),
+        take_step(),
+    )
     train_step(batch, **parts)
-    assert all(torch.equal(p.grad, before) for p, before in zip(discriminator.parameters(), seen, strict=True))
+    assert all(
+        torch.equal(p.grad, before)
+        for p, before in zip(discriminator.parameters(), seen, strict=True)
+    )
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
@@ -107,14 +128,19 @@ def test_without_the_adversarial_term_the_discriminator_rests(step):
     before = weights_of(parts['model'].discriminator)
     values = train_step(batch, **parts)
     assert not any(name.startswith('discriminator/') or 'adversarial' in name for name in values)
-    assert all(torch.equal(value, before[name]) for name, value in parts['model'].discriminator.state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in parts['model'].discriminator.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize('clip', [0.5, 0])
 def test_clipping_covers_the_main_parameters_only(step, clip):
     parts, batch = step(f'train.grad_clip={clip}')
     norm = train_step(batch, **parts)['train/grad_norm']
-    left = torch.stack([p.grad.norm() for p in parts['model'].main_parameters() if p.grad is not None]).norm()
+    left = torch.stack(
+        [p.grad.norm() for p in parts['model'].main_parameters() if p.grad is not None]
+    ).norm()
     assert float(left) == pytest.approx(clip or norm, rel=1e-4) and norm > 0.5
 
 
@@ -128,7 +154,8 @@ def test_a_broken_loss_moves_no_weight_of_the_encoders(step, broken):
     def state():
         moments = parts['optimizer'].state_dict()['state']
         return [p.detach().clone() for p in parts['model'].main_parameters()] + [
-            value.clone() for moment in moments.values() for value in moment.values()]
+            value.clone() for moment in moments.values() for value in moment.values()
+        ]
 
     before = state()
     with pytest.raises(NonFiniteLoss, match='total=nan.*triplet_en=nan.*kd_feat=.*adversarial='):
@@ -141,35 +168,67 @@ def test_a_finite_step_is_the_optimizers_own(step):
     torch.manual_seed(0)
     train_step(batch, **parts)
     plain = others['optimizer'].step
-    others['optimizer'].step = lambda: (delattr(others['optimizer'], 'found_inf'), plain(),
-                                        setattr(others['optimizer'], 'found_inf', None))
+    others['optimizer'].step = lambda: (
+        delattr(others['optimizer'], 'found_inf'),
+        plain(),
+        setattr(others['optimizer'], 'found_inf', None),
+    )
     torch.manual_seed(0)
     train_step(batch, **others)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(
-        parts['model'].main_parameters(), others['model'].main_parameters(), strict=True))
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(
+            parts['model'].main_parameters(), others['model'].main_parameters(), strict=True
+        )
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- the whole run
+# ------------------------------------------------------------------------------------ the whole run
+
 
 def test_the_test_finds_the_training_s_model_freed(world, tmp_path, monkeypatch):
     """Two models side by side may not fit on a GPU."""
     kept = []
-    monkeypatch.setattr(train, 'train', lambda run: kept.extend(
-        weakref.ref(part) for part in (run.model, run.optimizer, run.loaders['train'])))
+    monkeypatch.setattr(
+        train,
+        'train',
+        lambda run: kept.extend(
+            weakref.ref(part) for part in (run.model, run.optimizer, run.loaders['train'])
+        ),
+    )
 
     def evaluate_checkpoint(*_, **__):
         assert [part() for part in kept] == [None, None, None]
         raise ValueError('was here')
 
     monkeypatch.setattr(train, 'evaluate_checkpoint', evaluate_checkpoint)
-    arguments = ['--config', CONFIG, '--rootpath', str(world[0]), '--run-dir',
-                 str(tmp_path / 'run'), *tiny.options(world[1]), 'compute.checkpointing=true']
+    arguments = [
+        '--config',
+        CONFIG,
+        '--rootpath',
+        str(world[0]),
+        '--run-dir',
+        str(tmp_path / 'run'),
+        *tiny.options(world[1]),
+        'compute.checkpointing=true',
+    ]
     assert main(arguments) == 2 and len(kept) == 3
+
 
 def arguments(world, run_dir, *more):
     root, bert = world
-    return ['--config', CONFIG, '--rootpath', str(root), '--run-dir', str(run_dir), *tiny.options(bert),
-            'train.patience=50', 'train.keep_last=true', *more]
+    return [
+        '--config',
+        CONFIG,
+        '--rootpath',
+        str(root),
+        '--run-dir',
+        str(run_dir),
+        *tiny.options(bert),
+        'train.patience=50',
+        'train.keep_last=true',
+        *more,
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -182,12 +241,36 @@ def finished(world, tmp_path_factory):
 
 def test_run_folder(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {'config.yaml', 'run.json', 'tokenizer', 'log.jsonl', 'tb', BEST, LAST, 'metrics.json',
-                     'ranks.npz'}
-    assert yaml.safe_load((finished / 'config.yaml').read_text())['visual']['feature_dim'] == tiny.DIM
+    assert names == {
+        'config.yaml',
+        'run.json',
+        'tokenizer',
+        'log.jsonl',
+        'tb',
+        BEST,
+        LAST,
+        'metrics.json',
+        'ranks.npz',
+    }
+    assert (
+        yaml.safe_load((finished / 'config.yaml').read_text())['visual']['feature_dim'] == tiny.DIM
+    )
     start = json.loads((finished / 'run.json').read_text())
-    assert {'command', 'git_commit', 'started', 'rootpath', 'device', 'versions', 'parameters'} <= start.keys()
-    assert start['parameters']['all'] > start['parameters']['trained'] > start['parameters']['discriminator'] > 0
+    assert {
+        'command',
+        'git_commit',
+        'started',
+        'rootpath',
+        'device',
+        'versions',
+        'parameters',
+    } <= start.keys()
+    assert (
+        start['parameters']['all']
+        > start['parameters']['trained']
+        > start['parameters']['discriminator']
+        > 0
+    )
     best, last = load_checkpoint(finished), load_checkpoint(finished / LAST)
     assert best.training is None and last.epoch == 4
     assert best.epoch == read_log(finished)[-1]['best_epoch']
@@ -198,7 +281,9 @@ def test_run_folder(finished):
 def test_the_weight_is_chosen_on_validation_and_kept_with_the_best_model(world, finished):
     choice = load_checkpoint(finished).choice
     val = evaluate_checkpoint(finished, rootpath=world[0], split='val')
-    assert choice['chosen_from'] == [{'weight': row['weight'], 'SumR': row['SumR']} for row in val['rows']]
+    assert choice['chosen_from'] == [
+        {'weight': row['weight'], 'SumR': row['SumR']} for row in val['rows']
+    ]
     best = max(row['SumR'] for row in choice['chosen_from'])
     of_weight = {row['weight']: row['SumR'] for row in choice['chosen_from']}
     # Sums of the same recalls may round otherwise.
@@ -206,16 +291,21 @@ def test_the_weight_is_chosen_on_validation_and_kept_with_the_best_model(world, 
     report = json.loads((finished / 'metrics.json').read_text())
     assert {key: report[key] for key in choice} == choice
     assert load_checkpoint(finished / LAST).choice is None
-    assert load_checkpoint(finished).val['weight'] == 0.2            # by which the model was selected
+    assert load_checkpoint(finished).val['weight'] == 0.2  # by which the model was selected
 
 
 def test_tables_read_what_a_run_leaves(finished, capsys):
-    run, = read_runs([finished])
+    (run,) = read_runs([finished])
     hits = run.hits(run.weight)
     assert hits['t2v'].shape == (12,) and hits['v2t'].shape == (6,) and run.chosen
     assert table.main([str(finished), '--metric', 'SumR,epoch,minutes', '--format', 'csv']) == 0
     name, seeds, _, total, deviation, epoch = capsys.readouterr().out.splitlines()[1].split(',')[:6]
-    assert (name, seeds, deviation, float(epoch)) == ('multi30k', '1', '', load_checkpoint(finished).epoch)
+    assert (name, seeds, deviation, float(epoch)) == (
+        'multi30k',
+        '1',
+        '',
+        load_checkpoint(finished).epoch,
+    )
     assert float(total) == pytest.approx(run.row(run.weight)['SumR'])
 
 
@@ -231,18 +321,31 @@ def test_log(finished):
 
 def test_tensorboard(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     board = EventAccumulator(str(finished / 'tb'))
     board.Reload()
     tags = set(board.Tags()['scalars'])
-    assert {'train/total', 'train/triplet_en', 'train/grad_norm', 'lr', 'speed/samples_per_s', 'discriminator/real_acc',
-            'val/t2v/R@1', 'val/v2t/mAP', 'val/SumR'} <= tags
+    assert {
+        'train/total',
+        'train/triplet_en',
+        'train/grad_norm',
+        'lr',
+        'speed/samples_per_s',
+        'discriminator/real_acc',
+        'val/t2v/R@1',
+        'val/v2t/mAP',
+        'val/SumR',
+    } <= tags
     assert [event.step for event in board.Scalars('val/t2v/R@1')] == [1, 2, 3, 4]
 
 
 def comparable(folder):
     """Everything that a run computed, without times."""
     last = load_checkpoint(folder / LAST)
-    records = [{key: value for key, value in record.items() if key != 'speed'} for record in read_log(folder)]
+    records = [
+        {key: value for key, value in record.items() if key != 'speed'}
+        for record in read_log(folder)
+    ]
     return last.model, last.training, records, load_checkpoint(folder).model
 
 
@@ -263,12 +366,14 @@ def assert_equal(first, second):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_stop_and_resume_equal_an_uninterrupted_run(world, finished, tmp_path, monkeypatch, capsys, workers):
+def test_stop_and_resume_equal_an_uninterrupted_run(
+    world, finished, tmp_path, monkeypatch, capsys, workers
+):
     folder, steps = tmp_path / 'run', []
 
     def interrupted_step(*args, **kwargs):
         steps.append(1)
-        if len(steps) == 8:                               # three steps an epoch: in the middle of the third
+        if len(steps) == 8:  # three steps an epoch: in the middle of the third
             raise KeyboardInterrupt
         return train_step(*args, **kwargs)
 
@@ -276,19 +381,25 @@ def test_stop_and_resume_equal_an_uninterrupted_run(world, finished, tmp_path, m
         patch.setattr(train, 'train_step', interrupted_step)
         assert main(arguments(world, folder, 'train.epochs=4', f'train.workers={workers}')) == 130
     message = capsys.readouterr().err
-    assert 'finished and kept: 2' in message and message.rstrip().endswith('--resume') and 'Traceback' not in message
-    with open(folder / 'log.jsonl', 'a') as file:         # as if it had been killed between the line and last.pt
+    assert (
+        'finished and kept: 2' in message
+        and message.rstrip().endswith('--resume')
+        and 'Traceback' not in message
+    )
+    # as if it had been killed between the line and last.pt
+    with open(folder / 'log.jsonl', 'a') as file:
         file.write('{"epoch": 3, "val": {}}\n{"epo')
 
     assert main(arguments(world, folder, 'train.epochs=4', '--resume')) == 0
     assert 'resuming after epoch 2' in capsys.readouterr().out
     assert_equal(comparable(folder), comparable(finished))
-    assert (folder / 'metrics.json').read_text().replace(str(folder), '') == \
-        (finished / 'metrics.json').read_text().replace(str(finished), '')
+    assert (folder / 'metrics.json').read_text().replace(str(folder), '') == (
+        finished / 'metrics.json'
+    ).read_text().replace(str(finished), '')
     assert json.loads((folder / 'run.json').read_text())['resumed'][0]['after_epoch'] == 2
 
 
-KILLED_WHILE_WRITING = '''
+KILLED_WHILE_WRITING = """
 import os, signal, sys, torch, train
 real, calls = torch.save, []
 def save(content, file):
@@ -300,14 +411,18 @@ def save(content, file):
     real(content, file)
 torch.save = save
 train.main(sys.argv[1:])
-'''
+"""
 
 
 def test_a_run_killed_while_it_writes_resumes_and_leaves_nothing_behind(world, finished, tmp_path):
     folder = tmp_path / 'run'
     argv = arguments(world, folder, 'train.epochs=4')
-    done = subprocess.run([sys.executable, '-c', KILLED_WHILE_WRITING, *argv], cwd=REPOSITORY, capture_output=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED_WHILE_WRITING, *argv],
+        cwd=REPOSITORY,
+        capture_output=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list(folder.glob('.*.tmp')) and load_checkpoint(folder / LAST).epoch >= 1
     assert main([*argv, '--resume']) == 0
@@ -318,6 +433,7 @@ def test_a_run_killed_while_it_writes_resumes_and_leaves_nothing_behind(world, f
 def test_a_full_disk_is_one_clear_line(world, tmp_path, monkeypatch, capsys):
     def full(path, content):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(train, 'save_checkpoint', full)
     message = refused(arguments(world, tmp_path / 'run'), capsys)
     assert 'No space left on device' in message and str(tmp_path / 'run') in message
@@ -325,24 +441,34 @@ def test_a_full_disk_is_one_clear_line(world, tmp_path, monkeypatch, capsys):
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(world, finished, tmp_path):
     for name, seed in (('same', '1'), ('other', '2')):
-        assert main(arguments(world, tmp_path / name, 'train.epochs=1', '--seed', seed, '--no-test')) == 0
+        assert (
+            main(arguments(world, tmp_path / name, 'train.epochs=1', '--seed', seed, '--no-test'))
+            == 0
+        )
     first = read_log(finished)[0]['train']
-    assert read_log(tmp_path / 'same')[0]['train'] == first != read_log(tmp_path / 'other')[0]['train']
+    assert (
+        read_log(tmp_path / 'same')[0]['train'] == first != read_log(tmp_path / 'other')[0]['train']
+    )
     assert not (tmp_path / 'same/metrics.json').exists()
 
 
 def test_teacher_and_temperature_go_on_exactly(world, tmp_path):
     modern = ['loss.teacher=momentum', 'loss.teacher_momentum=0.8', 'loss.contrastive=infonce']
-    for name, epochs in (('whole', ['train.epochs=3']), ('parts', ['train.epochs=1']),
-                         ('parts', ['train.epochs=3', '--resume'])):
+    for name, epochs in (
+        ('whole', ['train.epochs=3']),
+        ('parts', ['train.epochs=1']),
+        ('parts', ['train.epochs=3', '--resume']),
+    ):
         assert main(arguments(world, tmp_path / name, *modern, *epochs)) == 0
     whole, parts = comparable(tmp_path / 'whole'), comparable(tmp_path / 'parts')
     assert_equal(parts, whole)
     last, best = whole[0], whole[3]
     teacher = load_checkpoint(tmp_path / 'whole' / LAST).training['teacher']
-    assert not torch.equal(teacher['projection.linear.weight'], last['text_projection.linear.weight'])
+    assert not torch.equal(
+        teacher['projection.linear.weight'], last['text_projection.linear.weight']
+    )
     assert last['log_scale'] != best['log_scale'] or len(whole[2]) == 1
-    assert not any('teacher' in name for name in best)           # evaluation needs none
+    assert not any('teacher' in name for name in best)  # evaluation needs none
     scales = [record['train']['scale'] for record in whole[2]]
     assert scales[0] == pytest.approx(1 / 0.07, rel=0.01) and len(set(scales)) == 3
 
@@ -350,10 +476,21 @@ def test_teacher_and_temperature_go_on_exactly(world, tmp_path):
 def test_an_ablation_on_top_names_the_run(world):
     root, bert = world
     more = ['--config', CONFIG, '--config', str(REPOSITORY / 'configs/ablation/no_adversary.yaml')]
-    assert main([*more, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', '--no-test']) == 0
-    config = yaml.safe_load((root / 'multi30k/runs/multi30k_no_adversary_de/seed_1/config.yaml').read_text())
-    assert config['loss']['weights'] == {'triplet_en': 1.0, 'triplet_tgt': 0.6, 'kd_sim': 0.4, 'kd_feat': 0.1,
-                                         'triplet_back': 0.5, 'adversarial': 0.0}
+    assert (
+        main([*more, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', '--no-test'])
+        == 0
+    )
+    config = yaml.safe_load(
+        (root / 'multi30k/runs/multi30k_no_adversary_de/seed_1/config.yaml').read_text()
+    )
+    assert config['loss']['weights'] == {
+        'triplet_en': 1.0,
+        'triplet_tgt': 0.6,
+        'kd_sim': 0.4,
+        'kd_feat': 0.1,
+        'triplet_back': 0.5,
+        'adversarial': 0.0,
+    }
 
 
 def test_english_alone_needs_no_translations(world, tmp_path):
@@ -372,8 +509,18 @@ def test_missing_items_left_out_from_the_first_epoch_to_the_table(world, tmp_pat
         path.write_text(path.read_text().replace('1.jpg#', '1_gone.jpg#'))
     for split in ('val', 'test'):
         next((root / 'multi30k/TextData').glob(f'multi30k{split}_google*')).unlink()
-    words = ['--config', CONFIG, '--rootpath', str(root), '--run-dir', str(tmp_path / 'run'), *tiny.options(bert),
-             'train.epochs=1', 'eval.weights=[0]', 'train.val_weight=0']
+    words = [
+        '--config',
+        CONFIG,
+        '--rootpath',
+        str(root),
+        '--run-dir',
+        str(tmp_path / 'run'),
+        *tiny.options(bert),
+        'train.epochs=1',
+        'eval.weights=[0]',
+        'train.val_weight=0',
+    ]
     assert main(words) == 2 and 'data.missing=skip' in capsys.readouterr().err
     assert main([*words, 'data.missing=skip', 'loss.mask_same_visual=true']) == 0
     started = json.loads((tmp_path / 'run/run.json').read_text())['left_out']
@@ -389,11 +536,16 @@ def test_missing_items_left_out_from_the_first_epoch_to_the_table(world, tmp_pat
 def test_more_epochs_for_a_finished_run(world, tmp_path, capsys):
     folder = tmp_path / 'run'
     assert main(arguments(world, folder, 'train.epochs=1')) == 0
-    assert main(arguments(world, folder, 'train.epochs=1', '--resume')) == 0          # nothing to do but the test
+    # nothing to do but the test
+    assert main(arguments(world, folder, 'train.epochs=1', '--resume')) == 0
     assert (folder / 'metrics.json').exists()
-    assert main(arguments(world, folder, 'train.epochs=2', '--resume', '--workers', '0', '--no-test')) == 0
+    assert (
+        main(arguments(world, folder, 'train.epochs=2', '--resume', '--workers', '0', '--no-test'))
+        == 0
+    )
     assert [record['epoch'] for record in read_log(folder)] == [1, 2]
-    assert not (folder / 'metrics.json').exists() and not (folder / 'ranks.npz').exists()     # of one epoch
+    # of one epoch
+    assert not (folder / 'metrics.json').exists() and not (folder / 'ranks.npz').exists()
 
 
 def test_the_test_of_a_continuation_is_computed_as_it_says(world, tmp_path, monkeypatch, capsys):
@@ -406,9 +558,24 @@ def test_the_test_of_a_continuation_is_computed_as_it_says(world, tmp_path, monk
         return evaluate_checkpoint(*args, overrides=overrides, **options)
 
     monkeypatch.setattr(train, 'evaluate_checkpoint', watched)
-    assert main(arguments(world, folder, 'train.epochs=1', '--resume', 'compute.score_memory=7',
-                          'compute.attention=eager')) == 0
-    assert {'compute.score_memory=7', 'compute.attention="eager"', 'compute.image_cache="none"'} <= set(asked)
+    assert (
+        main(
+            arguments(
+                world,
+                folder,
+                'train.epochs=1',
+                '--resume',
+                'compute.score_memory=7',
+                'compute.attention=eager',
+            )
+        )
+        == 0
+    )
+    assert {
+        'compute.score_memory=7',
+        'compute.attention="eager"',
+        'compute.image_cache="none"',
+    } <= set(asked)
     assert json.loads((folder / 'metrics.json').read_text())['altered'] == []
 
 
@@ -417,20 +584,52 @@ def test_early_stop(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, 'recall_sum', lambda _: next(figures))
     assert main(arguments(world, tmp_path / 'run', 'train.patience=1', '--no-test')) == 0
     assert 'stopped: 2 epochs without improvement' in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / 'run').epoch == 1 and load_checkpoint(tmp_path / 'run' / LAST).epoch == 3
+    assert (
+        load_checkpoint(tmp_path / 'run').epoch == 1
+        and load_checkpoint(tmp_path / 'run' / LAST).epoch == 3
+    )
 
 
 def test_the_rate_of_noise_names_the_run_folder(world, capsys):
     root, bert = world
-    assert main(['--config', CONFIG, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', 'name=noisy',
-                 'data.noise=0.2', '--no-test']) == 0
+    assert (
+        main(
+            [
+                '--config',
+                CONFIG,
+                '--rootpath',
+                str(root),
+                *tiny.options(bert),
+                'train.epochs=1',
+                'name=noisy',
+                'data.noise=0.2',
+                '--no-test',
+            ]
+        )
+        == 0
+    )
     assert (root / 'multi30k/runs/noisy_de_noise_0.2/seed_1' / BEST).exists()
 
 
 def test_default_run_folder(world, capsys):
     root, bert = world
-    assert main(['--config', CONFIG, '--rootpath', str(root), *tiny.options(bert), 'train.epochs=1', 'name=trial',
-                 '--seed', '7', '--no-test']) == 0
+    assert (
+        main(
+            [
+                '--config',
+                CONFIG,
+                '--rootpath',
+                str(root),
+                *tiny.options(bert),
+                'train.epochs=1',
+                'name=trial',
+                '--seed',
+                '7',
+                '--no-test',
+            ]
+        )
+        == 0
+    )
     assert (root / 'multi30k/runs/trial_de/seed_7' / BEST).exists()
 
 
@@ -448,19 +647,24 @@ def test_non_finite_loss_says_where(world, tmp_path, monkeypatch, capsys):
     assert 'epoch 1, step 1' in message and 'kd_sim=nan' in message and 'triplet_en=' in message
 
 
-# ------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
+
 
 def refused(argv, capsys):
     assert main(argv) == 2
-    message = capsys.readouterr().err                             # what it was doing may have been said before
+    message = capsys.readouterr().err  # what it was doing may have been said before
     assert 'train.py: error: ' in message and 'Traceback' not in message
-    return message[message.index('train.py: error: '):]
+    return message[message.index('train.py: error: ') :]
 
 
 def test_a_run_is_not_overwritten(world, finished, capsys):
     before = (finished / LAST).read_bytes()
     message = refused(arguments(world, finished, 'train.epochs=4'), capsys)
-    assert 'already holds a run (tested' in message and '--resume' in message and '--overwrite' in message
+    assert (
+        'already holds a run (tested' in message
+        and '--resume' in message
+        and '--overwrite' in message
+    )
     assert (finished / LAST).read_bytes() == before
 
 
@@ -468,21 +672,31 @@ def test_overwrite(world, tmp_path, capsys):
     folder = tmp_path / 'run'
     assert main(arguments(world, folder, 'train.epochs=2')) == 0
     (folder / 'notes.txt').write_text('mine')
-    refused(arguments(world, folder, 'train.epochs=1', '--overwrite', 'visual.feature=absent'), capsys)
-    assert (folder / LAST).exists()                          # an error in the new options costs nothing
+    refused(
+        arguments(world, folder, 'train.epochs=1', '--overwrite', 'visual.feature=absent'), capsys
+    )
+    assert (folder / LAST).exists()  # an error in the new options costs nothing
     assert main(arguments(world, folder, 'train.epochs=1', '--overwrite', '--no-test')) == 0
-    assert len(read_log(folder)) == 1 and not (folder / 'metrics.json').exists() and (folder / 'notes.txt').exists()
+    assert (
+        len(read_log(folder)) == 1
+        and not (folder / 'metrics.json').exists()
+        and (folder / 'notes.txt').exists()
+    )
 
 
 def test_resume_with_another_config_names_the_keys(world, finished, capsys):
     message = refused(arguments(world, finished, 'train.lr=0.5', 'space.dim=8', '--resume'), capsys)
-    assert 'train.lr: 0.001 -> 0.5' in message and 'space.dim: 12 -> 8' in message and 'train.epochs:' not in message
+    assert (
+        'train.lr: 0.001 -> 0.5' in message
+        and 'space.dim: 12 -> 8' in message
+        and 'train.epochs:' not in message
+    )
 
 
 def test_resume_of_nothing(world, tmp_path, capsys):
     message = refused(arguments(world, tmp_path / 'absent', '--resume'), capsys)
     assert 'nothing to resume' in message and 'omit --resume' in message
-    (tmp_path / 'cut off/tokenizer').mkdir(parents=True)        # killed before it had written its config
+    (tmp_path / 'cut off/tokenizer').mkdir(parents=True)  # killed before it had written its config
     message = refused(arguments(world, tmp_path / 'cut off', '--resume'), capsys)
     assert 'nothing to resume' in message and '--overwrite' in message
 
@@ -495,16 +709,19 @@ def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, ca
     assert len(read_log(tmp_path / 'run')) == 1
 
 
-@pytest.mark.parametrize('more, expected', [
-    (['train.learning_rate=1'], "unknown key 'train.learning_rate'"),
-    (['train.lr=fast'], 'train.lr'),
-    (['--device', 'gpu'], "device 'gpu'"),
-    (['--device', '0,1'], 'torch sees no GPU here'),
-    (['data.lang=fr'], 'no captions'),
-    (['text.bert=/absent/bert'], '/absent/bert'),
-    (['text.trained_layers=[7]'], 'names layer 7'),
-    (['--resume', '--overwrite'], 'contradict'),
-])
+@pytest.mark.parametrize(
+    'more, expected',
+    [
+        (['train.learning_rate=1'], "unknown key 'train.learning_rate'"),
+        (['train.lr=fast'], 'train.lr'),
+        (['--device', 'gpu'], "device 'gpu'"),
+        (['--device', '0,1'], 'torch sees no GPU here'),
+        (['data.lang=fr'], 'no captions'),
+        (['text.bert=/absent/bert'], '/absent/bert'),
+        (['text.trained_layers=[7]'], 'names layer 7'),
+        (['--resume', '--overwrite'], 'contradict'),
+    ],
+)
 def test_user_errors_leave_no_run_behind(world, tmp_path, capsys, more, expected):
     assert expected in refused(arguments(world, tmp_path / 'run', *more), capsys)
     assert not (tmp_path / 'run').exists()
@@ -522,12 +739,16 @@ def test_captions_beyond_berts_positions_are_refused_unless_they_are_cut(world, 
     assert main([*argv, 'text.positions=64']) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------- the console
+# -------------------------------------------------------------------------------------- the console
+
 
 def test_a_log_file_gets_a_line_an_epoch_and_no_pieces_of_bars(world, tmp_path, capfd):
     assert main(arguments(world, tmp_path / 'run', 'train.epochs=2', '--no-test')) == 0
     captured = capfd.readouterr()
-    assert [line.split()[:2] for line in captured.out.splitlines()[3:]] == [['epoch', '1'], ['epoch', '2']]
+    assert [line.split()[:2] for line in captured.out.splitlines()[3:]] == [
+        ['epoch', '1'],
+        ['epoch', '2'],
+    ]
     assert captured.err == 'loading the encoders and the data ...\n'
 
 
@@ -540,10 +761,14 @@ def test_a_long_epoch_shows_plain_lines_in_a_log_file(capfd):
     assert '\r' not in captured and captured.endswith('\n')
     lines = captured.splitlines()
     assert 2 <= len(lines) <= 7
-    assert all(re.fullmatch(r'epoch 7/9  step \d+/30  loss \d+\.\d+  at most 0:0\d left', line) for line in lines)
+    assert all(
+        re.fullmatch(r'epoch 7/9  step \d+/30  loss \d+\.\d+  at most 0:0\d left', line)
+        for line in lines
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- the log
+# ------------------------------------------------------------------------------------------ the log
+
 
 def test_log_drops_what_a_resumed_run_will_write_again(tmp_path):
     (tmp_path / 'log.jsonl').write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"ep')
@@ -561,9 +786,13 @@ def test_log_damaged_in_the_middle_is_an_error(tmp_path):
 def test_run_folder_states(tmp_path):
     assert check_run_folder(tmp_path / 'new', {}) is None
     (tmp_path / 'old').mkdir()
-    (tmp_path / 'old/config.yaml').write_text('name: vatex\ndata: {collection: vatex}\ntrain: {epochs: 3}\n')
+    (tmp_path / 'old/config.yaml').write_text(
+        'name: vatex\ndata: {collection: vatex}\ntrain: {epochs: 3}\n'
+    )
     (tmp_path / 'old' / LAST).write_text('')
-    asked = config_to_dict(load_config(REPOSITORY / 'configs/vatex.yaml', ['train.epochs=9', 'compute.micro_batch=8']))
+    asked = config_to_dict(
+        load_config(REPOSITORY / 'configs/vatex.yaml', ['train.epochs=9', 'compute.micro_batch=8'])
+    )
     assert check_run_folder(tmp_path / 'old', asked, resume=True) == tmp_path / 'old' / LAST
     assert check_run_folder(tmp_path / 'old', {}, overwrite=True) is None
 
@@ -574,15 +803,23 @@ def test_a_finished_run_without_its_state_is_not_started_again(world, finished, 
     (folder / LAST).unlink()
     before = (folder / BEST).read_bytes()
     assert main(arguments(world, folder, 'train.epochs=5', '--resume')) == 2
-    assert 'last.pt, the state of the training, is deleted after the test' in capsys.readouterr().err
+    assert (
+        'last.pt, the state of the training, is deleted after the test' in capsys.readouterr().err
+    )
     assert (folder / BEST).read_bytes() == before and (folder / 'metrics.json').exists()
 
 
-@pytest.mark.parametrize('name, content, message', [
-    ('config.yaml', 'train: [', 'config.yaml is not a config as train.py writes it'),
-    ('config.yaml', '', 'config.yaml is not a config as train.py writes it'),
-    ('run.json', '{', 'run.json is damaged')])
-def test_damaged_files_of_a_run_are_named(world, finished, tmp_path, capsys, name, content, message):
+@pytest.mark.parametrize(
+    'name, content, message',
+    [
+        ('config.yaml', 'train: [', 'config.yaml is not a config as train.py writes it'),
+        ('config.yaml', '', 'config.yaml is not a config as train.py writes it'),
+        ('run.json', '{', 'run.json is damaged'),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    world, finished, tmp_path, capsys, name, content, message
+):
     folder = tmp_path / 'run'
     shutil.copytree(finished, folder)
     (folder / name).write_text(content)

@@ -1,2 +1,3 @@
 """What a person runs: `python -m util.<name> --help`."""
+
 import basic  # noqa: F401  (before torch: see there)

@@ -1,19 +1,23 @@
-"""Train a grid of ablations and seeds, each run an ordinary run of train.py; go on where it was stopped.
+"""Train a grid of ablations and seeds, each run an ordinary run of train.py; go on where it was
+stopped.
 
-    python -m util.ablate --config configs/vatex.yaml --rootpath ROOT [--only full,no_adversary] [--seeds 1,2,3]
+    python -m util.ablate --config configs/vatex.yaml --rootpath ROOT [--only full,no_adversary]
+    [--seeds 1,2,3]
                           [--jobs N] [--device 0,1] [--noise 0,0.2,0.4] [--list] [key=value ...]
 
-An ablation is a file of configs/ablation/, or a file of your own, laid over --config and over the options, which are
-those of the whole grid; its run folders are ROOT/<collection>/runs/<config>_<ablation>_<lang>/seed_<n>, and what a run
-prints goes to seed_<n>.out beside it. A run
-that is finished is skipped, an unfinished one goes on after its last epoch. A folder that holds a run of another
-config is left as it is, and named: the same command always means the same results. Stopped by Ctrl-C, the grid stops
-its runs; a run that fails shows its last lines, and the others go on. With --noise, for the demo, each rate has a
-corpus of its own, ROOT/noise_<rate>.
+An ablation is a file of configs/ablation/, or a file of your own, laid over --config and over the
+options, which are those of the whole grid; its run folders are
+ROOT/<collection>/runs/<config>_<ablation>_<lang>/seed_<n>, and what a run prints goes to
+seed_<n>.out beside it. A run that is finished is skipped, an unfinished one goes on after its last
+epoch. A folder that holds a run of another config is left as it is, and named: the same command
+always means the same results. Stopped by Ctrl-C, the grid stops its runs; a run that fails shows
+its last lines, and the others go on. With --noise, for the demo, each rate has a corpus of its own,
+ROOT/noise_<rate>.
 
-Exit status: 0: every run of the grid is finished; 1: some are not; 2: the command is wrong; 128 + the signal's number
-where a signal stopped it (130: Ctrl-C).
+Exit status: 0: every run of the grid is finished; 1: some are not; 2: the command is wrong; 128 +
+the signal's number where a signal stopped it (130: Ctrl-C).
 """
+
 import argparse
 import fcntl
 import os
@@ -33,15 +37,22 @@ from basic.config import Config, ConfigError, config_to_dict, keys_of, load_conf
 from basic.files import open_no_link
 from util.make_demo import make_demo, options_there, read_manifest
 
-# What imports torch, which takes seconds, is imported where it is used: mistakes are told before that.
+# What imports torch, which takes seconds, is imported where it is used: mistakes are told before
+# that.
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ABLATIONS = REPOSITORY / 'configs' / 'ablation'
-DONE, UNFINISHED, NEW, OTHER, BUSY = 'finished', 'unfinished', 'to be run', 'another config', 'running'
-POLL = 0.2                               # seconds between two looks at the runs
-PROBE = 1                                # seconds that another process's look at a lock can take
-GRACE = 20                               # seconds that runs have to stop in
-LAST_LINES = 12                          # of a failed run's output
+DONE, UNFINISHED, NEW, OTHER, BUSY = (
+    'finished',
+    'unfinished',
+    'to be run',
+    'another config',
+    'running',
+)
+POLL = 0.2  # seconds between two looks at the runs
+PROBE = 1  # seconds that another process's look at a lock can take
+GRACE = 20  # seconds that runs have to stop in
+LAST_LINES = 12  # of a failed run's output
 
 
 @dataclass
@@ -54,6 +65,7 @@ class Job:
         folder: the run folder.
         arguments: of train.py, but for device and --resume.
     """
+
     label: str
     config: Config
     folder: Path
@@ -65,23 +77,35 @@ class Job:
         return self.folder.with_name(f'{self.folder.name}.out')
 
     def state(self):
-        """(state, detail): one of the states above; what differs, for a folder of another config."""
+        """(state, detail): one of the states above; what differs, for a folder of another
+        config."""
         return (BUSY, '') if is_locked(self.output) else self.content()
 
     def content(self):
         """The state of the run folder, whoever is at work in it."""
         from basic.checkpoint import BEST, LAST
-        from basic.logger import CONFIG, LOG, METRICS, RUN_FILES, config_changes, is_trained, read_config
+        from basic.logger import (
+            CONFIG,
+            LOG,
+            METRICS,
+            RUN_FILES,
+            config_changes,
+            is_trained,
+            read_config,
+        )
         from util.table_runs import NO_DIFFERENCE
+
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
-        if CONFIG not in present:        # stopped before it had written its config: nothing of value is lost
+        # stopped before it had written its config: nothing of value is lost
+        if CONFIG not in present:
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
             return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
         try:
-            stored = config_to_dict(read_config(self.folder))    # an older one lacks newer options
+            stored = config_to_dict(read_config(self.folder))  # an older one lacks newer options
         except (ValueError, OSError) as error:
             return OTHER, str(error)
-        may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']       # between the runs of a grid
+        # between the runs of a grid
+        may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']
         changes = config_changes(stored, config_to_dict(self.config), may_differ)
         if changes:
             return OTHER, '; '.join(changes)
@@ -89,26 +113,35 @@ class Job:
         return (DONE if done else UNFINISHED), ''
 
 
-# ------------------------------------------------------------------------------------------------------------- the grid
+# ----------------------------------------------------------------------------------------- the grid
+
 
 def ablation_files(names=None):
-    """dict name -> file, of names in configs/ablation/ or paths of files; None: all that are there, `full` first.
+    """dict name -> file, of names in configs/ablation/ or paths of files; None: all that are there,
+    `full` first.
 
     Raises:
         ConfigError: no such ablation.
     """
-    known = {path.stem: path for path in sorted(ABLATIONS.glob('*.yaml'), key=lambda path: (path.stem != 'full', path))}
+    known = {
+        path.stem: path
+        for path in sorted(ABLATIONS.glob('*.yaml'), key=lambda path: (path.stem != 'full', path))
+    }
     if names is None:
         return known
     files = {}
     for name in names:
         path = Path(name) if name.endswith('.yaml') else known.get(name)
         if path is None or not path.is_file():
-            raise ConfigError(f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}), or the "
-                              'path of a .yaml file')
+            raise ConfigError(
+                f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}),"
+                ' or the path of a .yaml file'
+            )
         if files.setdefault(path.stem, path) != path:
-            raise ConfigError(f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would share "
-                              'their run folders: rename one')
+            raise ConfigError(
+                f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would"
+                ' share their run folders: rename one'
+            )
     return files
 
 
@@ -121,28 +154,41 @@ def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
         files: dict of ablations, from `ablation_files`.
         seeds: list of int.
         overrides: key=value strings.
-        noise: rates of noise, each with its ROOTPATH from `noise_root`; None: whatever the data are.
+        noise: rates of noise, each with its ROOTPATH from `noise_root`; None: whatever the data
+            are.
     Raises:
         ConfigError, DataError: something does not fit.
     """
     from train import default_run_folder
+
     base, jobs = load_config(configs, overrides), []
     for seed in tqdm(seeds, desc='configs of every seed', leave=False, disable=None):
         for rate in [None] if noise is None else noise:
             root = rootpath if rate is None else noise_root(rootpath, rate)
             for ablation, path in files.items():
-                options = [*without(overrides, keys_of(path), path), f'name={base.name}_{ablation}',
-                           f'train.seed={seed}', *([] if rate is None else [f'data.noise={rate:g}'])]
+                options = [
+                    *without(overrides, keys_of(path), path),
+                    f'name={base.name}_{ablation}',
+                    f'train.seed={seed}',
+                    *([] if rate is None else [f'data.noise={rate:g}']),
+                ]
                 config = load_config([*configs, path], options)
                 words = [word for file in (*configs, path) for word in ('--config', str(file))]
-                jobs.append(Job(label=f'{ablation}, seed {seed}' + ('' if rate is None else f', noise {rate:g}'),
-                                config=config, folder=default_run_folder(config, root),
-                                arguments=[*words, '--rootpath', str(root), *options]))
+                jobs.append(
+                    Job(
+                        label=f'{ablation}, seed {seed}'
+                        + ('' if rate is None else f', noise {rate:g}'),
+                        config=config,
+                        folder=default_run_folder(config, root),
+                        arguments=[*words, '--rootpath', str(root), *options],
+                    )
+                )
     return jobs
 
 
 def without(overrides, keys, path):
-    """The overrides but those of these keys, which the file at `path` sets: an ablation is what it says.
+    """The overrides but those of these keys, which the file at `path` sets: an ablation is what it
+    says.
 
     Raises:
         ConfigError: an override sets a whole group, of which the file sets a part.
@@ -151,7 +197,10 @@ def without(overrides, keys, path):
     for text in overrides:
         key = text.partition('=')[0]
         if any(name.startswith(f'{key}.') for name in keys):
-            raise ConfigError(f"option '{text}' sets a group of which {path} sets a part: give its keys one by one")
+            raise ConfigError(
+                f"option '{text}' sets a group of which {path} sets a part: give its keys one"
+                ' by one'
+            )
         kept += [text] if key not in keys else []
     return kept
 
@@ -170,19 +219,31 @@ def make_noisy_demos(rootpath, config, rates, report):
     folder = Path(rootpath) / config.data.collection
     options = options_there(rootpath, config.data.collection, config.data.lang)
     if not options:
-        raise ValueError(f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo '
-                         f'--rootpath {rootpath} --collection {config.data.collection} --lang {config.data.lang}. For '
-                         'other data python -m util.add_noise makes files, and prints the options to run with')
+        raise ValueError(
+            f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo'
+            f' --rootpath {rootpath} --collection {config.data.collection} --lang'
+            f' {config.data.lang}. For other data python -m util.add_noise makes files, and prints'
+            ' the options to run with'
+        )
     for rate in rates:
-        make_demo(root=noise_root(rootpath, rate), collection=config.data.collection, lang=config.data.lang,
-                  report=report, encoders=False, **{**options, 'noise': rate})   # encoders: those of the first corpus
+        make_demo(
+            root=noise_root(rootpath, rate),
+            collection=config.data.collection,
+            lang=config.data.lang,
+            # encoders: those of the first corpus
+            report=report,
+            encoders=False,
+            **{**options, 'noise': rate},
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- the runs
+# ----------------------------------------------------------------------------------------- the runs
+
 
 @contextmanager
 def open_locked(path):
-    """A run's output file, locked for as long as anything holds it open, the run itself too; None if it is locked.
+    """A run's output file, locked for as long as anything holds it open, the run itself too; None
+    if it is locked.
 
     Raises:
         OSError: it cannot be opened, or is a symbolic link.
@@ -198,15 +259,16 @@ def open_locked(path):
                 if time.monotonic() > end:
                     yield None
                     return
-            time.sleep(0.02)             # another process may only have looked at it, by `is_locked`
+            time.sleep(0.02)  # another process may only have looked at it, by `is_locked`
         yield file
 
 
 def is_locked(path):
-    """Whether a run holds its output file. A look takes a shared lock for a moment, which `open_locked` waits for."""
+    """Whether a run holds its output file. A look takes a shared lock for a moment, which
+    `open_locked` waits for."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:                      # not there, or no file of ours
+    except OSError:  # not there, or no file of ours
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -238,18 +300,30 @@ class Grid:
     """
 
     def __init__(self, jobs, devices, report=print):
-        self.waiting = [job for job in tqdm(jobs, desc='looking at runs', leave=False, disable=None)
-                        if job.state()[0] != DONE]
+        self.waiting = [
+            job
+            for job in tqdm(jobs, desc='looking at runs', leave=False, disable=None)
+            if job.state()[0] != DONE
+        ]
         self.total, self.finished, self.failed = len(jobs), len(jobs) - len(self.waiting), 0
-        self.stopped = None              # or the number of the signal that asks it to stop
-        self.slots, self.free, self.running, self.seconds, self.report = len(devices), list(devices), {}, [], report
+        self.stopped = None  # or the number of the signal that asks it to stop
+        self.slots, self.free, self.running, self.seconds, self.report = (
+            len(devices),
+            list(devices),
+            {},
+            [],
+            report,
+        )
         from basic.runtime import cpu_count
+
         threads = int(os.environ.get('OMP_NUM_THREADS') or cpu_count())
         self.environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, threads // self.slots))}
 
     def run(self):
         """Run all that is to be run, or until it is stopped; returns the exit status."""
-        before = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, *STOPPING)}
+        before = {
+            number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, *STOPPING)
+        }
         try:
             while (self.waiting or self.running) and not self.stopped:
                 while self.waiting and self.free and not self.stopped:
@@ -276,15 +350,18 @@ class Grid:
             self.finished += 1
             return
         if state == OTHER:
-            self.refuse(job, f'{job.folder} holds a run of another config ({detail}): give the options of that one, '
-                        'or name=NAME, or delete it')
+            self.refuse(
+                job,
+                f'{job.folder} holds a run of another config ({detail}): give the options of that'
+                ' one, or name=NAME, or delete it',
+            )
             return
         try:
             with open_locked(job.output) as file:
                 if file is None:
                     self.refuse(job, f'another process runs it, see {job.output}')
                     return
-                now = job.content()[0]   # another process may just have finished it
+                now = job.content()[0]  # another process may just have finished it
                 if now in (DONE, OTHER):
                     return self.start(job)
                 self.launch(job, file, resume=now == UNFINISHED)
@@ -297,39 +374,67 @@ class Grid:
         self.report(f'NOT RUN {job.label}: {reason}')
 
     def launch(self, job, file, resume):
-        """Start a job whose output file is open and locked; the lock is its own as well from now on."""
-        more = ['--resume'] if resume else ['--overwrite']       # there is nothing of value to overwrite
+        """Start a job whose output file is open and locked; the lock is its own as well from now
+        on."""
+        more = ['--resume'] if resume else ['--overwrite']  # there is nothing of value to overwrite
         file.truncate(0)
         device = self.free[0]
         process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / 'train.py'), *job.arguments, '--device', device, *more],
-            stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
-            start_new_session=True)      # so that Ctrl-C does not reach it but through `stop`
+            [
+                sys.executable,
+                str(REPOSITORY / 'train.py'),
+                *job.arguments,
+                '--device',
+                device,
+                *more,
+            ],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=self.environment,
+            start_new_session=True,  # Ctrl-C reaches it through `stop` alone
+        )
         self.free.remove(device)
         self.running[process] = (job, device, time.monotonic())
 
     def end(self, process):
         """Report a run that has ended, and free its device."""
         from basic.logger import duration
+
         job, device, started = self.running.pop(process)
         self.free.append(device)
         if process.returncode == 0 and job.content()[0] == DONE:
             self.finished += 1
             self.seconds.append(time.monotonic() - started)
-            self.report(f'{job.label}: {result(job)}, {duration(self.seconds[-1])}; {self.outlook()}')
+            self.report(
+                f'{job.label}: {result(job)}, {duration(self.seconds[-1])}; {self.outlook()}'
+            )
             return
         self.failed += 1
         lines = job.output.read_text(encoding='utf-8', errors='replace').splitlines()[-LAST_LINES:]
-        self.report('\n'.join([f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
-                               f'{job.output}', *(f'    {line}' for line in lines), f'    {self.outlook()}']))
+        self.report(
+            '\n'.join(
+                [
+                    (
+                        f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
+                        f'{job.output}'
+                    ),
+                    *(f'    {line}' for line in lines),
+                    f'    {self.outlook()}',
+                ]
+            )
+        )
 
     def outlook(self):
         """How much is done and how long the rest may take."""
         left = self.total - self.finished - self.failed
-        text = f'{self.finished} of {self.total} finished' + (f', {self.failed} failed' if self.failed else '')
+        text = f'{self.finished} of {self.total} finished' + (
+            f', {self.failed} failed' if self.failed else ''
+        )
         text += f', {left} to go' if left else ''
         if left and self.seconds and not self.stopped:
             from basic.logger import duration
+
             mean = sum(self.seconds) / len(self.seconds)
             text += f', about {duration(mean * left / min(self.slots, left))}'
         return text
@@ -345,7 +450,7 @@ class Grid:
                     process.wait(timeout=max(0, end - time.monotonic()))
         finally:
             for process in self.running:
-                with suppress(ProcessLookupError):       # its workers are of its group
+                with suppress(ProcessLookupError):  # its workers are of its group
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             self.running.clear()
@@ -361,27 +466,36 @@ def ending(status):
     if status > 0:
         return f'exit status {status}: stopped by {name}'
     if number == signal.SIGKILL:
-        return (f'killed ({name}), most often because memory ran out: fewer --jobs, or a smaller '
-                'compute.micro_batch')
+        return (
+            f'killed ({name}), most often because memory ran out: fewer --jobs, or a smaller '
+            'compute.micro_batch'
+        )
     return f'killed ({name})'
 
 
 def result(job):
     """What a finished run has come to, in a few words."""
     from util.table_runs import read_runs
-    run, = read_runs([job.folder])
-    return f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch {run.value("epoch", run.weight)})'
+
+    (run,) = read_runs([job.folder])
+    return (
+        f'SumR {run.value("SumR", run.weight):.1f} (w = {run.weight:g}, epoch'
+        f' {run.value("epoch", run.weight)})'
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
+
 
 def numbers(kind):
     """A parser of '1,2,3'."""
+
     def parse(text):
         values = [kind(word) for word in text.split(',')]
         if len(set(values)) < len(values):
             raise ValueError
         return values
+
     parse.__name__ = f'list of different {"whole " * (kind is int)}numbers (such as 1,2)'
     return parse
 
@@ -390,35 +504,82 @@ def device_names(text):
     """The device of each run at a time, of '0,1' or 'cpu'; for 'auto' None."""
     names = text.split(',')
     if not re.fullmatch('auto|cpu|[0-9]+(,[0-9]+)*', text) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"'{text}': expected cpu, or different indices of GPUs, such as 0,1; --jobs N "
-                                         'runs several on each')
+        raise argparse.ArgumentTypeError(
+            f"'{text}': expected cpu, or different indices of GPUs, such as 0,1; --jobs N "
+            'runs several on each'
+        )
     return None if text == 'auto' else names
 
 
 def first_device():
     """The first GPU that torch sees, or the CPU."""
     import torch
+
     return '0' if torch.cuda.is_available() else 'cpu'
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(prog='python -m util.ablate', description=__doc__.splitlines()[0],
-                                     epilog='Options are keys of basic/config.py; name=NAME replaces the <config> in '
-                                     "the run folders' names, and what an ablation sets wins.")
-    parser.add_argument('--config', required=True, action='append', metavar='FILE',
-                        help='as for train.py, such as configs/vatex.yaml')
-    parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collections' folders")
-    parser.add_argument('--only', type=lambda text: text.split(','), metavar='NAME,...',
-                        help='names in configs/ablation/, or paths of .yaml files (default: all of configs/ablation/)')
-    parser.add_argument('--seeds', type=numbers(int), default=[1, 2, 3], metavar='N,...', help='default: 1,2,3')
-    parser.add_argument('--jobs', type=int, metavar='N', help='runs at the same time, which share the CPU cores '
-                        '(default: one a GPU, or one)')
-    parser.add_argument('--device', '--gpus', dest='device', type=device_names, metavar='D', help='cpu, or indices of '
-                        'GPUs, such as 0,1: one run on each at a time (default: the first GPU, or the CPU where there '
-                        'is none)')
-    parser.add_argument('--noise', type=numbers(float), metavar='RATE,...', help='for the demo: rates of translation '
-                        'noise, with a corpus for each, made if need be')
-    parser.add_argument('--list', action='store_true', help='show the grid and the state of its runs, and run nothing')
+    parser = argparse.ArgumentParser(
+        prog='python -m util.ablate',
+        description=__doc__.splitlines()[0],
+        epilog=(
+            'Options are keys of basic/config.py; name=NAME replaces the <config> in '
+            "the run folders' names, and what an ablation sets wins."
+        ),
+    )
+    parser.add_argument(
+        '--config',
+        required=True,
+        action='append',
+        metavar='FILE',
+        help='as for train.py, such as configs/vatex.yaml',
+    )
+    parser.add_argument(
+        '--rootpath',
+        required=True,
+        metavar='ROOT',
+        help="folder that holds the collections' folders",
+    )
+    parser.add_argument(
+        '--only',
+        type=lambda text: text.split(','),
+        metavar='NAME,...',
+        help=(
+            'names in configs/ablation/, or paths of .yaml files (default: all of'
+            ' configs/ablation/)'
+        ),
+    )
+    parser.add_argument(
+        '--seeds', type=numbers(int), default=[1, 2, 3], metavar='N,...', help='default: 1,2,3'
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        metavar='N',
+        help='runs at the same time, which share the CPU cores (default: one a GPU, or one)',
+    )
+    parser.add_argument(
+        '--device',
+        '--gpus',
+        dest='device',
+        type=device_names,
+        metavar='D',
+        help=(
+            'cpu, or indices of GPUs, such as 0,1: one run on each at a time (default: the first'
+            ' GPU, or the CPU where there is none)'
+        ),
+    )
+    parser.add_argument(
+        '--noise',
+        type=numbers(float),
+        metavar='RATE,...',
+        help='for the demo: rates of translation noise, with a corpus for each, made if need be',
+    )
+    parser.add_argument(
+        '--list',
+        action='store_true',
+        help='show the grid and the state of its runs, and run nothing',
+    )
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options of all runs')
     args = parser.parse_intermixed_args(argv)
     if args.jobs is not None and args.jobs < 1:
@@ -448,19 +609,34 @@ def main(argv=None):
     elif args.noise:
         make_noisy_demos(args.rootpath, config, args.noise, say)
     noise = [rate for rate in args.noise if rate not in missing] if args.noise else None
-    jobs = make_grid(args.config, args.rootpath, files=files, seeds=args.seeds, overrides=args.overrides, noise=noise)
+    jobs = make_grid(
+        args.config,
+        args.rootpath,
+        files=files,
+        seeds=args.seeds,
+        overrides=args.overrides,
+        noise=noise,
+    )
     if args.list:
         show(jobs)
         for rate in missing:
-            say(f'noise {rate:g}: corpus not made yet, {len(files) * len(args.seeds)} runs  '
-                f'{noise_root(args.rootpath, rate)}')
+            say(
+                f'noise {rate:g}: corpus not made yet, {len(files) * len(args.seeds)} runs  '
+                f'{noise_root(args.rootpath, rate)}'
+            )
         return 0
     grid = Grid(jobs, devices, report=say)
-    say(f'{len(jobs)} runs, {grid.finished} of them finished already; {len(devices)} at a time on '
-        f'{", ".join(devices)}')
+    say(
+        f'{len(jobs)} runs, {grid.finished} of them finished already; {len(devices)} at a time on '
+        f'{", ".join(devices)}'
+    )
     status = grid.run()
-    say({0: 'all runs are finished', 1: f'{grid.failed} run(s) are not finished, see above'}.get(
-        status, 'stopped; the same command goes on') + f': {grid.outlook()}')
+    say(
+        {0: 'all runs are finished', 1: f'{grid.failed} run(s) are not finished, see above'}.get(
+            status, 'stopped; the same command goes on'
+        )
+        + f': {grid.outlook()}'
+    )
     return status
 
 
@@ -469,7 +645,10 @@ def show(jobs):
     width = max((len(job.label) for job in jobs), default=0)
     for job in jobs:
         state, detail = job.state()
-        say(f'{job.label:<{width}}  {state:<{len(OTHER)}}  {job.folder}' + (f'  ({detail})' if detail else ''))
+        say(
+            f'{job.label:<{width}}  {state:<{len(OTHER)}}  {job.folder}'
+            + (f'  ({detail})' if detail else '')
+        )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,10 @@
-"""Clocks and floors for util.benchmark: how long something takes, and how long its arithmetic or its bytes must take.
+"""Clocks and floors for util.benchmark: how long something takes, and how long its arithmetic or
+its bytes must take.
 
-A floor is a pure matrix product of the same operations or a plain copy of the same bytes, on the same device and in
-the same precision, timed in the same run.
+A floor is a pure matrix product of the same operations or a plain copy of the same bytes, on the
+same device and in the same precision, timed in the same run.
 """
+
 import platform
 import time
 from collections import Counter
@@ -17,15 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from basic.logger import peak_memory
 
 GIB = 2**30
-LONG = 4.0                               # seconds after which nothing is repeated
-STEADY = 0.05                            # seconds for which something short is repeated, so that one pause is no matter
-OPERANDS = {'mm': (0, 1), 'addmm': (1, 2), 'bmm': (0, 1), 'baddbmm': (1, 2)}     # where a product's matrices stand
+LONG = 4.0  # seconds after which nothing is repeated
+STEADY = 0.05  # seconds for which something short is repeated, so that one pause is no matter
+# where a product's matrices stand
+OPERANDS = {'mm': (0, 1), 'addmm': (1, 2), 'bmm': (0, 1), 'baddbmm': (1, 2)}
 # torch counts the operations of a GPU's fused attention, but not of a CPU's.
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)}
+    _forward: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    _backward: lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(
+        gradient, query, key, value
+    ),
+}
 
 
 class Clock:
@@ -40,7 +46,8 @@ class Clock:
         return time.perf_counter()
 
     def best(self, function, *, calls=1, rounds=3):
-        """Seconds of the fastest call of `function()`: the mean of `calls` in a row, the best of `rounds` or more.
+        """Seconds of the fastest call of `function()`: the mean of `calls` in a row, the best of
+        `rounds` or more.
 
         What takes long is called once only.
         """
@@ -65,7 +72,8 @@ class Clock:
 
 
 class Phases:
-    """Listener of `basic.runtime.phase`: seconds of each part of a step, a part within another counted once.
+    """Listener of `basic.runtime.phase`: seconds of each part of a step, a part within another
+    counted once.
 
     Attributes:
         seconds: Counter of part -> seconds so far.
@@ -85,13 +93,16 @@ class Phases:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the floating-point operations that run under it, and notes the matrix products: shapes and numbers.
+    """Counts the floating-point operations that run under it, and notes the matrix products: shapes
+    and numbers.
 
-    It is a listener of `basic.runtime.phase` too: what runs outside of any phase belongs to the part ''.
+    It is a listener of `basic.runtime.phase` too: what runs outside of any phase belongs to the
+    part ''.
 
     Attributes:
         products: dict part -> Counter of ((..., M, K), (..., K, N), dtype).
-        flops: dict part -> operations that torch's FlopCounterMode counts: products, convolutions, attention.
+        flops: dict part -> operations that torch's FlopCounterMode counts: products, convolutions,
+            attention.
     """
 
     def __init__(self):
@@ -100,7 +111,8 @@ class Operations(TorchDispatchMode):
         self._counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
 
     def __enter__(self):
-        self._eager = torch.compiler.set_stance('force_eager')   # compiled graphs run as one unknown operation
+        # compiled graphs run as one unknown operation
+        self._eager = torch.compiler.set_stance('force_eager')
         self._eager.__enter__()
         self._counter.__enter__()
         return super().__enter__()
@@ -129,24 +141,35 @@ class Operations(TorchDispatchMode):
         if places:
             first, second = (args[place] for place in places)
             self.products.setdefault(self._parts[-1], Counter())[
-                tuple(first.shape), tuple(second.shape), first.dtype] += 1
+                tuple(first.shape), tuple(second.shape), first.dtype
+            ] += 1
         return function(*args, **(kwargs or {}))
 
     def floors(self, clock):
-        """dict part -> seconds that its operations take as pure products, '' and all other parts together as 'all'.
+        """dict part -> seconds that its operations take as pure products, '' and all other parts
+        together as 'all'.
 
-        Products are timed with the shapes noted; convolutions and fused attention are taken to run as fast as these.
+        Products are timed with the shapes noted; convolutions and fused attention are taken to run
+        as fast as these.
         """
         timed = {}
         for shapes in set().union(*self.products.values()):
             timed[shapes] = product_seconds(*shapes, clock=clock)
-        noted = sum(n * product_flops(*shapes) for part in self.products.values() for shapes, n in part.items())
-        spent = sum(n * timed[shapes] for part in self.products.values() for shapes, n in part.items())
+        noted = sum(
+            n * product_flops(*shapes)
+            for part in self.products.values()
+            for shapes, n in part.items()
+        )
+        spent = sum(
+            n * timed[shapes] for part in self.products.values() for shapes, n in part.items()
+        )
         floors = {}
         for part, flops in self.flops.items():
             own = self.products.get(part, {})
             rest = flops - sum(n * product_flops(*shapes) for shapes, n in own.items())
-            floors[part] = sum(n * timed[shapes] for shapes, n in own.items()) + (rest * spent / noted if noted else 0)
+            floors[part] = sum(n * timed[shapes] for shapes, n in own.items()) + (
+                rest * spent / noted if noted else 0
+            )
         return {**floors, 'all': sum(floors.values())}
 
 
@@ -169,7 +192,8 @@ def ceiling(clock, precision):
 
 
 def copy_seconds(size, clock, *, source=None):
-    """Seconds of one plain copy of `size` bytes on the device, or to it from page-locked memory of the CPU."""
+    """Seconds of one plain copy of `size` bytes on the device, or to it from page-locked memory of
+    the CPU."""
     size = int(size)
     first = torch.ones(size, dtype=torch.uint8, device=source or clock.device)
     if source == 'cpu' and clock.device.type == 'cuda':
@@ -185,7 +209,8 @@ def copy_seconds_one_core(size):
 
 
 def forget_peak(device):
-    """Let `peak` count from here. For the CPU this is possible on Linux only: elsewhere the peak is the whole run's."""
+    """Let `peak` count from here. For the CPU this is possible on Linux only: elsewhere the peak is
+    the whole run's."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR.exists():
@@ -206,5 +231,9 @@ _CLEAR = Path('/proc/self/clear_refs')
 def describe(device):
     """What the figures were measured on, as plain data."""
     card = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
-    return {'device': card or f'{torch.get_num_threads()} CPU threads', 'machine': platform.machine(),
-            'torch': torch.__version__, 'python': platform.python_version()}
+    return {
+        'device': card or f'{torch.get_num_threads()} CPU threads',
+        'machine': platform.machine(),
+        'torch': torch.__version__,
+        'python': platform.python_version(),
+    }

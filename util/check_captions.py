@@ -3,6 +3,7 @@
 Captions that do not match, translations that were never made, damaged text, swapped files, and
 tokens: those that the tokenizer does not know, and letters that it destroys.
 """
+
 import html
 import re
 import string
@@ -14,35 +15,48 @@ import numpy as np
 from basic.caption import caption_lines, join_captions, read_captions
 from data_provider import pack_branch
 
-MOST, SOME = 0.5, 0.1        # a share above the first is a problem, above the second a warning
-FEW = 5                      # captions that may be alike in any file
-ROUND_TRIP = 0.9             # share of back-translations that may equal the English
-LOST = 0.01                  # share of captions that may lose marks of their letters
-SAMPLE = 2000                # captions of a file that are looked at letter by letter
+MOST, SOME = 0.5, 0.1  # a share above the first is a problem, above the second a warning
+FEW = 5  # captions that may be alike in any file
+ROUND_TRIP = 0.9  # share of back-translations that may equal the English
+LOST = 0.01  # share of captions that may lose marks of their letters
+SAMPLE = 2000  # captions of a file that are looked at letter by letter
 
 # What an id's tag says: enc is human English, enc2zh its translation, enc2zh2enc that one's.
-BRANCHES = {'train': {'en': 'enc', 'tgt': 'enc2{lang}', 'back': 'enc2{lang}2enc'},
-            'val': {'en': '{lang}2enc', 'tgt': '{lang}'}}
+BRANCHES = {
+    'train': {'en': 'enc', 'tgt': 'enc2{lang}', 'back': 'enc2{lang}2enc'},
+    'val': {'en': '{lang}2enc', 'tgt': '{lang}'},
+}
 BRANCHES['test'] = BRANCHES['val']
 ENGLISH = ('en', 'enc', 'eng')
 OTHER_NAMES = {'cn': 'zh', 'chi': 'zh', 'jp': 'ja', 'cz': 'cs'}
 
 # UTF-8 read as Latin-1 or cp1252: a first byte, then bytes 0x80 to 0xBF as those show them.
-_NEXT = ('[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152'
-         '\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e'
-         '\u0178]')
+_NEXT = (
+    '[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152'
+    '\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e'
+    '\u0178]'
+)
 _QUOTES = '[\u00a0\u00ab\u00bb\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00b0]'  # after a letter
-WRONG_ENCODING = re.compile('|'.join([
-    f'[\u00c2-\u00c5\u00ce-\u00d1\u00d8\u00d9]{_NEXT}',
-    f'[\u00e0-\u00ef](?!{_QUOTES}{{2}}){_NEXT}{{2}}',
-    f'\u00f0{_NEXT}{{3}}',
-    '[\u00a1-\u00ff]{4}',                      # GBK, or a Cyrillic encoding, read as Latin-1
-    '\ufffd', '\u951f\u65a4\u62f7', '[?]{4}']))  # what could not be decoded, or not encoded
+# what could not be decoded, or not encoded
+WRONG_ENCODING = re.compile(
+    '|'.join(
+        [
+            f'[\u00c2-\u00c5\u00ce-\u00d1\u00d8\u00d9]{_NEXT}',
+            f'[\u00e0-\u00ef](?!{_QUOTES}{{2}}){_NEXT}{{2}}',
+            f'\u00f0{_NEXT}{{3}}',
+            '[\u00a1-\u00ff]{4}',  # GBK, or a Cyrillic encoding, read as Latin-1
+            '\ufffd',
+            '\u951f\u65a4\u62f7',
+            '[?]{4}',
+        ]
+    )
+)
 ENTITY = re.compile(r'&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});')
 CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]')
-TAGGED = re.compile(r'\S+/[A-Za-z$.,:]{1,5}|\S+_[A-Z]{2,4}\$?')      # dog/n, dog_NN
-PUNCTUATION = dict.fromkeys(map(ord, (
-    *string.punctuation, *'\u2018\u2019\u201c\u201d\u2026\u3001\u3002\uff0c\uff01\uff1f')))
+TAGGED = re.compile(r'\S+/[A-Za-z$.,:]{1,5}|\S+_[A-Z]{2,4}\$?')  # dog/n, dog_NN
+PUNCTUATION = dict.fromkeys(
+    map(ord, (*string.punctuation, *'\u2018\u2019\u201c\u201d\u2026\u3001\u3002\uff0c\uff01\uff1f'))
+)
 
 
 def check_captions(report, collection, split, *, encoders, column):
@@ -74,8 +88,12 @@ def check_captions(report, collection, split, *, encoders, column):
     if 'tgt' in files and 'back' in files:
         _check_back(report, files['tgt'], files['back'])
     if split == 'train' and len(files.get('en', ())) == 1:
-        report.add([f"{files['en'].path} has one caption; training needs at least two: the other "
-                    'pairs of a batch are the negatives'])
+        report.add(
+            [
+                f'{files["en"].path} has one caption; training needs at least two: the other '
+                'pairs of a batch are the negatives'
+            ]
+        )
     column['branches'] = ' / '.join(files)
     column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
     _check_tokens(report, collection.config, files, encoders, column)
@@ -89,15 +107,19 @@ def _check_join(report, first, file, role):
         return
     extra = len(file) - len(first)
     if extra:
-        report.warn(f'{extra:,} captions of {file.path} are not used: {first.path} has no captions '
-                    'of these ids')
+        report.warn(
+            f'{extra:,} captions of {file.path} are not used: {first.path} has no captions '
+            'of these ids'
+        )
     texts = [file.texts[row] for row in rows]
     same = [text for one, text in zip(first.texts, texts) if _bare(one) == _bare(text) != '']
     share = len(same) / max(1, len(first))
     if len(same) >= FEW and share > (ROUND_TRIP if role == 'back' else SOME):
-        report.note(f'{100 * share:.0f} % of the captions of {file.path} are the English of '
-                    f'{first.path} itself, such as {same[0][:60]!r}: were they translated?',
-                    problem=share > MOST and role != 'back')
+        report.note(
+            f'{100 * share:.0f} % of the captions of {file.path} are the English of '
+            f'{first.path} itself, such as {same[0][:60]!r}: were they translated?',
+            problem=share > MOST and role != 'back',
+        )
 
 
 def _check_back(report, tgt, back):
@@ -106,8 +128,11 @@ def _check_back(report, tgt, back):
     same = sum(texts.get(key, '') == _bare(text) != '' for key, text in zip(back.ids, back.texts))
     share = same / max(1, len(back))
     if same >= FEW and share > SOME:
-        report.note(f'{100 * share:.0f} % of the captions of {back.path} are those of {tgt.path}: '
-                    'were they translated back?', problem=share > MOST)
+        report.note(
+            f'{100 * share:.0f} % of the captions of {back.path} are those of {tgt.path}: '
+            'were they translated back?',
+            problem=share > MOST,
+        )
 
 
 def _bare(text):
@@ -121,8 +146,11 @@ def _check_alike(report, file):
     text, count = counts.most_common(1)[0] if counts else ('', 0)
     share = count / max(1, len(file))
     if count >= FEW and share > SOME:
-        report.note(f'{100 * share:.0f} % of the captions of {file.path} are identical: '
-                    f'{text[:60]!r}; translate or fetch them again', problem=share > MOST)
+        report.note(
+            f'{100 * share:.0f} % of the captions of {file.path} are identical: '
+            f'{text[:60]!r}; translate or fetch them again',
+            problem=share > MOST,
+        )
 
 
 def _check_lines(report, path, *, role, expected):
@@ -142,8 +170,10 @@ def _check_lines(report, path, *, role, expected):
         branches[branch_of(tag)] += count
     branch, count = branches.most_common(1)[0] if branches else (None, 0)
     if branch not in (None, expected) and count > MOST * branches.total():
-        report.warn(f"most ids in {path}, read as branch '{role}', carry the tag '{branch}', where "
-                    f"'{expected}' is expected: are files swapped?")
+        report.warn(
+            f"most ids in {path}, read as branch '{role}', carry the tag '{branch}', where "
+            f"'{expected}' is expected: are files swapped?"
+        )
 
 
 def _damage(text):
@@ -156,9 +186,11 @@ def _damage(text):
         yield "HTML entities, such as '{example}': decode them (Python: html.unescape)", entity[0]
     wrong = (not text.isascii() or '????' in text) and WRONG_ENCODING.search(text)
     if wrong:
-        yield ("text decoded with the wrong encoding, such as '{example}': decode the original "
-               'again, or fetch the file again',
-               text[max(0, wrong.start() - 5):wrong.end() + 5].strip())
+        yield (
+            "text decoded with the wrong encoding, such as '{example}': decode the original "
+            'again, or fetch the file again',
+            text[max(0, wrong.start() - 5) : wrong.end() + 5].strip(),
+        )
     elif not text.isprintable() and CONTROL.search(text):
         yield 'control characters, such as {example}: remove them', ascii(CONTROL.search(text)[0])
     if '/' in text or '_' in text:
@@ -199,9 +231,12 @@ def _check_tokens(report, config, files, encoders, column):
     for role, file in files.items():
         if empty[role]:
             most = empty[role] > MOST * len(file)
-            report.note(f'{empty[role]:,} captions of {file.path} are empty'
-                        + ', or have nothing that cleaning leaves' * (role == 'en')
-                        + '; translate or fetch them again' * most, problem=most)
+            report.note(
+                f'{empty[role]:,} captions of {file.path} are empty'
+                + ', or have nothing that cleaning leaves' * (role == 'en')
+                + '; translate or fetch them again' * most,
+                problem=most,
+            )
     column['empty captions'] = _cells(f'{number:,}' for number in empty.values())
     if tokenizer is None:
         return
@@ -209,13 +244,18 @@ def _check_tokens(report, config, files, encoders, column):
         _check_letters(report, config, file, encoders, unknown[role])
     column['longest caption, tokens'] = _cells(f'{tokens.longest:,}' for tokens in packed.values())
     column[f'cut to {config.text.positions} tokens'] = _cells(
-        f'{tokens.cut:,}' for tokens in packed.values())
+        f'{tokens.cut:,}' for tokens in packed.values()
+    )
     column['unknown tokens, %'] = _cells(f'{100 * share:.1f}' for share in unknown.values())
     longest = max((tokens.width for tokens in packed.values()), default=0)
     if encoders.bert is not None and longest > encoders.bert.positions:
         positions = encoders.bert.positions
-        report.add([f'a caption has {longest} tokens, but this BERT only {positions} positions: '
-                    f'set text.positions={positions} or less, then longer captions are cut'])
+        report.add(
+            [
+                f'a caption has {longest} tokens, but this BERT only {positions} positions: '
+                f'set text.positions={positions} or less, then longer captions are cut'
+            ]
+        )
 
 
 def _cells(texts):
@@ -228,26 +268,33 @@ def _check_letters(report, config, file, encoders, share):
     Args:
         share: of the file's tokens that are unknown.
     """
-    texts = file.texts[::max(1, len(file) // SAMPLE)]
+    texts = file.texts[:: max(1, len(file) // SAMPLE)]
     percent = f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer'
     if share > SOME and config.text.lowercase:
         own = encoders.own_tokenizer
         if 2 * _unknown(_ids(texts, own), own) < share:
-            report.note(f'{percent} only because text.lowercase takes letters apart: set '
-                        'text.lowercase=false', problem=share > MOST)
+            report.note(
+                f'{percent} only because text.lowercase takes letters apart: set '
+                'text.lowercase=false',
+                problem=share > MOST,
+            )
             return
     if share > SOME:
-        report.note(f'{percent}: is it the one that belongs to text.bert, and is its vocabulary '
-                    'whole?', problem=share > MOST)
+        report.note(
+            f'{percent}: is it the one that belongs to text.bert, and is its vocabulary whole?',
+            problem=share > MOST,
+        )
     if config.text.lowercase:
         lost = [text for text in texts if lost_letters(text) and _keeps(encoders, text)]
         if len(lost) > LOST * len(texts):
             japanese = config.data.lang in ('ja', 'jp')
             share, example = 100 * len(lost) / len(texts), lost_letters(lost[0])
-            report.warn(f'{share:.0f} % of the captions of {file.path} lose marks that tell '
-                        f"letters apart, such as '{example}', because text.lowercase strips them"
-                        + ' (as the released Japanese models were trained)' * japanese
-                        + ': set text.lowercase=false to keep them')
+            report.warn(
+                f'{share:.0f} % of the captions of {file.path} lose marks that tell '
+                f"letters apart, such as '{example}', because text.lowercase strips them"
+                + ' (as the released Japanese models were trained)' * japanese
+                + ': set text.lowercase=false to keep them'
+            )
 
 
 def lost_letters(text):
@@ -269,7 +316,7 @@ def lost_letters(text):
 
 def _european(letter):
     """Whether a letter is Latin, Greek or Cyrillic."""
-    return ord(letter) < 0x530 or 0x1d00 <= ord(letter) < 0x2000 or 0xa640 <= ord(letter) < 0xa800
+    return ord(letter) < 0x530 or 0x1D00 <= ord(letter) < 0x2000 or 0xA640 <= ord(letter) < 0xA800
 
 
 def _keeps(encoders, text):

@@ -9,6 +9,7 @@ status 0: no problems; 1: there are problems; 2: the command or the config is wr
 neither found nor downloaded now, such as the tokenizer without network, is said to be not checked,
 and is no problem of the data.
 """
+
 import argparse
 import itertools
 import math
@@ -24,9 +25,9 @@ from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.errors import DataError, UnreachableError, first_five
 
-SHOWN = 5                    # problems of one kind that are printed in full
-IMAGE_SIZE = 224             # to which images are brought where CLIP's own size is not known
-NARROW = 80                  # columns of a terminal, at least
+SHOWN = 5  # problems of one kind that are printed in full
+IMAGE_SIZE = 224  # to which images are brought where CLIP's own size is not known
+NARROW = 80  # columns of a terminal, at least
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Report:
         problems: what must be put right, each once; warnings: what may be meant.
         met: how many problems were met, those noted before included.
     """
+
     table: dict[str, dict[str, str]] = field(default_factory=dict)
     tokenizer: str = ''
     bert: str = ''
@@ -87,15 +89,18 @@ class Report:
         if self.problems:
             return '1 problem' if len(self.problems) == 1 else f'{len(self.problems):,} problems'
         if self.unchecked:
-            return f"no problems in what could be checked; NOT checked: {', '.join(self.unchecked)}"
+            return f'no problems in what could be checked; NOT checked: {", ".join(self.unchecked)}'
         return 'no problems found' + ' (features and images were not read)' * self.quick
 
     def lines(self, width=NARROW):
         """The report, line by line; the table is made to fit `width` columns."""
-        return [*_fitted(self.table, width),
-                *(f'{name}: {text}' for name, text in self.encoders().items() if text),
-                *(f'warning: {warning}' for warning in self.warnings),
-                *(f'problem: {problem}' for problem in self.problems), self.verdict()]
+        return [
+            *_fitted(self.table, width),
+            *(f'{name}: {text}' for name, text in self.encoders().items() if text),
+            *(f'warning: {warning}' for warning in self.warnings),
+            *(f'problem: {problem}' for problem in self.problems),
+            self.verdict(),
+        ]
 
     def __str__(self):
         return '\n'.join(self.lines())
@@ -119,6 +124,7 @@ class Encoders:
     def own_tokenizer(self):
         """The tokenizer as it would be with text.lowercase=false."""
         from basic.caption import load_tokenizer
+
         return load_tokenizer(self.config.text.bert, False)
 
 
@@ -139,6 +145,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         from data_provider import Collection
         from util.check_captions import check_captions
         from util.check_visuals import check_visuals
+
         collection = report.attempt(Collection, config, rootpath)
     if collection is None:
         return report
@@ -153,14 +160,23 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
             seen[split] = set(files[lead].visual_ids)
             kind = 'images' if config.visual.kind == 'clip' else 'features'
             with telling(f'checking {kind} of {split}'):
-                check_visuals(report, collection, split, files[lead], column=column,
-                              image_size=encoders.image_size, scanned=None if quick else scanned)
+                check_visuals(
+                    report,
+                    collection,
+                    split,
+                    files[lead],
+                    column=column,
+                    image_size=encoders.image_size,
+                    scanned=None if quick else scanned,
+                )
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
     for one, other in itertools.combinations(seen, 2):
         both = seen[one] & seen[other]
         if both:
-            report.warn(f"{len(both):,} visual items are both in '{one}' and in '{other}': "
-                        f'{first_five(sorted(both))}')
+            report.warn(
+                f"{len(both):,} visual items are both in '{one}' and in '{other}': "
+                f'{first_five(sorted(both))}'
+            )
     return report
 
 
@@ -173,24 +189,30 @@ def check_encoders(report, config):
     encoders, name = Encoders(config), config.text.bert
     with telling('checking the tokenizer'):
         from basic.caption import load_tokenizer
+
         tokenizer, report.tokenizer = _looked_at(
-            report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase)
+            report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase
+        )
     if tokenizer is not None:
         encoders.tokenizer = tokenizer
         kind = type(tokenizer.backend_tokenizer.model).__name__
-        report.tokenizer = (f'{name}: {kind}, {len(tokenizer):,} tokens'
-                            + ', lower-cased and without accents' * config.text.lowercase)
+        report.tokenizer = (
+            f'{name}: {kind}, {len(tokenizer):,} tokens'
+            + ', lower-cased and without accents' * config.text.lowercase
+        )
     with telling('checking BERT'):
         from basic.pretrained import clip_image_size, text_limits
+
         _check_bert(report, config, encoders, text_limits)
     if config.visual.kind == 'clip':
         name = config.visual.clip
         with telling('checking CLIP'):
-            size, report.clip = _looked_at(report, 'CLIP', name, clip_image_size, name,
-                                           config.visual.clip_pretrained)
+            size, report.clip = _looked_at(
+                report, 'CLIP', name, clip_image_size, name, config.visual.clip_pretrained
+            )
         if size is not None:
             encoders.image_size, report.clip = size, f'{name}: images of {size} x {size}'
-    for what, line in report.encoders().items():   # now, not after minutes of reading data
+    for what, line in report.encoders().items():  # now, not after minutes of reading data
         if line.startswith(('NOT CHECKED', 'of no use')):
             print(f'{what}: {line}', file=sys.stderr, flush=True)
     return encoders
@@ -201,23 +223,38 @@ def _check_bert(report, config, encoders, text_limits):
     name, path = config.text.bert, Path(config.text.bert).expanduser()
     if path.is_file() or encoders.tokenizer is None and not path.is_dir():
         report.unchecked.append('BERT')
-        report.bert = (f'NOT CHECKED: {name} is a vocabulary; training needs a folder that holds '
-                       'config.json and weights, too') if path.is_file() else 'as the tokenizer'
+        report.bert = (
+            (
+                f'NOT CHECKED: {name} is a vocabulary; training needs a folder that holds '
+                'config.json and weights, too'
+            )
+            if path.is_file()
+            else 'as the tokenizer'
+        )
         return
     bert, report.bert = _looked_at(report, 'BERT', name, text_limits, name, config.text.pretrained)
     if bert is None:
         return
     encoders.bert, tokenizer = bert, encoders.tokenizer
     positions = 'any number of' if bert.positions == math.inf else bert.positions
-    report.bert = (f'{name}: {bert.kind}, {bert.layers} layers, {positions} positions, '
-                   f'{bert.tokens:,} tokens')
+    report.bert = (
+        f'{name}: {bert.kind}, {bert.layers} layers, {positions} positions, {bert.tokens:,} tokens'
+    )
     if tokenizer is not None and len(tokenizer) > bert.tokens:
-        report.add([f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only "
-                    f'{bert.tokens:,}: give the one that belongs to it (text.bert)'])
+        report.add(
+            [
+                f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only "
+                f'{bert.tokens:,}: give the one that belongs to it (text.bert)'
+            ]
+        )
     beyond = [number for number in config.text.trained_layers if number >= bert.layers]
     if beyond and not config.text.train_all:
-        report.add([f"key 'text.trained_layers' names layer {beyond[0]}, but this BERT has "
-                    f'{bert.layers} (0 to {bert.layers - 1})'])
+        report.add(
+            [
+                f"key 'text.trained_layers' names layer {beyond[0]}, but this BERT has "
+                f'{bert.layers} (0 to {bert.layers - 1})'
+            ]
+        )
 
 
 def _looked_at(report, what, name, function, *args):
@@ -227,7 +264,7 @@ def _looked_at(report, what, name, function, *args):
     except UnreachableError as error:
         report.unchecked.append(what)
         return None, f'NOT CHECKED: {error}'
-    except ValueError as error:          # DataError included
+    except ValueError as error:  # DataError included
         report.add([str(error)])
         return None, f'of no use, see the problems: {name}'
 
@@ -242,8 +279,9 @@ def print_report(report):
 
 def _wrapped(text, width):
     """A message in lines of `width` columns, indented but the first; a long path stays whole."""
-    wrap = textwrap.TextWrapper(max(width, 40), subsequent_indent='    ', break_long_words=False,
-                                break_on_hyphens=False)
+    wrap = textwrap.TextWrapper(
+        max(width, 40), subsequent_indent='    ', break_long_words=False, break_on_hyphens=False
+    )
     text = text.replace(': ', ':\0', 1)  # 'problem:' does not stand alone before a long path
     lines = (line for part in text.split('\n') for line in wrap.wrap(part))
     return '\n'.join(lines).replace('\0', ' ')
@@ -263,12 +301,23 @@ def _aligned(table):
         return []
     labels = list(dict.fromkeys(label for column in table.values() for label in column))
     labels = [*(label for label in labels if label != 'status'), 'status']
-    rows = [['', *table], *([label, *(_once(column.get(label, '-')) for column in table.values())]
-                            for label in labels)]
+    rows = [
+        ['', *table],
+        *(
+            [label, *(_once(column.get(label, '-')) for column in table.values())]
+            for label in labels
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ['  '.join([row[0].ljust(widths[0]),
-                       *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-            for row in rows]
+    return [
+        '  '.join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
+            ]
+        )
+        for row in rows
+    ]
 
 
 def _once(cell):
@@ -278,18 +327,30 @@ def _once(cell):
 
 @command('check_data')
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog='python -m util.check_data',
-                                     description=__doc__.split('\n\n')[0])
-    parser.add_argument('--config', required=True, action='append', help='YAML file, such as '
-                        'configs/vatex.yaml; given again, what a further file says wins')
-    parser.add_argument('--rootpath', required=True,
-                        help="folder that holds the collections' folders")
-    parser.add_argument('--split', action='append', choices=SPLITS,
-                        help='check this split; may be given repeatedly')
-    parser.add_argument('--quick', action='store_true',
-                        help='do not read every feature, nor open every image')
-    parser.add_argument('options', nargs='*', metavar='key=value',
-                        help='options of the config, such as data.lang=fr')
+    parser = argparse.ArgumentParser(
+        prog='python -m util.check_data', description=__doc__.split('\n\n')[0]
+    )
+    parser.add_argument(
+        '--config',
+        required=True,
+        action='append',
+        help='YAML file, such as configs/vatex.yaml; given again, what a further file says wins',
+    )
+    parser.add_argument(
+        '--rootpath', required=True, help="folder that holds the collections' folders"
+    )
+    parser.add_argument(
+        '--split', action='append', choices=SPLITS, help='check this split; may be given repeatedly'
+    )
+    parser.add_argument(
+        '--quick', action='store_true', help='do not read every feature, nor open every image'
+    )
+    parser.add_argument(
+        'options',
+        nargs='*',
+        metavar='key=value',
+        help='options of the config, such as data.lang=fr',
+    )
     args = parser.parse_intermixed_args(argv)
     config = load_config(args.config, args.options)
     report = check_data(config, args.rootpath, splits=args.split or SPLITS, quick=args.quick)

@@ -2,6 +2,7 @@
 
 D is the width of a feature, S the side of an image.
 """
+
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from basic.images import ImageSource, check_images
 from basic.runtime import cpu_count
 from data_provider import check_known, present_items, visual_order
 
-CHUNK = 64 << 20             # bytes of features looked at in one go
-MOST, SOME = 0.5, 0.1        # a share above the first is a problem, above the second a warning
-SAMPLE = 64                  # rows looked at first
-TOO_LARGE = 1e15             # the squares of such numbers, summed over a row, overflow float32
-LARGE, SMALL = 1e6, 1e-6     # the largest number of a feature lies between them
+CHUNK = 64 << 20  # bytes of features looked at in one go
+MOST, SOME = 0.5, 0.1  # a share above the first is a problem, above the second a warning
+SAMPLE = 64  # rows looked at first
+TOO_LARGE = 1e15  # the squares of such numbers, summed over a row, overflow float32
+LARGE, SMALL = 1e6, 1e-6  # the largest number of a feature lies between them
 
 
 def check_visuals(report, collection, split, captions, *, image_size, column, scanned):
@@ -51,7 +52,8 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
     column['captions per item (min/mean/max)'] = _spread([number[name] for name in visual_ids])
     if hasattr(source, 'counts'):
         column['frames per video (min/mean/max)'] = _spread(
-            [count for name, count in zip(source.ids, source.counts) if name in number])
+            [count for name, count in zip(source.ids, source.counts) if name in number]
+        )
     column['feature width'] = f'{source.dim:,}' if source.dim else 'images'
     if scanned is None:
         return
@@ -62,9 +64,11 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
         unreadable, blank = found
         report.add(unreadable, kind=f"images of split '{split}' that cannot be read")
         if blank:
-            report.note(f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
-                        f'of one colour throughout: {first_five(blank)}; fetch them again',
-                        problem=len(blank) > MOST * len(visual_ids))
+            report.note(
+                f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
+                f'of one colour throughout: {first_five(blank)}; fetch them again',
+                problem=len(blank) > MOST * len(visual_ids),
+            )
         return
     if source.where not in scanned:
         scanned[source.where] = unsound_features(source)
@@ -85,34 +89,53 @@ def unsound_features(source):
     scan, where = scan_features(source.features), source.where
     total, problems, warnings = len(source.features), [], []
     if scan.swapped:
-        return [f'{where}: the numbers make sense only in the other byte order: write them again '
-                "as little-endian float32 (NumPy: array.astype('<f4').tofile(path))"], []
+        return [
+            f'{where}: the numbers make sense only in the other byte order: write them again '
+            "as little-endian float32 (NumPy: array.astype('<f4').tofile(path))"
+        ], []
 
     def note(text, problem):
         (problems if problem else warnings).append(f'{where}: {text}')
 
     for rows, text, problem in (
-            (scan.bad, 'hold NaN or infinity', True),
-            (scan.huge, f'hold numbers as large as {scan.largest:.1e}, implausible in features: '
-             'they overflow float32 in training', True),
-            (scan.zero, 'are all zeros', len(scan.zero) > MOST * total),
-            (scan.flat, 'hold one number throughout', len(scan.flat) > MOST * total)):
+        (scan.bad, 'hold NaN or infinity', True),
+        (
+            scan.huge,
+            f'hold numbers as large as {scan.largest:.1e}, implausible in features: '
+            'they overflow float32 in training',
+            True,
+        ),
+        (scan.zero, 'are all zeros', len(scan.zero) > MOST * total),
+        (scan.flat, 'hold one number throughout', len(scan.flat) > MOST * total),
+    ):
         if len(rows):
-            note(f'{len(rows):,} of {total:,} rows {text}: {first_five(source.names(rows))}; '
-                 'extract these again', problem)
+            note(
+                f'{len(rows):,} of {total:,} rows {text}: {first_five(source.names(rows))}; '
+                'extract these again',
+                problem,
+            )
     if len(scan.zero) + len(scan.flat) < total:
         if scan.repeated > SOME * total:
             example = source.names([scan.example])[0]
-            note(f'{scan.repeated:,} of {total:,} rows are identical, such as that of {example}; '
-                 'extract the features again', scan.repeated > MOST * total)
+            note(
+                f'{scan.repeated:,} of {total:,} rows are identical, such as that of {example}; '
+                'extract the features again',
+                scan.repeated > MOST * total,
+            )
         elif scan.alike:
-            note(f'all {total:,} rows are alike: every column is constant; extract the features '
-                 'again', True)
+            note(
+                f'all {total:,} rows are alike: every column is constant; extract the features '
+                'again',
+                True,
+            )
     if LARGE < scan.largest <= TOO_LARGE:
         note(f'numbers as large as {scan.largest:.1e} are implausible in features', False)
     if 0 < scan.largest < SMALL:
-        note(f'no number is larger than {scan.largest:.1e}, implausible in features: they say '
-             'nothing to the encoder; write them again', True)
+        note(
+            f'no number is larger than {scan.largest:.1e}, implausible in features: they say '
+            'nothing to the encoder; write them again',
+            True,
+        )
     return problems, warnings
 
 
@@ -128,6 +151,7 @@ class Scan:
         repeated: how many rows are equal to row `example`, the most frequent one of a sample.
         alike: whether every column is constant.
     """
+
     swapped: bool = False
     bad: np.ndarray = ()
     huge: np.ndarray = ()
@@ -150,9 +174,9 @@ def scan_features(features):
     starts = tqdm(range(0, len(features), step), desc='features', disable=None, leave=False)
     lows, highs, repeated = [np.zeros(0)], [np.zeros(0)], 0
     least, most = np.full(features.shape[1], np.inf), np.full(features.shape[1], -np.inf)
-    with np.errstate(over='ignore', invalid='ignore'):     # 1e300 is infinite in float32, ...
-        for start in starts:             # ... which is what training reads
-            values = features[start:start + step].astype(np.float32, copy=False)
+    with np.errstate(over='ignore', invalid='ignore'):  # 1e300 is infinite in float32, ...
+        for start in starts:  # ... which is what training reads
+            values = features[start : start + step].astype(np.float32, copy=False)
             lows.append(values.min(axis=1))
             highs.append(values.max(axis=1))
             least = np.minimum(least, values.min(axis=0))
@@ -160,15 +184,21 @@ def scan_features(features):
             if example is not None:
                 row = features[example].astype(np.float32)
                 repeated += int((values == row).all(axis=1).sum())
-        low, high = np.concatenate(lows), np.concatenate(highs)          # of each row; NaN stays
+        low, high = np.concatenate(lows), np.concatenate(highs)  # of each row; NaN stays
         size = np.maximum(np.abs(low), np.abs(high))
         alike = (most - least <= 1e-5 * np.maximum(np.abs(least), np.abs(most))).all()
     sound = np.isfinite(size)
     flat = sound & (low == high) & (features.shape[1] > 1) & (0 < size) & (size <= TOO_LARGE)
-    return Scan(bad=np.flatnonzero(~sound), huge=np.flatnonzero(sound & (size > TOO_LARGE)),
-                zero=np.flatnonzero(sound & (size == 0)), flat=np.flatnonzero(flat),
-                largest=float(size[sound].max(initial=0)), repeated=repeated,
-                example=example or 0, alike=bool(alike) and len(features) > 1)
+    return Scan(
+        bad=np.flatnonzero(~sound),
+        huge=np.flatnonzero(sound & (size > TOO_LARGE)),
+        zero=np.flatnonzero(sound & (size == 0)),
+        flat=np.flatnonzero(flat),
+        largest=float(size[sound].max(initial=0)),
+        repeated=repeated,
+        example=example or 0,
+        alike=bool(alike) and len(features) > 1,
+    )
 
 
 def bad_rows(features):
@@ -208,16 +238,19 @@ def look_at_images(source, visual_ids):
 
     def look(name):
         try:
-            pixels = source.load(name).flatten(1)            # (3, S * S)
+            pixels = source.load(name).flatten(1)  # (3, S * S)
             return bool((pixels == pixels[:, :1]).all())
         except DataError as error:
             return str(error)
 
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = list(tqdm(pool.map(look, there), total=len(there), desc='images', disable=None,
-                          leave=False))
-    return ([text for text in found if isinstance(text, str)],
-            [name for name, blank in zip(there, found) if blank is True])
+        found = list(
+            tqdm(pool.map(look, there), total=len(there), desc='images', disable=None, leave=False)
+        )
+    return (
+        [text for text in found if isinstance(text, str)],
+        [name for name, blank in zip(there, found) if blank is True],
+    )
 
 
 def _spread(numbers):

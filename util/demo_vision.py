@@ -1,13 +1,18 @@
-"""What the demo uses in place of pretrained vision networks: frame features, and a small CLIP image tower.
+"""What the demo uses in place of pretrained vision networks: frame features, and a small CLIP image
+tower.
 
 Neither is trained by gradient descent, so both are the same on every machine and take seconds.
-- `FilterBank`: responses to a palette of colours and to random filters, averaged over a grid, projected by PCA.
-- `clip_tower`: a CLIP vision transformer whose weights are written down by hand: its first three layers turn every
-  patch into palette responses, the other three average these over six regions of the picture. Only the linear map
-  from the averages to the embedding is fitted, by ridge regression on pictures of *other* scenes.
+- `FilterBank`: responses to a palette of colours and to random filters, averaged over a grid,
+projected by PCA.
+- `clip_tower`: a CLIP vision transformer whose weights are written down by hand: its first three
+layers turn every
+  patch into palette responses, the other three average these over six regions of the picture. Only
+  the linear map from the averages to the embedding is fitted, by ridge regression on pictures of
+  *other* scenes.
 
 Dimensions: N pictures, S pixels a side, P palette colours, C channels, D width.
 """
+
 import functools
 import json
 from pathlib import Path
@@ -30,9 +35,16 @@ def vision_rng():
 
 
 def palette():
-    """The colours of the world, those nearly alike taken once: float32 (P, 3), each channel in -0.5..0.5."""
-    paints = [*demo_world.PAINT.values(), *demo_world.OWN.values(), *demo_world.MARK.values(),
-              *demo_world.FIXED.values(), *demo_world.SKY.values(), *demo_world.GROUND.values()]
+    """The colours of the world, those nearly alike taken once: float32 (P, 3), each channel in
+    -0.5..0.5."""
+    paints = [
+        *demo_world.PAINT.values(),
+        *demo_world.OWN.values(),
+        *demo_world.MARK.values(),
+        *demo_world.FIXED.values(),
+        *demo_world.SKY.values(),
+        *demo_world.GROUND.values(),
+    ]
     kept = []
     for colour in np.array(paints) / 255 - 0.5:
         if all(np.sum((colour - other) ** 2) > 0.012 for other in kept):
@@ -42,12 +54,15 @@ def palette():
 
 def halve(pictures):
     """Mean of every 2 x 2 pixels: uint8 (N, S, S, 3) -> uint8 (N, S/2, S/2, 3)."""
-    quarters = [pictures[:, row::2, column::2].astype(np.uint16) for row in (0, 1) for column in (0, 1)]
+    quarters = [
+        pictures[:, row::2, column::2].astype(np.uint16) for row in (0, 1) for column in (0, 1)
+    ]
     return (sum(quarters) // 4).astype(np.uint8)
 
 
 def grid_mean(maps, cells):
-    """Average maps (N, H, H, C) over a grid of `cells` x `cells`: (N, cells * cells * C). H is a multiple of cells."""
+    """Average maps (N, H, H, C) over a grid of `cells` x `cells`: (N, cells * cells * C). H is a
+    multiple of cells."""
     count, height, _, channels = maps.shape
     step = height // cells
     return maps.reshape(count, cells, step, cells, step, channels).mean((2, 4)).reshape(count, -1)
@@ -57,25 +72,30 @@ class FilterBank:
     """Fixed features of a picture, from its pixels alone.
 
     call(pictures): uint8 (N, 64, 64, 3) -> float32 (N, FEATURE_DIM).
-    calibration: uint8 (M, 64, 64, 3), pictures of other scenes; thresholds, scales and the principal axes that the
-    projection keeps are taken from them, without any label.
+    calibration: uint8 (M, 64, 64, 3), pictures of other scenes; thresholds, scales and the
+    principal axes that the projection keeps are taken from them, without any label.
     """
-    CELLS = 4                    # the maps are averaged over a grid of 4 x 4
-    FILTERS, SIDE = 32, 5        # random filters, and their side in halved pixels
-    LEVELS = 16                  # steps of a colour channel in the table of palette responses
-    WIDTH = 0.09                 # how far from a palette colour a pixel still answers to it, in channels of 0..1
-    SHAPE_WEIGHT = 0.6           # of the filters beside the palette; balances what the projection keeps of either
+
+    CELLS = 4  # the maps are averaged over a grid of 4 x 4
+    FILTERS, SIDE = 32, 5  # random filters, and their side in halved pixels
+    LEVELS = 16  # steps of a colour channel in the table of palette responses
+    WIDTH = 0.09  # how far from a palette colour a pixel still answers to it, in channels of 0..1
+    # of the filters beside the palette; balances what the projection keeps of either
+    SHAPE_WEIGHT = 0.6
 
     def __init__(self, calibration):
-        steps = np.stack(np.meshgrid(*[np.arange(self.LEVELS)] * 3, indexing='ij'), -1).reshape(-1, 3)
+        steps = np.stack(np.meshgrid(*[np.arange(self.LEVELS)] * 3, indexing='ij'), -1).reshape(
+            -1, 3
+        )
         distance = np.sum((((steps + 0.5) / self.LEVELS - 0.5)[:, None] - palette()) ** 2, -1)
-        self.responses = np.exp(-distance / (2 * self.WIDTH ** 2)).astype(np.float32)  # (LEVELS ** 3, P)
-        filters = vision_rng().standard_normal((self.FILTERS, self.SIDE ** 2 * 3)).astype(np.float32)
+        # (LEVELS ** 3, P)
+        self.responses = np.exp(-distance / (2 * self.WIDTH**2)).astype(np.float32)
+        filters = vision_rng().standard_normal((self.FILTERS, self.SIDE**2 * 3)).astype(np.float32)
         filters -= filters.mean(1, keepdims=True)
         self.filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
         self.threshold = 0.5 * self._filtered(halve(calibration[::8])).std((0, 1, 2))
         pooled = self._pooled_in_chunks(calibration)
-        colours = self.CELLS ** 2 * self.responses.shape[1]
+        colours = self.CELLS**2 * self.responses.shape[1]
         self.mean, self.scale = pooled.mean(0), pooled.std(0) + 1e-6
         self.scale[colours:] /= self.SHAPE_WEIGHT
         standard = (pooled - self.mean) / self.scale
@@ -84,33 +104,51 @@ class FilterBank:
         self.projection = axes[:, kept] / np.sqrt(variances[kept])
 
     def __call__(self, pictures):
-        return ((self._pooled_in_chunks(pictures) - self.mean) / self.scale @ self.projection).astype(np.float32)
+        return (
+            (self._pooled_in_chunks(pictures) - self.mean) / self.scale @ self.projection
+        ).astype(np.float32)
 
     def _pooled_in_chunks(self, pictures, chunk=256):
-        return np.concatenate([self._pooled(pictures[i:i + chunk]) for i in range(0, len(pictures), chunk)])
+        return np.concatenate(
+            [self._pooled(pictures[i : i + chunk]) for i in range(0, len(pictures), chunk)]
+        )
 
     def _filtered(self, pictures):
-        """Random filters at every second pixel of halved pictures: (N, 32, 32, 3) -> (N, 16, 16, FILTERS)."""
-        padded = np.pad(pictures, ((0, 0), (2, 1), (2, 1), (0, 0)), mode='edge').astype(np.float32) / 255 - 0.5
+        """Random filters at every second pixel of halved pictures: (N, 32, 32, 3) -> (N, 16, 16,
+        FILTERS)."""
+        padded = (
+            np.pad(pictures, ((0, 0), (2, 1), (2, 1), (0, 0)), mode='edge').astype(np.float32) / 255
+            - 0.5
+        )
         windows = sliding_window_view(padded, (self.SIDE, self.SIDE), (1, 2))[:, ::2, ::2]
         return windows.reshape(*windows.shape[:3], -1) @ self.filters.T
 
     def _pooled(self, pictures):
         pictures = halve(pictures)
         levels = (pictures // (256 // self.LEVELS)).astype(np.int64)
-        colours = self.responses[levels @ (self.LEVELS ** 2, self.LEVELS, 1)]  # (N, 32, 32, P)
+        colours = self.responses[levels @ (self.LEVELS**2, self.LEVELS, 1)]  # (N, 32, 32, P)
         shapes = self._filtered(pictures)
-        parts = [grid_mean(colours, self.CELLS), grid_mean(np.maximum(shapes - self.threshold, 0), self.CELLS),
-                 grid_mean(np.maximum(-shapes - self.threshold, 0), self.CELLS)]
+        parts = [
+            grid_mean(colours, self.CELLS),
+            grid_mean(np.maximum(shapes - self.threshold, 0), self.CELLS),
+            grid_mean(np.maximum(-shapes - self.threshold, 0), self.CELLS),
+        ]
         return np.concatenate(parts, 1)
 
 
 @functools.cache
 def frame_bank():
-    """The filter bank for video frames, calibrated on every second frame of videos of other scenes."""
-    scenes, = demo_world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
-    return FilterBank(np.concatenate([demo_world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))[::2]
-                                      for i, scene in enumerate(scenes)]))
+    """The filter bank for video frames, calibrated on every second frame of videos of other
+    scenes."""
+    (scenes,) = demo_world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
+    return FilterBank(
+        np.concatenate(
+            [
+                demo_world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))[::2]
+                for i, scene in enumerate(scenes)
+            ]
+        )
+    )
 
 
 @functools.cache
@@ -120,10 +158,15 @@ def image_bank():
 
 
 def other_images(count):
-    """Pictures to calibrate on, whose scenes come from no demo's seed: (scenes, uint8 (count, 64, 64, 3))."""
-    scenes, = demo_world.sample_scenes((count,), scene_rng(VISION_SEED, 'images'))
-    return scenes, np.stack([small(demo_world.draw_image(scene, scene_rng(VISION_SEED, 'image', i)))
-                             for i, scene in enumerate(scenes)])
+    """Pictures to calibrate on, whose scenes come from no demo's seed: (scenes, uint8 (count, 64,
+    64, 3))."""
+    (scenes,) = demo_world.sample_scenes((count,), scene_rng(VISION_SEED, 'images'))
+    return scenes, np.stack(
+        [
+            small(demo_world.draw_image(scene, scene_rng(VISION_SEED, 'image', i)))
+            for i, scene in enumerate(scenes)
+        ]
+    )
 
 
 def small(picture):
@@ -132,24 +175,50 @@ def small(picture):
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
 
 
-# --- the CLIP tower ----------------------------------------------------------------------------------------------
+# --- the CLIP tower
+# --------------------------------------------------------------------------------------------------
 
-CONFIG = {'architectures': ['CLIPVisionModelWithProjection'], 'model_type': 'clip_vision_model',
-          'hidden_act': 'quick_gelu', 'hidden_size': 128, 'num_attention_heads': 2, 'num_hidden_layers': 6,
-          'intermediate_size': 336, 'image_size': 64, 'patch_size': 8, 'num_channels': 3,
-          'projection_dim': 64, 'layer_norm_eps': 1e-5, 'attention_dropout': 0.0, 'torch_dtype': 'float32'}
-MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
-PREPROCESSOR = {'image_processor_type': 'CLIPImageProcessor', 'do_resize': True, 'size': {'shortest_edge': 64},
-                'resample': 3, 'do_center_crop': True, 'crop_size': {'height': 64, 'width': 64}, 'do_rescale': True,
-                'rescale_factor': 1 / 255, 'do_normalize': True, 'image_mean': list(MEAN), 'image_std': list(DEVIATION),
-                'do_convert_rgb': True}
-REGIONS = (2, 3)       # rows and columns of the regions; two regions, one a head, for each of the last layers
-RADIUS = 0.06          # squared distance at which a colour no longer counts as a palette colour
+CONFIG = {
+    'architectures': ['CLIPVisionModelWithProjection'],
+    'model_type': 'clip_vision_model',
+    'hidden_act': 'quick_gelu',
+    'hidden_size': 128,
+    'num_attention_heads': 2,
+    'num_hidden_layers': 6,
+    'intermediate_size': 336,
+    'image_size': 64,
+    'patch_size': 8,
+    'num_channels': 3,
+    'projection_dim': 64,
+    'layer_norm_eps': 1e-5,
+    'attention_dropout': 0.0,
+    'torch_dtype': 'float32',
+}
+# CLIP's own
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+PREPROCESSOR = {
+    'image_processor_type': 'CLIPImageProcessor',
+    'do_resize': True,
+    'size': {'shortest_edge': 64},
+    'resample': 3,
+    'do_center_crop': True,
+    'crop_size': {'height': 64, 'width': 64},
+    'do_rescale': True,
+    'rescale_factor': 1 / 255,
+    'do_normalize': True,
+    'image_mean': list(MEAN),
+    'image_std': list(DEVIATION),
+    'do_convert_rgb': True,
+}
+# rows and columns of the regions; two regions, one a head, for each of the last layers
+REGIONS = (2, 3)
+RADIUS = 0.06  # squared distance at which a colour no longer counts as a palette colour
 SHARPNESS = 3 / RADIUS
-# The residual stream of a patch: 16 cells of 2 x 2 px, 3 colours each | their squared lengths | palette responses |
-# region code | spare | mark of the class token | two anchors. The class token's first dimensions collect the estimates
-# of the attributes instead. The anchors hold +-ANCHOR and outweigh the rest, and the spare dimensions hold minus the
-# sum of the others: so every layer norm subtracts nothing and divides by the same UNIT, which its weight undoes.
+# The residual stream of a patch: 16 cells of 2 x 2 px, 3 colours each | their squared lengths |
+# palette responses | region code | spare | mark of the class token | two anchors. The class token's
+# first dimensions collect the estimates of the attributes instead. The anchors hold +-ANCHOR and
+# outweigh the rest, and the spare dimensions hold minus the sum of the others: so every layer norm
+# subtracts nothing and divides by the same UNIT, which its weight undoes.
 CELLS = 16
 SQUARES = CELLS * 3
 CHANNELS = SQUARES + CELLS
@@ -162,11 +231,14 @@ def quick_gelu(x):
 
 
 def palette_channels(pictures):
-    """What the tower's patches hold after three layers: uint8 (N, 64, 64, 3) -> float32 (N, 64 patches, P)."""
+    """What the tower's patches hold after three layers: uint8 (N, 64, 64, 3) -> float32 (N, 64
+    patches, P)."""
     colours = palette()
-    cells = pictures.reshape(len(pictures), 32, 2, 32, 2, 3).mean((2, 4), dtype=np.float32) / 255 - 0.5
+    cells = (
+        pictures.reshape(len(pictures), 32, 2, 32, 2, 3).mean((2, 4), dtype=np.float32) / 255 - 0.5
+    )
     squares = np.sum(cells * np.tanh(0.851 * cells), -1, keepdims=True) / 0.851
-    inside = RADIUS - squares + 2 * cells @ colours.T - np.sum(colours ** 2, 1)
+    inside = RADIUS - squares + 2 * cells @ colours.T - np.sum(colours**2, 1)
     responses = quick_gelu(SHARPNESS * inside).reshape(len(pictures), 8, 4, 8, 4, -1)
     return responses.mean((2, 4)).reshape(len(pictures), 64, -1)
 
@@ -179,26 +251,40 @@ def region_of_patch():
 
 def attribute_targets(scenes):
     """One-hot attributes, less their means: float64 (N, 57)."""
-    rows = [[float(getattr(scene, name) == value) for name, values in ATTRIBUTES.items() for value in values]
-            for scene in scenes]
+    rows = [
+        [
+            float(getattr(scene, name) == value)
+            for name, values in ATTRIBUTES.items()
+            for value in values
+        ]
+        for scene in scenes
+    ]
     targets = np.array(rows)
     return targets - targets.mean(0)
 
 
 def fit_readout(count=3000):
-    """Ridge regression from region averages of palette responses to attributes, on `count` other scenes.
+    """Ridge regression from region averages of palette responses to attributes, on `count` other
+    scenes.
 
     Returns weights (regions, P, T), a bias (T,) and the deviations (T,) of the estimates; T = 57.
     """
     scenes, pictures = other_images(count)
-    channels = np.concatenate([palette_channels(pictures[i:i + 250]) for i in range(0, count, 250)])
+    channels = np.concatenate(
+        [palette_channels(pictures[i : i + 250]) for i in range(0, count, 250)]
+    )
     regions = region_of_patch()
-    averages = np.stack([channels[:, regions == region].mean(1) for region in range(regions.max() + 1)], 1)
+    averages = np.stack(
+        [channels[:, regions == region].mean(1) for region in range(regions.max() + 1)], 1
+    )
     inputs = averages.reshape(count, -1).astype(np.float64)
     mean, scale = inputs.mean(0), inputs.std(0) + 1e-6
     standard = (inputs - mean) / scale
     ridge = 0.03 * count * np.eye(standard.shape[1])
-    weights = np.linalg.solve(standard.T @ standard + ridge, standard.T @ attribute_targets(scenes)) / scale[:, None]
+    weights = (
+        np.linalg.solve(standard.T @ standard + ridge, standard.T @ attribute_targets(scenes))
+        / scale[:, None]
+    )
     estimates = inputs @ weights
     return weights.reshape(*averages.shape[1:], -1), -mean @ weights, estimates.std(0)
 
@@ -206,9 +292,10 @@ def fit_readout(count=3000):
 def tower_weights():
     """The tower's weights under transformers' names: dict of float32 arrays.
 
-    Layer 1's MLP squares (x * tanh(x) from two quick GELUs); those of layers 2 and 3 answer where a cell's colour is
-    within RADIUS of a palette colour, half of the palette each; in layers 4 to 6 the class token attends evenly to
-    two regions each, the values being the readout's share of that region. Patches attend to the class token alone.
+    Layer 1's MLP squares (x * tanh(x) from two quick GELUs); those of layers 2 and 3 answer where a
+    cell's colour is within RADIUS of a palette colour, half of the palette each; in layers 4 to 6
+    the class token attends evenly to two regions each, the values being the readout's share of that
+    region. Patches attend to the class token alone.
     """
     readout, bias, deviation = fit_readout()
     colours = palette().astype(np.float64)
@@ -224,7 +311,12 @@ def tower_weights():
     for cell in range(CELLS):
         row, column = divmod(cell, 4)
         for channel in range(3):
-            block = (cell * 3 + channel, channel, slice(row * 2, row * 2 + 2), slice(column * 2, column * 2 + 2))
+            block = (
+                cell * 3 + channel,
+                channel,
+                slice(row * 2, row * 2 + 2),
+                slice(column * 2, column * 2 + 2),
+            )
             patch[block] = DEVIATION[channel] / 4
     positions = np.zeros((65, width))
     positions[1:, :SQUARES] = np.tile(np.array(MEAN) - 0.5, CELLS)
@@ -246,8 +338,14 @@ def tower_weights():
         for part in ('q', 'k', 'v', 'out'):
             weights[f'{name}.self_attn.{part}_proj.weight'] = np.zeros((width, width))
             weights[f'{name}.self_attn.{part}_proj.bias'] = np.zeros(width)
-        weights[f'{name}.mlp.fc1.weight'], weights[f'{name}.mlp.fc1.bias'] = np.zeros((hidden, width)), np.zeros(hidden)
-        weights[f'{name}.mlp.fc2.weight'], weights[f'{name}.mlp.fc2.bias'] = np.zeros((width, hidden)), np.zeros(width)
+        weights[f'{name}.mlp.fc1.weight'], weights[f'{name}.mlp.fc1.bias'] = (
+            np.zeros((hidden, width)),
+            np.zeros(hidden),
+        )
+        weights[f'{name}.mlp.fc2.weight'], weights[f'{name}.mlp.fc2.bias'] = (
+            np.zeros((width, hidden)),
+            np.zeros(width),
+        )
 
     first = 'vision_model.encoder.layers.0.mlp'
     for index in range(SQUARES):
@@ -258,7 +356,9 @@ def tower_weights():
         mlp = f'vision_model.encoder.layers.{1 + colour % 2}.mlp'
         for cell in range(CELLS):
             unit = colour // 2 * CELLS + cell
-            weights[f'{mlp}.fc1.weight'][unit, cell * 3:cell * 3 + 3] = 2 * SHARPNESS * colours[colour]
+            weights[f'{mlp}.fc1.weight'][unit, cell * 3 : cell * 3 + 3] = (
+                2 * SHARPNESS * colours[colour]
+            )
             weights[f'{mlp}.fc1.weight'][unit, SQUARES + cell] = -SHARPNESS
             weights[f'{mlp}.fc1.bias'][unit] = SHARPNESS * (RADIUS - np.sum(colours[colour] ** 2))
             weights[f'{mlp}.fc2.weight'][CHANNELS + colour, unit] = 1 / CELLS
@@ -266,13 +366,16 @@ def tower_weights():
     for region in range(len(readout)):
         attention = f'vision_model.encoder.layers.{3 + region // 2}.self_attn'
         head = 64 * (region % 2)  # two heads of 64 dimensions
-        # Scores are divided by sqrt(64) = 8: 20 * 20 / 8 = 50 leaves nothing to what is not asked for.
+        # Scores are divided by sqrt(64) = 8: 20 * 20 / 8 = 50 leaves nothing to what is not asked
+        # for.
         weights[f'{attention}.q_proj.weight'][head, class_mark] = 20
         weights[f'{attention}.k_proj.weight'][head, code + region] = 20
-        weights[f'{attention}.q_proj.weight'][head + 1, code:code + len(readout)] = 20
+        weights[f'{attention}.q_proj.weight'][head + 1, code : code + len(readout)] = 20
         weights[f'{attention}.k_proj.weight'][head + 1, class_mark] = 20
-        weights[f'{attention}.v_proj.weight'][head:head + targets, CHANNELS:code] = readout[region].T
-        weights[f'{attention}.out_proj.weight'][:targets, head:head + targets] = np.eye(targets)
+        weights[f'{attention}.v_proj.weight'][head : head + targets, CHANNELS:code] = readout[
+            region
+        ].T
+        weights[f'{attention}.out_proj.weight'][:targets, head : head + targets] = np.eye(targets)
     weights['vision_model.embeddings.position_embedding.weight'][0, :targets] = bias
 
     for name, value in weights.items():  # whatever writes to the stream keeps its sum at zero
@@ -288,7 +391,8 @@ def tower_weights():
 
 
 def clip_tower(folder):
-    """Write the tower to `folder` in transformers' format: config.json, model.safetensors, preprocessor_config.json."""
+    """Write the tower to `folder` in transformers' format: config.json, model.safetensors,
+    preprocessor_config.json."""
     folder = Path(folder)
     for name, content in (('config.json', CONFIG), ('preprocessor_config.json', PREPROCESSOR)):
         (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

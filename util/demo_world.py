@@ -1,12 +1,14 @@
 """The demo's little world: scenes, and how they are drawn.
 
-A scene is a handful of attributes (what, which colour, how many, how big, doing what, where, beside what).
-`draw_image` makes one picture of it, `draw_video` a sequence of frames in which the action is a motion.
-Nothing but the pixels tells a reader of the picture what the scene is; position, size, shade, viewing side and
-background clutter vary between two pictures of one scene, as they do between photographs.
+A scene is a handful of attributes (what, which colour, how many, how big, doing what, where, beside
+what). `draw_image` makes one picture of it, `draw_video` a sequence of frames in which the action
+is a motion. Nothing but the pixels tells a reader of the picture what the scene is; position, size,
+shade, viewing side and background clutter vary between two pictures of one scene, as they do
+between photographs.
 
 Drawing coordinates are fractions of the picture's width and height, x to the right, y downwards.
 """
+
 import dataclasses
 import math
 import random
@@ -30,11 +32,13 @@ RELATIONS = ('left', 'right', 'front')
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is to be seen: `number` of `object`, alike in colour, size and action, at a place, perhaps by a thing.
+    """What is to be seen: `number` of `object`, alike in colour, size and action, at a place,
+    perhaps by a thing.
 
-    `relation` says where the group is as seen from the thing ('left': the group is to the left of the thing).
-    `thing`, `thing_colour` and `relation` are '' where there is no thing.
+    `relation` says where the group is as seen from the thing ('left': the group is to the left of
+    the thing). `thing`, `thing_colour` and `relation` are '' where there is no thing.
     """
+
     object: str
     colour: str
     number: str
@@ -50,8 +54,17 @@ class Scene:
         return NUMBERS.index(self.number) + 1
 
 
-ATTRIBUTES = {'object': OBJECTS, 'colour': COLOURS, 'number': NUMBERS, 'size': SIZES, 'action': ACTIONS,
-              'place': PLACES, 'thing': THINGS, 'thing_colour': COLOURS, 'relation': RELATIONS}
+ATTRIBUTES = {
+    'object': OBJECTS,
+    'colour': COLOURS,
+    'number': NUMBERS,
+    'size': SIZES,
+    'action': ACTIONS,
+    'place': PLACES,
+    'thing': THINGS,
+    'thing_colour': COLOURS,
+    'relation': RELATIONS,
+}
 
 
 def random_scene(rng):
@@ -67,15 +80,18 @@ def distractor(scene, rng):
     names = [name for name in ATTRIBUTES if getattr(scene, name)]
     changes = {}
     for name in rng.sample(names, rng.choice((1, 2))):
-        changes[name] = rng.choice([value for value in ATTRIBUTES[name] if value != getattr(scene, name)])
+        changes[name] = rng.choice(
+            [value for value in ATTRIBUTES[name] if value != getattr(scene, name)]
+        )
     return dataclasses.replace(scene, **changes)
 
 
 def sample_scenes(sizes, rng, distractors=0.4):
     """Draw the scenes of several splits; no scene occurs twice, within a split or between two.
 
-    sizes: one count a split. distractors: the share of scenes made by changing one or two attributes of an earlier
-    scene of the same split, so that a ranking has near misses. Returns one list of `Scene` a split.
+    sizes: one count a split. distractors: the share of scenes made by changing one or two
+    attributes of an earlier scene of the same split, so that a ranking has near misses. Returns one
+    list of `Scene` a split.
     """
     seen, splits = set(), []
     for size in sizes:
@@ -90,90 +106,221 @@ def sample_scenes(sizes, rng, distractors=0.4):
     return splits
 
 
-# --- sprites -----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------ sprites
 
-PAINT = {'red': (214, 40, 40), 'blue': (45, 85, 215), 'green': (40, 160, 60), 'yellow': (240, 215, 40),
-         'black': (42, 42, 46), 'white': (244, 244, 244), 'purple': (140, 60, 180), 'orange': (243, 140, 35)}
-FIXED = {'ink': (20, 20, 20), 'milk': (250, 250, 250), 'wood': (120, 80, 45), 'glass': (190, 225, 240)}
+PAINT = {
+    'red': (214, 40, 40),
+    'blue': (45, 85, 215),
+    'green': (40, 160, 60),
+    'yellow': (240, 215, 40),
+    'black': (42, 42, 46),
+    'white': (244, 244, 244),
+    'purple': (140, 60, 180),
+    'orange': (243, 140, 35),
+}
+FIXED = {
+    'ink': (20, 20, 20),
+    'milk': (250, 250, 250),
+    'wood': (120, 80, 45),
+    'glass': (190, 225, 240),
+}
 # What an object keeps whatever its colour: a dog's ears and legs are brown, a child's face is skin.
-OWN = {'dog': (128, 82, 45), 'cat': (205, 172, 128), 'bird': (130, 130, 40), 'fish': (60, 215, 205),
-       'rabbit': (250, 160, 190), 'turtle': (165, 220, 60), 'butterfly': (225, 40, 160), 'robot': (95, 135, 175),
-       'car': (178, 222, 242), 'child': (232, 184, 148), 'tree': (105, 65, 35), 'house': (190, 95, 80),
-       'box': (255, 215, 150), 'umbrella': (30, 45, 120), 'lamp': (255, 250, 205), 'chair': (0, 150, 150)}
+OWN = {
+    'dog': (128, 82, 45),
+    'cat': (205, 172, 128),
+    'bird': (130, 130, 40),
+    'fish': (60, 215, 205),
+    'rabbit': (250, 160, 190),
+    'turtle': (165, 220, 60),
+    'butterfly': (225, 40, 160),
+    'robot': (95, 135, 175),
+    'car': (178, 222, 242),
+    'child': (232, 184, 148),
+    'tree': (105, 65, 35),
+    'house': (190, 95, 80),
+    'box': (255, 215, 150),
+    'umbrella': (30, 45, 120),
+    'lamp': (255, 250, 205),
+    'chair': (0, 150, 150),
+}
 SPRITE = 72  # px; sprites are drawn at this size, then scaled
 
-# One row a stroke: shape (e ellipse, r rectangle, p polygon, l line, c upper half of an ellipse), paint, coordinates.
-# 'body', 'dark' and 'light' are shades of the object's own colour. Every object looks to the right.
+# One row a stroke: shape (e ellipse, r rectangle, p polygon, l line, c upper half of an ellipse),
+# paint, coordinates. 'body', 'dark' and 'light' are shades of the object's own colour. Every object
+# looks to the right.
 SPRITES = {
-    'dog': (('p', 'own', .02, .24, .12, .18, .28, .46, .18, .56), ('r', 'own', .17, .62, .28, .97),
-            ('r', 'own', .31, .62, .41, .97), ('r', 'own', .48, .62, .58, .97), ('r', 'own', .61, .62, .72, .97),
-            ('e', 'body', .10, .36, .76, .74), ('e', 'body', .56, .10, .90, .50), ('e', 'own', .76, .26, 1., .50),
-            ('e', 'own', .54, .10, .69, .54), ('e', 'ink', .91, .28, 1., .38), ('e', 'ink', .75, .18, .82, .26)),
-    'cat': (('l', 'dark', .68, .90, .90, .84, .94, .62, .84, .50), ('e', 'body', .22, .46, .78, 1.),
-            ('e', 'own', .34, .60, .66, .98), ('p', 'own', .20, .32, .24, .0, .48, .18),
-            ('p', 'own', .80, .32, .76, .0, .52, .18), ('e', 'body', .16, .12, .84, .60),
-            ('e', 'own', .32, .36, .68, .60),
-            ('e', 'milk', .26, .24, .42, .40), ('e', 'milk', .58, .24, .74, .40), ('e', 'ink', .32, .26, .38, .40),
-            ('e', 'ink', .62, .26, .68, .40), ('p', 'ink', .45, .42, .55, .42, .5, .48),
-            ('l', 'ink', .0, .40, .34, .46),
-            ('l', 'ink', .0, .54, .34, .50), ('l', 'ink', 1., .40, .66, .46), ('l', 'ink', 1., .54, .66, .50)),
-    'bird': (('p', 'own', .28, .54, .0, .34, .0, .70), ('l', 'ink', .42, .72, .40, .98),
-             ('l', 'ink', .54, .72, .54, .98),
-             ('e', 'body', .16, .36, .78, .80), ('e', 'body', .54, .14, .88, .48),
-             ('p', 'own', .84, .22, 1., .34, .84, .44),
-             ('p', 'own', .24, .52, .66, .58, .18, .0), ('e', 'milk', .68, .20, .80, .32),
-             ('e', 'ink', .72, .22, .79, .30)),
-    'fish': (('p', 'own', .26, .5, .0, .16, .08, .5, .0, .84), ('p', 'own', .30, .36, .70, .36, .36, .04),
-             ('p', 'own', .36, .66, .64, .66, .38, .96), ('e', 'body', .14, .24, .98, .76),
-             ('p', 'own', .36, .28, .44, .26, .42, .74, .34, .72),
-             ('p', 'own', .54, .25, .62, .26, .60, .74, .52, .75), ('e', 'milk', .74, .34, .88, .50),
-             ('e', 'ink', .79, .37, .87, .47)),
-    'rabbit': (('e', 'body', .22, .0, .44, .48), ('e', 'body', .56, .0, .78, .48), ('e', 'own', .27, .06, .39, .42),
-               ('e', 'own', .61, .06, .73, .42), ('e', 'body', .20, .54, .80, .98), ('e', 'own', .33, .62, .67, .98),
-               ('e', 'body', .24, .30, .76, .68), ('e', 'ink', .34, .40, .43, .50), ('e', 'ink', .57, .40, .66, .50),
-               ('e', 'own', .40, .50, .60, .62), ('r', 'milk', .45, .60, .55, .69), ('e', 'own', .12, .84, .42, 1.),
-               ('e', 'own', .58, .84, .88, 1.)),
-    'turtle': (('e', 'own', .70, .36, 1., .66), ('e', 'ink', .88, .43, .95, .50),
-               ('p', 'own', .0, .76, .14, .58, .18, .76),
-               ('e', 'own', .10, .60, .36, .96), ('e', 'own', .54, .60, .80, .96), ('c', 'body', .06, .14, .84, 1.26),
-               ('l', 'dark', .30, .68, .34, .26), ('l', 'dark', .58, .68, .54, .26), ('l', 'dark', .12, .50, .78, .50),
-               ('r', 'own', .06, .68, .84, .76)),
-    'butterfly': (('e', 'body', .0, .04, .48, .54), ('e', 'body', .52, .04, 1., .54), ('e', 'own', .08, .48, .48, .96),
-                  ('e', 'own', .52, .48, .92, .96), ('e', 'own', .12, .16, .30, .36), ('e', 'own', .70, .16, .88, .36),
-                  ('e', 'body', .22, .62, .36, .78), ('e', 'body', .64, .62, .78, .78),
-                  ('e', 'ink', .44, .14, .56, .90),
-                  ('l', 'ink', .48, .18, .36, .0), ('l', 'ink', .52, .18, .64, .0)),
-    'robot': (('l', 'ink', .5, .08, .5, .0), ('r', 'own', .02, .42, .18, .78), ('r', 'own', .82, .42, .98, .78),
-              ('r', 'own', .26, .76, .44, 1.), ('r', 'own', .56, .76, .74, 1.), ('r', 'body', .24, .06, .76, .38),
-              ('r', 'body', .18, .40, .82, .78), ('r', 'milk', .32, .12, .45, .24), ('r', 'milk', .55, .12, .68, .24),
-              ('r', 'own', .34, .28, .66, .35), ('r', 'own', .30, .46, .70, .72), ('e', 'ink', .36, .52, .46, .62),
-              ('e', 'ink', .54, .52, .64, .62)),
-    'car': (('p', 'body', .14, .50, .28, .18, .70, .18, .86, .50), ('p', 'own', .20, .48, .32, .24, .48, .24, .48, .48),
-            ('p', 'own', .52, .48, .52, .24, .67, .24, .79, .48), ('r', 'body', .0, .46, 1., .74),
-            ('r', 'dark', .0, .66, 1., .74),
-            ('e', 'ink', .10, .58, .38, .90), ('e', 'ink', .62, .58, .90, .90), ('e', 'own', .18, .66, .30, .82),
-            ('e', 'own', .70, .66, .82, .82), ('r', 'own', .90, .48, 1., .58)),
-    'child': (('p', 'own', .34, .40, .06, .60, .12, .68, .36, .54),
-              ('p', 'own', .66, .40, .94, .60, .88, .68, .64, .54),
-              ('r', 'own', .32, .70, .46, .98), ('r', 'own', .54, .70, .68, .98),
-              ('p', 'body', .30, .36, .70, .36, .80, .78, .20, .78),
-              ('e', 'own', .27, .02, .73, .40), ('c', 'wood', .25, .0, .75, .34), ('e', 'ink', .48, .19, .55, .26),
-              ('e', 'ink', .61, .19, .68, .26)),
-    'tree': (('r', 'own', .38, .50, .62, 1.), ('e', 'dark', .04, .26, .54, .68), ('e', 'body', .46, .26, .96, .68),
-             ('e', 'body', .16, .0, .82, .54), ('e', 'light', .34, .10, .52, .26)),
-    'house': (('r', 'body', .10, .44, .90, 1.), ('p', 'own', .0, .48, .5, .02, 1., .48),
-              ('r', 'own', .40, .62, .60, 1.),
-              ('r', 'glass', .16, .54, .34, .72), ('r', 'glass', .66, .54, .84, .72)),
-    'box': (('r', 'body', .06, .34, .94, 1.), ('r', 'dark', .0, .20, 1., .42), ('r', 'own', .38, .20, .62, 1.),
-            ('r', 'own', .06, .58, .94, .72), ('e', 'own', .22, .02, .50, .24), ('e', 'own', .50, .02, .78, .24)),
-    'umbrella': (('l', 'ink', .5, .10, .5, .92, .60, .98, .68, .90), ('c', 'body', .0, .06, 1., 1.),
-                 ('p', 'own', .34, .52, .5, .06, .66, .52), ('p', 'own', .0, .52, .12, .24, .20, .52),
-                 ('p', 'own', 1., .52, .88, .24, .80, .52)),
-    'lamp': (('r', 'own', .44, .40, .56, 1.), ('r', 'own', .22, .88, .78, 1.),
-             ('p', 'body', .10, .44, .32, .04, .68, .04, .90, .44),
-             ('e', 'own', .34, .38, .66, .60)),
-    'chair': (('r', 'body', .12, .0, .30, 1.), ('r', 'own', .30, .06, .40, .50), ('r', 'own', .14, .44, .90, .56),
-              ('r', 'body', .14, .56, .88, .68), ('r', 'body', .72, .66, .88, 1.)),
+    'dog': (
+        ('p', 'own', 0.02, 0.24, 0.12, 0.18, 0.28, 0.46, 0.18, 0.56),
+        ('r', 'own', 0.17, 0.62, 0.28, 0.97),
+        ('r', 'own', 0.31, 0.62, 0.41, 0.97),
+        ('r', 'own', 0.48, 0.62, 0.58, 0.97),
+        ('r', 'own', 0.61, 0.62, 0.72, 0.97),
+        ('e', 'body', 0.10, 0.36, 0.76, 0.74),
+        ('e', 'body', 0.56, 0.10, 0.90, 0.50),
+        ('e', 'own', 0.76, 0.26, 1.0, 0.50),
+        ('e', 'own', 0.54, 0.10, 0.69, 0.54),
+        ('e', 'ink', 0.91, 0.28, 1.0, 0.38),
+        ('e', 'ink', 0.75, 0.18, 0.82, 0.26),
+    ),
+    'cat': (
+        ('l', 'dark', 0.68, 0.90, 0.90, 0.84, 0.94, 0.62, 0.84, 0.50),
+        ('e', 'body', 0.22, 0.46, 0.78, 1.0),
+        ('e', 'own', 0.34, 0.60, 0.66, 0.98),
+        ('p', 'own', 0.20, 0.32, 0.24, 0.0, 0.48, 0.18),
+        ('p', 'own', 0.80, 0.32, 0.76, 0.0, 0.52, 0.18),
+        ('e', 'body', 0.16, 0.12, 0.84, 0.60),
+        ('e', 'own', 0.32, 0.36, 0.68, 0.60),
+        ('e', 'milk', 0.26, 0.24, 0.42, 0.40),
+        ('e', 'milk', 0.58, 0.24, 0.74, 0.40),
+        ('e', 'ink', 0.32, 0.26, 0.38, 0.40),
+        ('e', 'ink', 0.62, 0.26, 0.68, 0.40),
+        ('p', 'ink', 0.45, 0.42, 0.55, 0.42, 0.5, 0.48),
+        ('l', 'ink', 0.0, 0.40, 0.34, 0.46),
+        ('l', 'ink', 0.0, 0.54, 0.34, 0.50),
+        ('l', 'ink', 1.0, 0.40, 0.66, 0.46),
+        ('l', 'ink', 1.0, 0.54, 0.66, 0.50),
+    ),
+    'bird': (
+        ('p', 'own', 0.28, 0.54, 0.0, 0.34, 0.0, 0.70),
+        ('l', 'ink', 0.42, 0.72, 0.40, 0.98),
+        ('l', 'ink', 0.54, 0.72, 0.54, 0.98),
+        ('e', 'body', 0.16, 0.36, 0.78, 0.80),
+        ('e', 'body', 0.54, 0.14, 0.88, 0.48),
+        ('p', 'own', 0.84, 0.22, 1.0, 0.34, 0.84, 0.44),
+        ('p', 'own', 0.24, 0.52, 0.66, 0.58, 0.18, 0.0),
+        ('e', 'milk', 0.68, 0.20, 0.80, 0.32),
+        ('e', 'ink', 0.72, 0.22, 0.79, 0.30),
+    ),
+    'fish': (
+        ('p', 'own', 0.26, 0.5, 0.0, 0.16, 0.08, 0.5, 0.0, 0.84),
+        ('p', 'own', 0.30, 0.36, 0.70, 0.36, 0.36, 0.04),
+        ('p', 'own', 0.36, 0.66, 0.64, 0.66, 0.38, 0.96),
+        ('e', 'body', 0.14, 0.24, 0.98, 0.76),
+        ('p', 'own', 0.36, 0.28, 0.44, 0.26, 0.42, 0.74, 0.34, 0.72),
+        ('p', 'own', 0.54, 0.25, 0.62, 0.26, 0.60, 0.74, 0.52, 0.75),
+        ('e', 'milk', 0.74, 0.34, 0.88, 0.50),
+        ('e', 'ink', 0.79, 0.37, 0.87, 0.47),
+    ),
+    'rabbit': (
+        ('e', 'body', 0.22, 0.0, 0.44, 0.48),
+        ('e', 'body', 0.56, 0.0, 0.78, 0.48),
+        ('e', 'own', 0.27, 0.06, 0.39, 0.42),
+        ('e', 'own', 0.61, 0.06, 0.73, 0.42),
+        ('e', 'body', 0.20, 0.54, 0.80, 0.98),
+        ('e', 'own', 0.33, 0.62, 0.67, 0.98),
+        ('e', 'body', 0.24, 0.30, 0.76, 0.68),
+        ('e', 'ink', 0.34, 0.40, 0.43, 0.50),
+        ('e', 'ink', 0.57, 0.40, 0.66, 0.50),
+        ('e', 'own', 0.40, 0.50, 0.60, 0.62),
+        ('r', 'milk', 0.45, 0.60, 0.55, 0.69),
+        ('e', 'own', 0.12, 0.84, 0.42, 1.0),
+        ('e', 'own', 0.58, 0.84, 0.88, 1.0),
+    ),
+    'turtle': (
+        ('e', 'own', 0.70, 0.36, 1.0, 0.66),
+        ('e', 'ink', 0.88, 0.43, 0.95, 0.50),
+        ('p', 'own', 0.0, 0.76, 0.14, 0.58, 0.18, 0.76),
+        ('e', 'own', 0.10, 0.60, 0.36, 0.96),
+        ('e', 'own', 0.54, 0.60, 0.80, 0.96),
+        ('c', 'body', 0.06, 0.14, 0.84, 1.26),
+        ('l', 'dark', 0.30, 0.68, 0.34, 0.26),
+        ('l', 'dark', 0.58, 0.68, 0.54, 0.26),
+        ('l', 'dark', 0.12, 0.50, 0.78, 0.50),
+        ('r', 'own', 0.06, 0.68, 0.84, 0.76),
+    ),
+    'butterfly': (
+        ('e', 'body', 0.0, 0.04, 0.48, 0.54),
+        ('e', 'body', 0.52, 0.04, 1.0, 0.54),
+        ('e', 'own', 0.08, 0.48, 0.48, 0.96),
+        ('e', 'own', 0.52, 0.48, 0.92, 0.96),
+        ('e', 'own', 0.12, 0.16, 0.30, 0.36),
+        ('e', 'own', 0.70, 0.16, 0.88, 0.36),
+        ('e', 'body', 0.22, 0.62, 0.36, 0.78),
+        ('e', 'body', 0.64, 0.62, 0.78, 0.78),
+        ('e', 'ink', 0.44, 0.14, 0.56, 0.90),
+        ('l', 'ink', 0.48, 0.18, 0.36, 0.0),
+        ('l', 'ink', 0.52, 0.18, 0.64, 0.0),
+    ),
+    'robot': (
+        ('l', 'ink', 0.5, 0.08, 0.5, 0.0),
+        ('r', 'own', 0.02, 0.42, 0.18, 0.78),
+        ('r', 'own', 0.82, 0.42, 0.98, 0.78),
+        ('r', 'own', 0.26, 0.76, 0.44, 1.0),
+        ('r', 'own', 0.56, 0.76, 0.74, 1.0),
+        ('r', 'body', 0.24, 0.06, 0.76, 0.38),
+        ('r', 'body', 0.18, 0.40, 0.82, 0.78),
+        ('r', 'milk', 0.32, 0.12, 0.45, 0.24),
+        ('r', 'milk', 0.55, 0.12, 0.68, 0.24),
+        ('r', 'own', 0.34, 0.28, 0.66, 0.35),
+        ('r', 'own', 0.30, 0.46, 0.70, 0.72),
+        ('e', 'ink', 0.36, 0.52, 0.46, 0.62),
+        ('e', 'ink', 0.54, 0.52, 0.64, 0.62),
+    ),
+    'car': (
+        ('p', 'body', 0.14, 0.50, 0.28, 0.18, 0.70, 0.18, 0.86, 0.50),
+        ('p', 'own', 0.20, 0.48, 0.32, 0.24, 0.48, 0.24, 0.48, 0.48),
+        ('p', 'own', 0.52, 0.48, 0.52, 0.24, 0.67, 0.24, 0.79, 0.48),
+        ('r', 'body', 0.0, 0.46, 1.0, 0.74),
+        ('r', 'dark', 0.0, 0.66, 1.0, 0.74),
+        ('e', 'ink', 0.10, 0.58, 0.38, 0.90),
+        ('e', 'ink', 0.62, 0.58, 0.90, 0.90),
+        ('e', 'own', 0.18, 0.66, 0.30, 0.82),
+        ('e', 'own', 0.70, 0.66, 0.82, 0.82),
+        ('r', 'own', 0.90, 0.48, 1.0, 0.58),
+    ),
+    'child': (
+        ('p', 'own', 0.34, 0.40, 0.06, 0.60, 0.12, 0.68, 0.36, 0.54),
+        ('p', 'own', 0.66, 0.40, 0.94, 0.60, 0.88, 0.68, 0.64, 0.54),
+        ('r', 'own', 0.32, 0.70, 0.46, 0.98),
+        ('r', 'own', 0.54, 0.70, 0.68, 0.98),
+        ('p', 'body', 0.30, 0.36, 0.70, 0.36, 0.80, 0.78, 0.20, 0.78),
+        ('e', 'own', 0.27, 0.02, 0.73, 0.40),
+        ('c', 'wood', 0.25, 0.0, 0.75, 0.34),
+        ('e', 'ink', 0.48, 0.19, 0.55, 0.26),
+        ('e', 'ink', 0.61, 0.19, 0.68, 0.26),
+    ),
+    'tree': (
+        ('r', 'own', 0.38, 0.50, 0.62, 1.0),
+        ('e', 'dark', 0.04, 0.26, 0.54, 0.68),
+        ('e', 'body', 0.46, 0.26, 0.96, 0.68),
+        ('e', 'body', 0.16, 0.0, 0.82, 0.54),
+        ('e', 'light', 0.34, 0.10, 0.52, 0.26),
+    ),
+    'house': (
+        ('r', 'body', 0.10, 0.44, 0.90, 1.0),
+        ('p', 'own', 0.0, 0.48, 0.5, 0.02, 1.0, 0.48),
+        ('r', 'own', 0.40, 0.62, 0.60, 1.0),
+        ('r', 'glass', 0.16, 0.54, 0.34, 0.72),
+        ('r', 'glass', 0.66, 0.54, 0.84, 0.72),
+    ),
+    'box': (
+        ('r', 'body', 0.06, 0.34, 0.94, 1.0),
+        ('r', 'dark', 0.0, 0.20, 1.0, 0.42),
+        ('r', 'own', 0.38, 0.20, 0.62, 1.0),
+        ('r', 'own', 0.06, 0.58, 0.94, 0.72),
+        ('e', 'own', 0.22, 0.02, 0.50, 0.24),
+        ('e', 'own', 0.50, 0.02, 0.78, 0.24),
+    ),
+    'umbrella': (
+        ('l', 'ink', 0.5, 0.10, 0.5, 0.92, 0.60, 0.98, 0.68, 0.90),
+        ('c', 'body', 0.0, 0.06, 1.0, 1.0),
+        ('p', 'own', 0.34, 0.52, 0.5, 0.06, 0.66, 0.52),
+        ('p', 'own', 0.0, 0.52, 0.12, 0.24, 0.20, 0.52),
+        ('p', 'own', 1.0, 0.52, 0.88, 0.24, 0.80, 0.52),
+    ),
+    'lamp': (
+        ('r', 'own', 0.44, 0.40, 0.56, 1.0),
+        ('r', 'own', 0.22, 0.88, 0.78, 1.0),
+        ('p', 'body', 0.10, 0.44, 0.32, 0.04, 0.68, 0.04, 0.90, 0.44),
+        ('e', 'own', 0.34, 0.38, 0.66, 0.60),
+    ),
+    'chair': (
+        ('r', 'body', 0.12, 0.0, 0.30, 1.0),
+        ('r', 'own', 0.30, 0.06, 0.40, 0.50),
+        ('r', 'own', 0.14, 0.44, 0.90, 0.56),
+        ('r', 'body', 0.14, 0.56, 0.88, 0.68),
+        ('r', 'body', 0.72, 0.66, 0.88, 1.0),
+    ),
 }
 
 
@@ -191,8 +338,11 @@ def shade(paint, rng, spread=14):
 
 
 def sprite(name, paint, own=None):
-    """One object or thing as an RGBA picture, SPRITE px square, outlined so that it shows on its own colour."""
-    paints = dict(FIXED, body=paint, dark=tint(paint, 0.68), light=tint(paint, 1.45), own=own or paint)
+    """One object or thing as an RGBA picture, SPRITE px square, outlined so that it shows on its
+    own colour."""
+    paints = dict(
+        FIXED, body=paint, dark=tint(paint, 0.68), light=tint(paint, 1.45), own=own or paint
+    )
     picture = Image.new('RGBA', (SPRITE, SPRITE), (*paint, 0))
     draw = ImageDraw.Draw(picture)
     for shape, colour, *coordinates in SPRITES[name]:
@@ -212,23 +362,42 @@ def sprite(name, paint, own=None):
 
 
 def paste(canvas, picture, *, x, y, width, angle=0.0):
-    """Paste a sprite with its centre at (x, y), `width` px wide, turned by `angle` degrees anticlockwise."""
+    """Paste a sprite with its centre at (x, y), `width` px wide, turned by `angle` degrees
+    anticlockwise."""
     side = max(4, round(width * 1.42))  # room for the corners of a turned square
     scale, turn = SPRITE / width, math.radians(angle)
     a, b = math.cos(turn) * scale, -math.sin(turn) * scale
     half = side / 2
     middle = SPRITE / 2
     matrix = (a, b, middle - (a + b) * half, -b, a, middle - (a - b) * half)
-    stamp = picture.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    stamp = picture.transform(
+        (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
     canvas.paste(stamp, (round(x - half), round(y - half)), stamp)
 
 
-# --- places ------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- places
 
-SKY = {'beach': (150, 205, 240), 'forest': (95, 130, 85), 'street': (185, 190, 200), 'snow': (205, 215, 228),
-       'room': (225, 200, 165), 'meadow': (140, 195, 245), 'stage': (105, 25, 35), 'mountains': (165, 190, 225)}
-GROUND = {'beach': (225, 200, 145), 'forest': (85, 95, 50), 'street': (95, 95, 100), 'snow': (236, 240, 246),
-          'room': (165, 115, 70), 'meadow': (110, 180, 70), 'stage': (190, 140, 85), 'mountains': (130, 140, 95)}
+SKY = {
+    'beach': (150, 205, 240),
+    'forest': (95, 130, 85),
+    'street': (185, 190, 200),
+    'snow': (205, 215, 228),
+    'room': (225, 200, 165),
+    'meadow': (140, 195, 245),
+    'stage': (105, 25, 35),
+    'mountains': (165, 190, 225),
+}
+GROUND = {
+    'beach': (225, 200, 145),
+    'forest': (85, 95, 50),
+    'street': (95, 95, 100),
+    'snow': (236, 240, 246),
+    'room': (165, 115, 70),
+    'meadow': (110, 180, 70),
+    'stage': (190, 140, 85),
+    'mountains': (130, 140, 95),
+}
 
 
 def draw_place(place, rng, size):
@@ -249,15 +418,21 @@ def draw_place(place, rng, size):
         for _ in range(rng.randint(6, 10)):
             x, width = rng.random(), rng.uniform(0.02, 0.05)
             draw.rectangle(at(x, 0, x + width, horizon + 0.03), fill=shade((72, 55, 38), rng))
-            draw.ellipse(at(x - 0.1, -0.12, x + 0.14, rng.uniform(0.1, 0.2)), fill=shade((50, 95, 45), rng))
+            draw.ellipse(
+                at(x - 0.1, -0.12, x + 0.14, rng.uniform(0.1, 0.2)), fill=shade((50, 95, 45), rng)
+            )
     elif place == 'street':
         x = -rng.uniform(0, 0.15)
         while x < 1:
             width, top = rng.uniform(0.15, 0.28), rng.uniform(0.02, 0.2)
             draw.rectangle(at(x, top, x + width, horizon), fill=shade((140, 125, 120), rng, 30))
             for row in range(3):
-                draw.rectangle(at(x + 0.04, top + 0.03 + row * 0.08, x + width - 0.04, top + 0.06 + row * 0.08),
-                               fill=(90, 100, 120))
+                draw.rectangle(
+                    at(
+                        x + 0.04, top + 0.03 + row * 0.08, x + width - 0.04, top + 0.06 + row * 0.08
+                    ),
+                    fill=(90, 100, 120),
+                )
             x += width + 0.02
         for x in range(4):
             draw.rectangle(at(x * 0.27 + 0.05, 0.74, x * 0.27 + 0.17, 0.77), fill=(230, 230, 225))
@@ -265,20 +440,29 @@ def draw_place(place, rng, size):
         for _ in range(22):
             x, y = rng.random(), rng.random()
             draw.ellipse(at(x, y, x + 0.025, y + 0.025), fill=(255, 255, 255))
-        draw.ellipse(at(-0.2, horizon - 0.08, 0.6, horizon + 0.2), fill=shade((228, 234, 243), rng, 8))
+        draw.ellipse(
+            at(-0.2, horizon - 0.08, 0.6, horizon + 0.2), fill=shade((228, 234, 243), rng, 8)
+        )
     elif place == 'room':
         x = rng.uniform(0.05, 0.65)
         draw.rectangle(at(x, 0.06, x + 0.26, 0.26), fill=(180, 215, 235), outline=(110, 80, 55))
         draw.line(at(x + 0.13, 0.06, x + 0.13, 0.26), fill=(110, 80, 55))
         for y in range(4):
-            draw.line(at(0, horizon + 0.1 + y * 0.15, 1, horizon + 0.1 + y * 0.15), fill=(125, 85, 50))
+            draw.line(
+                at(0, horizon + 0.1 + y * 0.15, 1, horizon + 0.1 + y * 0.15), fill=(125, 85, 50)
+            )
     elif place == 'meadow':
         for _ in range(26):
             x, y = rng.random(), rng.uniform(horizon, 1)
-            draw.line(at(x, y, x + rng.uniform(-0.02, 0.02), y - 0.05), fill=shade((60, 135, 45), rng))
+            draw.line(
+                at(x, y, x + rng.uniform(-0.02, 0.02), y - 0.05), fill=shade((60, 135, 45), rng)
+            )
         for _ in range(5):
             x, y = rng.random(), rng.uniform(horizon, 1)
-            draw.ellipse(at(x, y, x + 0.03, y + 0.03), fill=shade(rng.choice([(250, 240, 120), (240, 150, 190)]), rng))
+            draw.ellipse(
+                at(x, y, x + 0.03, y + 0.03),
+                fill=shade(rng.choice([(250, 240, 120), (240, 150, 190)]), rng),
+            )
     elif place == 'stage':
         for x in range(9):
             if x % 2:
@@ -288,8 +472,12 @@ def draw_place(place, rng, size):
     else:
         for _ in range(3):
             x, top = rng.uniform(0, 1), rng.uniform(0.03, 0.14)
-            draw.polygon(at(x - 0.3, horizon, x, top, x + 0.3, horizon), fill=shade((115, 115, 130), rng))
-            draw.polygon(at(x - 0.08, top + 0.08, x, top, x + 0.08, top + 0.08), fill=(240, 242, 246))
+            draw.polygon(
+                at(x - 0.3, horizon, x, top, x + 0.3, horizon), fill=shade((115, 115, 130), rng)
+            )
+            draw.polygon(
+                at(x - 0.08, top + 0.08, x, top, x + 0.08, top + 0.08), fill=(240, 242, 246)
+            )
     for _ in range(rng.randint(2, 6)):  # stones, leaves, litter: no caption speaks of them
         x, y, width = rng.random(), rng.uniform(horizon, 1), rng.uniform(0.015, 0.045)
         draw.ellipse(at(x, y, x + width, y + width * 0.7), fill=shade((130, 125, 120), rng, 60))
@@ -297,25 +485,37 @@ def draw_place(place, rng, size):
 
 
 # The colour of the marks around a still's action.
-MARK = {'run': (255, 120, 70), 'jump': (15, 15, 25), 'spin': (60, 235, 245), 'sleep': (30, 40, 170),
-        'dance': (245, 60, 190), 'fall': (120, 105, 215), 'grow': (255, 240, 110)}
+MARK = {
+    'run': (255, 120, 70),
+    'jump': (15, 15, 25),
+    'spin': (60, 235, 245),
+    'sleep': (30, 40, 170),
+    'dance': (245, 60, 190),
+    'fall': (120, 105, 215),
+    'grow': (255, 240, 110),
+}
 
-# --- composition -------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------- composition
 
 # Where the members of a group of 1, 2, 3 or 4 stand, as fractions of the group's region.
-FORMATION = {1: ((.5, .5),), 2: ((.25, .55), (.75, .45)), 3: ((.2, .68), (.5, .25), (.8, .68)),
-             4: ((.25, .2), (.75, .2), (.25, .8), (.75, .8))}
+FORMATION = {
+    1: ((0.5, 0.5),),
+    2: ((0.25, 0.55), (0.75, 0.45)),
+    3: ((0.2, 0.68), (0.5, 0.25), (0.8, 0.68)),
+    4: ((0.25, 0.2), (0.75, 0.2), (0.25, 0.8), (0.75, 0.8)),
+}
 
 
 @dataclasses.dataclass
 class Layout:
     """What is settled once for a picture or a video; lengths in px."""
+
     background: Image.Image
-    picture: Image.Image        # the sprite of one member
-    places: list                # (x, y, width) of each member at rest
-    thing: tuple = None         # (sprite, x, y, width) or None
-    reach: float = 0.0          # how far a running group goes to either side
-    facing: int = 1             # 1: looks and runs to the right, -1: to the left
+    picture: Image.Image  # the sprite of one member
+    places: list  # (x, y, width) of each member at rest
+    thing: tuple = None  # (sprite, x, y, width) or None
+    reach: float = 0.0  # how far a running group goes to either side
+    facing: int = 1  # 1: looks and runs to the right, -1: to the left
 
 
 def lay_out(scene, rng, size):
@@ -334,7 +534,9 @@ def lay_out(scene, rng, size):
             x, right = rng.uniform(0.82, 0.88), 0.74
         else:
             x, left = rng.uniform(0.12, 0.18), 0.26
-        drawn = sprite(scene.thing, shade(PAINT[scene.thing_colour], rng), shade(OWN[scene.thing], rng))
+        drawn = sprite(
+            scene.thing, shade(PAINT[scene.thing_colour], rng), shade(OWN[scene.thing], rng)
+        )
         thing = (drawn, x * size, y * size, width * size)
     width = rng.uniform(0.2, 0.24) if scene.size == 'small' else rng.uniform(0.32, 0.38)
     places = []
@@ -356,8 +558,9 @@ def place_thing(canvas, layout):
 def draw_image(scene, rng, size=IMAGE_SIZE):
     """One still picture of a scene (an RGB `PIL.Image`, `size` px square).
 
-    A still cannot move, so each action is a pose with the marks that comics use: speed lines, a shadow under a
-    jump, Zs over a sleeper, notes around a dancer, rings around a spinner, an echo around what grows.
+    A still cannot move, so each action is a pose with the marks that comics use: speed lines, a
+    shadow under a jump, Zs over a sleeper, notes around a dancer, rings around a spinner, an echo
+    around what grows.
     """
     layout = lay_out(scene, rng, size)
     canvas = layout.background
@@ -368,14 +571,19 @@ def draw_image(scene, rng, size=IMAGE_SIZE):
 
 
 def draw_pose(canvas, layout, action, rng, *, x, y, width):
-    """Draw one member of the group in the pose that stands for its action, with the marks; lengths in px."""
+    """Draw one member of the group in the pose that stands for its action, with the marks; lengths
+    in px."""
     draw, facing, half = ImageDraw.Draw(canvas, 'RGBA'), layout.facing, width / 2
     mark = shade(MARK.get(action, (0, 0, 0)), rng)
     angle = rng.uniform(-5, 5)
     if action == 'run':
         angle = -facing * rng.uniform(10, 20)
         for offset in (-0.6, 0.0, 0.6):
-            start, length, v = x - facing * half * 1.1, width * rng.uniform(0.35, 0.55), y + offset * half
+            start, length, v = (
+                x - facing * half * 1.1,
+                width * rng.uniform(0.35, 0.55),
+                y + offset * half,
+            )
             draw.line((start, v, start - facing * length, v), fill=mark, width=3)
     elif action == 'jump':
         draw.ellipse((x - half, y + half * 0.85, x + half, y + half * 1.25), fill=(*mark, 210))
@@ -384,7 +592,9 @@ def draw_pose(canvas, layout, action, rng, *, x, y, width):
         angle = rng.uniform(-180, 180)
         for start in (20, 200):
             ring = half * 1.3
-            draw.arc((x - ring, y - ring, x + ring, y + ring), start, start + 130, fill=mark, width=3)
+            draw.arc(
+                (x - ring, y - ring, x + ring, y + ring), start, start + 130, fill=mark, width=3
+            )
     elif action == 'sleep':
         angle = rng.choice((90, -90)) + rng.uniform(-8, 8)
         for step in (0, 1):
@@ -409,9 +619,11 @@ def draw_pose(canvas, layout, action, rng, *, x, y, width):
 
 
 def motion(action, t, phase, tempo):
-    """Where a member is at time t of 0..1: (dx, dy, angle, scale); dx in reaches, dy in widths, angle in degrees.
+    """Where a member is at time t of 0..1: (dx, dy, angle, scale); dx in reaches, dy in widths,
+    angle in degrees.
 
-    phase (0..1) sets the members of a group apart; tempo (about 1) is how fast this video's motion is.
+    phase (0..1) sets the members of a group apart; tempo (about 1) is how fast this video's motion
+    is.
     """
     beat = 2 * math.pi * (1.5 * tempo * t + phase)
     if action == 'run':
@@ -432,7 +644,8 @@ def motion(action, t, phase, tempo):
 
 
 def draw_video(scene, rng, size=FRAME_SIZE):
-    """A video of a scene: uint8 array (F, size, size, 3), F of MIN_FRAMES..MAX_FRAMES; the action is a motion."""
+    """A video of a scene: uint8 array (F, size, size, 3), F of MIN_FRAMES..MAX_FRAMES; the action
+    is a motion."""
     layout = lay_out(scene, rng, size)
     place_thing(layout.background, layout)
     frames, tempo = rng.randint(MIN_FRAMES, MAX_FRAMES), rng.uniform(0.85, 1.2)
@@ -443,12 +656,19 @@ def draw_video(scene, rng, size=FRAME_SIZE):
         canvas = layout.background.copy()
         for (x, y, width), phase in zip(layout.places, phases):
             dx, dy, angle, scale = motion(scene.action, index / (frames - 1), phase, tempo)
-            paste(canvas, layout.picture, x=x + dx * layout.reach * layout.facing + rng.uniform(-0.5, 0.5),
-                  y=y + dy * width, width=width * scale, angle=angle * turn)
+            paste(
+                canvas,
+                layout.picture,
+                x=x + dx * layout.reach * layout.facing + rng.uniform(-0.5, 0.5),
+                y=y + dy * width,
+                width=width * scale,
+                angle=angle * turn,
+            )
         video[index] = np.asarray(canvas)
     return video
 
 
 def scene_rng(*key):
-    """A generator for one purpose, the same in every process: `random.Random` hashes a string by SHA-512."""
+    """A generator for one purpose, the same in every process: `random.Random` hashes a string by
+    SHA-512."""
     return random.Random('/'.join(str(part) for part in key))

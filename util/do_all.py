@@ -1,10 +1,14 @@
-"""Check what a training needs, cheapest first; then train, and test the best model. What the do_all drivers run.
+"""Check what a training needs, cheapest first; then train, and test the best model. What the do_all
+drivers run.
 
-    python -m util.do_all --config configs/vatex.yaml --rootpath ROOT [train.py's other options] [key=value ...]
+    python -m util.do_all --config configs/vatex.yaml --rootpath ROOT [train.py's other options]
+    [key=value ...]
 
-The arguments are those of train.py. Nothing is trained unless the device, the run folder, the encoders and then the
-data are in order. Exit status: as train.py's; 1 also where the data have problems.
+The arguments are those of train.py. Nothing is trained unless the device, the run folder, the
+encoders and then the data are in order. Exit status: as train.py's; 1 also where the data have
+problems.
 """
+
 import sys
 
 from basic.arguments import training_arguments
@@ -16,7 +20,7 @@ def main(argv=None):
     """The command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = training_arguments(words)
-    with telling('loading PyTorch'):     # the arguments are known to be right by now
+    with telling('loading PyTorch'):  # the arguments are known to be right by now
         import train
         from util.check_data import check_data, print_report
     if train.nothing_to_do(args):

@@ -4,6 +4,7 @@
 
 The font has Latin, Greek and Cyrillic letters: take German, French or Czech.
 """
+
 import argparse
 import sys
 import textwrap
@@ -22,9 +23,9 @@ from data_provider import Collection, build_loaders
 from evaluation import encode, load_weights, root_of, search_examples
 from model import build_model
 
-COLUMNS = 5                              # scenes in a row
-CHARACTERS = 24                          # of a line below a scene
-PALE = '#666666'                         # colour of a translation
+COLUMNS = 5  # scenes in a row
+CHARACTERS = 24  # of a line below a scene
+PALE = '#666666'  # colour of a translation
 
 
 def find_query(checkpoint, rootpath, caption_id=None):
@@ -33,17 +34,28 @@ def find_query(checkpoint, rootpath, caption_id=None):
     `caption_id` is such as 904456578#0; None means the first query whose right scene comes first.
     """
     config, saved = checkpoint.config, checkpoint.path.parent / TOKENIZER
-    tokenizer = load_tokenizer(str(saved) if saved.is_dir() else config.text.bert,
-                               config.text.lowercase)
+    tokenizer = load_tokenizer(
+        str(saved) if saved.is_dir() else config.text.bert, config.text.lowercase
+    )
     model = build_model(config, architecture=checkpoint.architecture)
     load_weights(model, checkpoint)
-    eval_set = build_loaders(config, rootpath, tokenizer, splits=('test',),
-                             image_size=model.image_size,
-                             image_encoder=model.visual_encoder)['test']
+    eval_set = build_loaders(
+        config,
+        rootpath,
+        tokenizer,
+        splits=('test',),
+        image_size=model.image_size,
+        image_encoder=model.visual_encoder,
+    )['test']
     if eval_set.pictures is None:
         raise ValueError(f'{checkpoint.path} was trained on features; expected a run on raw images')
-    examples = search_examples(encode(model, eval_set, 'cpu'), eval_set, config,
-                               queries=len(eval_set.caption_ids), top=COLUMNS)
+    examples = search_examples(
+        encode(model, eval_set, 'cpu'),
+        eval_set,
+        config,
+        queries=len(eval_set.caption_ids),
+        top=COLUMNS,
+    )
     for example in examples:
         if example.caption_id == caption_id or (caption_id is None and example.rank == 1):
             return example, eval_set.pictures
@@ -54,7 +66,7 @@ def find_scenes(config, rootpath, names=None):
     """([(visual id, English, translation)], ImageSource) of the named scenes, or of the first."""
     collection = Collection(config, rootpath)
     files = collection.captions('train')
-    texts = {}                           # of each scene the first caption
+    texts = {}  # of each scene the first caption
     for (visual, _), en, tgt in zip(files['en'].ids, files['en'].texts, files['tgt'].texts):
         texts.setdefault(visual, (en, tgt))
     names = names or list(texts)[:COLUMNS]
@@ -68,23 +80,38 @@ def find_scenes(config, rootpath, names=None):
 def draw_demo(scenes, images, example, pictures):
     """The scenes above, the search below, as a PIL image."""
     cell, heads, letters = SIDE + 2 * EDGE, font(14), font(12)
-    wrapped = [[(line, colour) for text, colour in ((en, INK), (tgt, PALE))
-                for line in textwrap.wrap(text, CHARACTERS)] for _, en, tgt in scenes]
+    wrapped = [
+        [
+            (line, colour)
+            for text, colour in ((en, INK), (tgt, PALE))
+            for line in textwrap.wrap(text, CHARACTERS)
+        ]
+        for _, en, tgt in scenes
+    ]
     search = Image.fromarray(draw(example, pictures, beside=COLUMNS))
     # From the top: a heading, the scenes, their captions, a heading, the search.
     below = TEXT + EDGE + cell + TEXT * max(map(len, wrapped)) + 2 * EDGE
     size = max(cell * len(scenes), search.width), below + TEXT + EDGE + search.height
     sheet = Image.new('RGB', size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((EDGE, 0), 'Training: English captions and, in grey, their machine translations '
-             'with their mistakes', fill=INK, font=heads)
+    pen.text(
+        (EDGE, 0),
+        'Training: English captions and, in grey, their machine translations with their mistakes',
+        fill=INK,
+        font=heads,
+    )
     for column, ((name, _, _), lines) in enumerate(zip(scenes, wrapped)):
         x, y = cell * column + EDGE, TEXT + 2 * EDGE
         sheet.paste(thumbnail(images, name), (x, y))
         for number, (line, colour) in enumerate(lines):
             pen.text((x, y + SIDE + EDGE + TEXT * number), line, fill=colour, font=letters)
-    pen.text((EDGE, below), f'Test: a query, its machine translation, and the {COLUMNS} best '
-             'scenes; the right one is framed', fill=INK, font=heads)
+    pen.text(
+        (EDGE, below),
+        f'Test: a query, its machine translation, and the {COLUMNS} best '
+        'scenes; the right one is framed',
+        fill=INK,
+        font=heads,
+    )
     sheet.paste(search, (0, below + TEXT + EDGE))
     return sheet
 
@@ -92,18 +119,28 @@ def draw_demo(scenes, images, example, pictures):
 @command('make_demo_picture')
 def main(argv=None):
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m util.make_demo_picture', description=(
-        'Draw training scenes of the demo, and what a trained model finds for one test query.'))
+    parser = argparse.ArgumentParser(
+        prog='python -m util.make_demo_picture',
+        description=(
+            'Draw training scenes of the demo, and what a trained model finds for one test query.'
+        ),
+    )
     parser.add_argument('run', metavar='RUN', help='run folder of a demo of raw images')
     parser.add_argument('--output', metavar='FILE', required=True, help='PNG file to write')
     parser.add_argument('--query', metavar='ID', help='caption id (default: the first one found)')
-    parser.add_argument('--scenes', metavar='ID,...', type=lambda text: text.split(','),
-                        help=f'training scenes (default: the first {COLUMNS})')
+    parser.add_argument(
+        '--scenes',
+        metavar='ID,...',
+        type=lambda text: text.split(','),
+        help=f'training scenes (default: the first {COLUMNS})',
+    )
     args = parser.parse_args(argv)
     checkpoint = load_checkpoint(args.run)
     rootpath = root_of(checkpoint.path, checkpoint.config)
-    sheet = draw_demo(*find_scenes(checkpoint.config, rootpath, args.scenes),
-                      *find_query(checkpoint, rootpath, args.query))
+    sheet = draw_demo(
+        *find_scenes(checkpoint.config, rootpath, args.scenes),
+        *find_query(checkpoint, rootpath, args.query),
+    )
     # Drawn scenes have few colours: with a palette the file is a third as large.
     write_atomically(Path(args.output), partial(sheet.quantize(256).save, format='PNG'))
     print(f'written: {args.output}')

@@ -1,14 +1,17 @@
-"""A table of tested runs: means and deviations over seeds, differences to a base row; or a curve over noise rates.
+"""A table of tested runs: means and deviations over seeds, differences to a base row; or a curve
+over noise rates.
 
     python -m util.table RUNS... [--base NAME] [--format text|markdown|latex|csv] [--output FILE]
                          [--metric NAME,... | --all-columns] [--weight val|chosen]
     python -m util.table --curve FILE.png RUNS... [--metric NAME] [--weight val|chosen]
 
-RUNS are run folders, or folders that hold some. Runs of one config name that differ in nothing but the seed make a row;
-runs that differ in more are refused. Figures are those of the test split at the weight w that validation uses (the
-paper's protocol), or, with --weight chosen, at the one that was best there; and, in columns of their own, at w = 0:
-without any translation at test time. A terminal shows the recalls and SumR at the former, a file or a pipe all of them.
+RUNS are run folders, or folders that hold some. Runs of one config name that differ in nothing but
+the seed make a row; runs that differ in more are refused. Figures are those of the test split at
+the weight w that validation uses (the paper's protocol), or, with --weight chosen, at the one that
+was best there; and, in columns of their own, at w = 0: without any translation at test time. A
+terminal shows the recalls and SumR at the former, a file or a pipe all of them.
 """
+
 import argparse
 import csv
 import io
@@ -25,10 +28,12 @@ from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, rea
 from util.table_statistics import Summary, difference, summary
 
 NOTHING = '–'
-MAIN, ZERO = '', 'w=0 '                  # groups of columns, as CSV has them before each name
+MAIN, ZERO = '', 'w=0 '  # groups of columns, as CSV has them before each name
 GROUPS = (MAIN, ZERO)
-COMPACT = tuple(name for name in QUALITIES if name.rpartition('/')[2] in ('R@1', 'R@5', 'R@10', 'SumR'))
-NAME_WIDTH = 32                          # characters of a row's name on a terminal
+COMPACT = tuple(
+    name for name in QUALITIES if name.rpartition('/')[2] in ('R@1', 'R@5', 'R@10', 'SumR')
+)
+NAME_WIDTH = 32  # characters of a row's name on a terminal
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Row:
         figures: dict group (of `GROUPS`) -> dict metric -> Summary or None.
         differences: dict group -> Difference to the base row; a group that has none is left out.
     """
+
     name: str
     seeds: int
     weights: str
@@ -50,13 +56,15 @@ class Row:
 
 
 def build_rows(groups, metrics, base=None, bootstrap=difference):
-    """The table's rows: one for each group of runs, then the released system's where there are such figures.
+    """The table's rows: one for each group of runs, then the released system's where there are such
+    figures.
 
     Args:
         groups: dict label -> runs, see `util.table_runs.group_by_name`.
         metrics: names, of `QUALITIES` and `COSTS`.
-        base: config name of the row to compare with, which becomes the first one, and, where there are several
-            collections, languages or rates of noise, the first one of each; None: no differences.
+        base: config name of the row to compare with, which becomes the first one, and, where there
+            are several collections, languages or rates of noise, the first one of each; None: no
+            differences.
         bootstrap: function of two lists of hits, see `util.table_statistics.difference`.
     Raises:
         ValueError: there is no such base, or a row that cannot be compared with it.
@@ -65,12 +73,16 @@ def build_rows(groups, metrics, base=None, bootstrap=difference):
     settings = {label: label.removeprefix(name) for label, name in names.items()}
     if base is not None and base not in names.values():
         raise ValueError(f"no runs named '{base}' to compare with; there are: {', '.join(groups)}")
-    rows = [_row(label, groups[label], metrics)
-            for label in sorted(groups, key=lambda label: (settings[label], names[label] != base))]
+    rows = [
+        _row(label, groups[label], metrics)
+        for label in sorted(groups, key=lambda label: (settings[label], names[label] != base))
+    ]
     for row in rows:
         other = f'{base}{settings[row.name]}'
         if row.name != other and other in groups:
-            row.differences = _differences(row.name, groups[row.name], other, groups[other], bootstrap)
+            row.differences = _differences(
+                row.name, groups[row.name], other, groups[other], bootstrap
+            )
     return rows + _released_rows(groups, metrics)
 
 
@@ -81,8 +93,14 @@ def weight_of(run, group):
 
 def _row(name, runs, metrics):
     weights = dict.fromkeys(f'{run.weight:g}' + ' (preset)' * run.preset for run in runs)
-    figures = {group: {metric: summary(run.value(metric, weight_of(run, group)) for run in runs)
-                       for metric in metrics if group == MAIN or metric not in COSTS} for group in GROUPS}
+    figures = {
+        group: {
+            metric: summary(run.value(metric, weight_of(run, group)) for run in runs)
+            for metric in metrics
+            if group == MAIN or metric not in COSTS
+        }
+        for group in GROUPS
+    }
     return Row(name=name, seeds=len(runs), weights=', '.join(weights), figures=figures)
 
 
@@ -95,8 +113,10 @@ def _differences(name, runs, base, base_runs, bootstrap):
             try:
                 found[group] = bootstrap(*hits)
             except ValueError as error:
-                raise ValueError(f"'{name}' cannot be compared with '{base}': {error} ({runs[0].folder} and "
-                                 f'{base_runs[0].folder})') from None
+                raise ValueError(
+                    f"'{name}' cannot be compared with '{base}': {error} ({runs[0].folder} and "
+                    f'{base_runs[0].folder})'
+                ) from None
     return found
 
 
@@ -109,16 +129,25 @@ def _released_rows(groups, metrics):
         if figures:
             task = f', task {config.data.task}' if config.data.collection == 'multi30k' else ''
             name = f'released: {config.data.collection} {config.data.lang}{task}'
-            shown = {metric: Summary(figures[metric], None) if metric in figures else None for metric in metrics}
-            rows[name] = Row(name=name, seeds=1, weights=NOTHING,
-                             figures={MAIN: shown, ZERO: dict.fromkeys(set(metrics) - set(COSTS))})
+            shown = {
+                metric: Summary(figures[metric], None) if metric in figures else None
+                for metric in metrics
+            }
+            rows[name] = Row(
+                name=name,
+                seeds=1,
+                weights=NOTHING,
+                figures={MAIN: shown, ZERO: dict.fromkeys(set(metrics) - set(COSTS))},
+            )
     return list(rows.values())
 
 
-# -------------------------------------------------------------------------------------------------------- the formats
+# -------------------------------------------------------------------------------------- the formats
+
 
 def columns(rows, metrics, groups=GROUPS):
-    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference' follows SumR.
+    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference'
+    follows SumR.
 
     Where every row is at w = 0 already, it has no second group, which would say everything twice.
     """
@@ -135,18 +164,26 @@ def columns(rows, metrics, groups=GROUPS):
 
 
 def cell(row, group, metric):
-    """(mean, deviation or None, note) of a cell as text; None if there is nothing, or nothing new."""
+    """(mean, deviation or None, note) of a cell as text; None if there is nothing, or nothing
+    new."""
     if group == ZERO and row.weights == '0':
-        return None                      # the row's other figures are those
+        return None  # the row's other figures are those
     if metric == 'difference':
         change = row.differences.get(group)
-        return change and (f'{change.mean:+.1f}', None,
-                           f'[{change.low:+.1f}, {change.high:+.1f}]' + ' *' * change.significant)
+        return change and (
+            f'{change.mean:+.1f}',
+            None,
+            f'[{change.low:+.1f}, {change.high:+.1f}]' + ' *' * change.significant,
+        )
     figure = row.figures[group][metric]
     if figure is None:
         return None
     digits = 2 if metric.endswith('mAP') else 1
-    return (f'{figure.mean:.{digits}f}', None if figure.deviation is None else f'{figure.deviation:.{digits}f}', '')
+    return (
+        f'{figure.mean:.{digits}f}',
+        None if figure.deviation is None else f'{figure.deviation:.{digits}f}',
+        '',
+    )
 
 
 def label(metric, delta='Δ SumR'):
@@ -156,29 +193,55 @@ def label(metric, delta='Δ SumR'):
 def markdown(rows, metrics, notes):
     """A pipe table; a group of columns that is not the first is named in each of its heads."""
     shown = columns(rows, metrics)
-    head = ['', 'seeds', 'w', *(f'w = 0: {label(metric)}' if group == ZERO else label(metric)
-                                for group, metric in shown)]
+    head = [
+        '',
+        'seeds',
+        'w',
+        *(f'w = 0: {label(metric)}' if group == ZERO else label(metric) for group, metric in shown),
+    ]
     body = []
     for row in rows:
         cells = [cell(row, *column) for column in shown]
-        body.append([row.name.replace('|', '\\|'), str(row.seeds), row.weights,
-                     *(NOTHING if part is None else part[0] + (f' ± {part[1]}' if part[1] else '')
-                       + (f' {part[2]}' if part[2] else '') for part in cells)])
-    lines = [f'| {" | ".join(line)} |' for line in (head, ['---', *['---:'] * (len(head) - 1)], *body)]
+        body.append(
+            [
+                row.name.replace('|', '\\|'),
+                str(row.seeds),
+                row.weights,
+                *(
+                    (
+                        NOTHING
+                        if part is None
+                        else part[0]
+                        + (f' ± {part[1]}' if part[1] else '')
+                        + (f' {part[2]}' if part[2] else '')
+                    )
+                    for part in cells
+                ),
+            ]
+        )
+    lines = [
+        f'| {" | ".join(line)} |' for line in (head, ['---', *['---:'] * (len(head) - 1)], *body)
+    ]
     return '\n'.join([*lines, '', *notes]) + '\n'
 
 
 def latex(rows, metrics, notes):
     """A tabular for the package booktabs, with a head over each group and direction."""
     shown = columns(rows, metrics)
-    heads = [('w = 0' if group == ZERO else '$w$ of each row', metric.partition('/')[0] if '/' in metric else '') for group, metric in shown]
+    heads = [
+        (
+            'w = 0' if group == ZERO else '$w$ of each row',
+            metric.partition('/')[0] if '/' in metric else '',
+        )
+        for group, metric in shown
+    ]
 
     def spanning(level):
         """The names of one level of heads, over the columns that share them."""
         cells, start = [], 0
         while start < len(heads):
             end = start + 1
-            while end < len(heads) and heads[end][:level + 1] == heads[start][:level + 1]:
+            while end < len(heads) and heads[end][: level + 1] == heads[start][: level + 1]:
                 end += 1
             cells.append(rf'\multicolumn{{{end - start}}}{{c}}{{{heads[start][level]}}}')
             start = end
@@ -189,18 +252,44 @@ def latex(rows, metrics, notes):
             return '--'
         mean, deviation, note = part
         interval, star, _ = note.partition(' *')
-        return f'${mean}$' + (rf' {{\scriptsize $\pm$ {deviation}}}' if deviation else '') + (
-            rf' {{\scriptsize ${interval}$}}' if interval else '') + ('$^{*}$' if star else '')
+        return (
+            f'${mean}$'
+            + (rf' {{\scriptsize $\pm$ {deviation}}}' if deviation else '')
+            + (rf' {{\scriptsize ${interval}$}}' if interval else '')
+            + ('$^{*}$' if star else '')
+        )
 
-    lines = [f'% {note}' for note in notes] + [rf'\begin{{tabular}}{{lrr{"r" * len(shown)}}}', r'\toprule']
+    lines = [f'% {note}' for note in notes] + [
+        rf'\begin{{tabular}}{{lrr{"r" * len(shown)}}}',
+        r'\toprule',
+    ]
     lines += [spanning(0), spanning(1)]
-    lines.append(' & '.join(['', 'seeds', '$w$', *(label(metric, r'$\Delta$ SumR').rpartition(' ')[2]
-                                                   if '/' in metric else label(metric, r'$\Delta$ SumR')
-                                                   for _, metric in shown)]) + r' \\')
+    lines.append(
+        ' & '.join(
+            [
+                '',
+                'seeds',
+                '$w$',
+                *(
+                    (
+                        label(metric, r'$\Delta$ SumR').rpartition(' ')[2]
+                        if '/' in metric
+                        else label(metric, r'$\Delta$ SumR')
+                    )
+                    for _, metric in shown
+                ),
+            ]
+        )
+        + r' \\'
+    )
     lines.append(r'\midrule')
     for row in rows:
-        cells = [escaped(row.name), str(row.seeds), row.weights.replace(NOTHING, '--'),
-                 *(text(cell(row, *column)) for column in shown)]
+        cells = [
+            escaped(row.name),
+            str(row.seeds),
+            row.weights.replace(NOTHING, '--'),
+            *(text(cell(row, *column)) for column in shown),
+        ]
         lines.append(' & '.join(cells) + r' \\')
     return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}']) + '\n'
 
@@ -208,21 +297,36 @@ def latex(rows, metrics, notes):
 def escaped(text):
     """Text as LaTeX sets it."""
     special = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'}
-    return ''.join(special.get(letter, f'\\{letter}' if letter in '_%&#${}' else letter) for letter in text)
+    return ''.join(
+        special.get(letter, f'\\{letter}' if letter in '_%&#${}' else letter) for letter in text
+    )
 
 
 def as_csv(rows, metrics, notes):
-    """Full precision, a column a number; empty where there is nothing. The notes are left out: it is for programs."""
+    """Full precision, a column a number; empty where there is nothing. The notes are left out: it
+    is for programs."""
     shown, lines = columns(rows, metrics), []
     for row in rows:
         line = {'name': row.name, 'seeds': row.seeds, 'w': row.weights.replace(NOTHING, '')}
         for group, metric in shown:
             if metric == 'difference':
                 change = row.differences.get(group)
-                values = (change.mean, change.low, change.high, int(change.significant)) if change else [None] * 4
-                names = ('SumR difference', 'SumR difference low', 'SumR difference high', 'significant')
+                values = (
+                    (change.mean, change.low, change.high, int(change.significant))
+                    if change
+                    else [None] * 4
+                )
+                names = (
+                    'SumR difference',
+                    'SumR difference low',
+                    'SumR difference high',
+                    'significant',
+                )
             else:
-                values, names = row.figures[group][metric] or (None, None), (f'{metric} mean', f'{metric} deviation')
+                values, names = (
+                    row.figures[group][metric] or (None, None),
+                    (f'{metric} mean', f'{metric} deviation'),
+                )
             line.update((f'{group}{name}', value) for name, value in zip(names, values))
         lines.append(line)
     text = io.StringIO()
@@ -233,20 +337,40 @@ def as_csv(rows, metrics, notes):
 
 
 def as_text(rows, metrics, notes, groups=GROUPS):
-    """An aligned table within the terminal's width; columns that do not fit beside go below, under the names again."""
+    """An aligned table within the terminal's width; columns that do not fit beside go below, under
+    the names again."""
     width = shutil.get_terminal_size().columns
     names = [cut(row.name) for row in rows]
     first = max(map(len, names))
-    units = {'': [padded(['seeds', *(str(row.seeds) for row in rows)]), padded(['w', *(row.weights for row in rows)])]}
+    units = {
+        '': [
+            padded(['seeds', *(str(row.seeds) for row in rows)]),
+            padded(['w', *(row.weights for row in rows)]),
+        ]
+    }
     for group, metric in columns(rows, metrics, groups):
         way, _, name = label(metric).rpartition(' ') if '/' in metric else ('', '', label(metric))
         head = ' '.join(filter(None, ['w=0' if group == ZERO else '', way]))
         cells = [cell(row, group, metric) for row in rows]
         units.setdefault(f'{group}{way or "sum"}', []).append(
-            padded([f'{head} {name}'.strip(), *(NOTHING if part is None else part[0] + (f'±{part[1]}' if part[1] else '')
-                                                + (f' {part[2]}' if part[2] else '') for part in cells)]))
+            padded(
+                [
+                    f'{head} {name}'.strip(),
+                    *(
+                        (
+                            NOTHING
+                            if part is None
+                            else part[0]
+                            + (f'±{part[1]}' if part[1] else '')
+                            + (f' {part[2]}' if part[2] else '')
+                        )
+                        for part in cells
+                    ),
+                ]
+            )
+        )
     blocks = [[padded(['', *names], left=True)]]
-    for unit in units.values():          # what belongs together stays together, where it can
+    for unit in units.values():  # what belongs together stays together, where it can
         whole = first + sum(len(column[0]) + 2 for column in unit)
         if whole <= width and used(blocks[-1]) + whole - first > width:
             blocks.append(blocks[0][:1])
@@ -255,12 +379,18 @@ def as_text(rows, metrics, notes, groups=GROUPS):
                 blocks.append(blocks[0][:1])
             blocks[-1].append(column)
     tables = ['\n'.join('  '.join(line).rstrip() for line in zip(*block)) for block in blocks]
-    return '\n\n'.join([*tables, '\n'.join(line for note in notes for line in textwrap.wrap(note, width - 1))]) + '\n'
+    return (
+        '\n\n'.join(
+            [*tables, '\n'.join(line for note in notes for line in textwrap.wrap(note, width - 1))]
+        )
+        + '\n'
+    )
 
 
 def cut(name):
-    """A name that a terminal has room for: the end of a longer one, which is what tells it from others."""
-    return name if len(name) <= NAME_WIDTH else f'..{name[2 - NAME_WIDTH:]}'
+    """A name that a terminal has room for: the end of a longer one, which is what tells it from
+    others."""
+    return name if len(name) <= NAME_WIDTH else f'..{name[2 - NAME_WIDTH :]}'
 
 
 def padded(cells, left=False):
@@ -279,40 +409,87 @@ FORMATS = {'text': as_text, 'markdown': markdown, 'latex': latex, 'csv': as_csv}
 
 def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
     """What a reader must know to read the table, a sentence or two a line."""
-    which = {'val': 'the one that validation uses, as the paper does',
-             'chosen': 'the one that scored best on the validation split'}[weight]
-    notes = ['Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP in per cent. '
-             f'w: share of the English branch in the score, {which}'
-             + ('; w = 0: no translation at test time.' if ZERO in groups else '.')]
+    which = {
+        'val': 'the one that validation uses, as the paper does',
+        'chosen': 'the one that scored best on the validation split',
+    }[weight]
+    notes = [
+        'Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP'
+        f' in per cent. w: share of the English branch in the score, {which}'
+        + ('; w = 0: no translation at test time.' if ZERO in groups else '.')
+    ]
     if any('(preset)' in row.weights for row in rows):
-        notes.append('(preset): no choice is stored with the model; it is the weight that validation uses.')
+        notes.append(
+            '(preset): no choice is stored with the model; it is the weight that validation uses.'
+        )
     if any(row.differences for row in rows):
-        notes.append(f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired percentile '
-                     f'bootstrap over the test\'s visual items and their captions ({resamples:,} resamples); *: it '
-                     'leaves out 0. It does not cover the chance of training, which the deviations show.')
+        notes.append(
+            f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired'
+            ' percentile '
+            f"bootstrap over the test's visual items and their captions ({resamples:,} resamples);"
+            ' *: it '
+            'leaves out 0. It does not cover the chance of training, which the deviations show.'
+        )
     if any(row.name.startswith('released') for row in rows):
         notes.append('released: the figures of single runs that the authors report.')
     return notes
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
+
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(prog='python -m util.table', description=__doc__.splitlines()[0])
-    parser.add_argument('runs', nargs='+', metavar='RUNS', help='run folders, or folders that hold some')
-    parser.add_argument('--base', metavar='NAME', help='config name of the row to compare the others with')
-    parser.add_argument('--format', choices=list(FORMATS), help='default: text on a terminal, else markdown')
-    parser.add_argument('--output', metavar='FILE', help='write the table there (default: print it)')
-    parser.add_argument('--metric', metavar='NAME,...', help=f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
-                        'the model; minutes: of training and validation); default: all but the last two, '
-                        'on a terminal the recalls and SumR, for a curve SumR')
-    parser.add_argument('--all-columns', action='store_true', help='on a terminal too all figures, and those at w = 0')
-    parser.add_argument('--weight', choices=('val', 'chosen'), default='val', help='whose figures: the w that '
-                        'validation uses (default), or the one that scored best there')
-    parser.add_argument('--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)')
-    parser.add_argument('--resamples', type=int, default=9999, metavar='N', help='of the bootstrap (9999)')
-    parser.add_argument('--curve', metavar='FILE.png', help='plot a figure against data.noise, a line a config name, '
-                        'and write the numbers to FILE.csv')
+    parser = argparse.ArgumentParser(
+        prog='python -m util.table', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        'runs', nargs='+', metavar='RUNS', help='run folders, or folders that hold some'
+    )
+    parser.add_argument(
+        '--base', metavar='NAME', help='config name of the row to compare the others with'
+    )
+    parser.add_argument(
+        '--format', choices=list(FORMATS), help='default: text on a terminal, else markdown'
+    )
+    parser.add_argument(
+        '--output', metavar='FILE', help='write the table there (default: print it)'
+    )
+    parser.add_argument(
+        '--metric',
+        metavar='NAME,...',
+        help=(
+            f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
+            'the model; minutes: of training and validation); default: all but the last two, '
+            'on a terminal the recalls and SumR, for a curve SumR'
+        ),
+    )
+    parser.add_argument(
+        '--all-columns',
+        action='store_true',
+        help='on a terminal too all figures, and those at w = 0',
+    )
+    parser.add_argument(
+        '--weight',
+        choices=('val', 'chosen'),
+        default='val',
+        help=(
+            'whose figures: the w that validation uses (default), or the one that scored best there'
+        ),
+    )
+    parser.add_argument(
+        '--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)'
+    )
+    parser.add_argument(
+        '--resamples', type=int, default=9999, metavar='N', help='of the bootstrap (9999)'
+    )
+    parser.add_argument(
+        '--curve',
+        metavar='FILE.png',
+        help=(
+            'plot a figure against data.noise, a line a config name, '
+            'and write the numbers to FILE.csv'
+        ),
+    )
     args = parser.parse_args(argv)
     if args.curve and (args.base or args.output):
         parser.error('--curve draws no table: leave --base and --output away')
@@ -325,12 +502,24 @@ def parse_arguments(argv=None):
         parser.error('--base shows differences in SumR: name it in --metric, or leave --base away')
     if not 0 < args.confidence < 1 or args.resamples < 1:
         parser.error('expected --confidence between 0 and 1, and --resamples of at least 1')
-    args.metric = args.metric.split(',') if args.metric else ['SumR'] if args.curve else list(
-        COMPACT if args.compact else QUALITIES)
-    unknown = [name for name in args.metric if name not in (QUALITIES if args.curve else (*QUALITIES, *COSTS))]
+    args.metric = (
+        args.metric.split(',')
+        if args.metric
+        else ['SumR']
+        if args.curve
+        else list(COMPACT if args.compact else QUALITIES)
+    )
+    unknown = [
+        name
+        for name in args.metric
+        if name not in (QUALITIES if args.curve else (*QUALITIES, *COSTS))
+    ]
     if unknown or (args.curve and len(args.metric) > 1):
-        parser.error(f'--metric {",".join(args.metric)}: expected ' + ('one of ' if args.curve else 'names among ')
-                     + ', '.join(QUALITIES if args.curve else (*QUALITIES, *COSTS)))
+        parser.error(
+            f'--metric {",".join(args.metric)}: expected '
+            + ('one of ' if args.curve else 'names among ')
+            + ', '.join(QUALITIES if args.curve else (*QUALITIES, *COSTS))
+        )
     return args
 
 
@@ -340,14 +529,21 @@ def main(argv=None):
     args = parse_arguments(argv)
     runs = read_runs(args.runs, weight=args.weight)
     if args.curve:
-        from util.table_curve import write_curve             # matplotlib is slow to import
+        from util.table_curve import write_curve  # matplotlib is slow to import
+
         written = write_curve(group_by_noise(runs), args.metric[0], args.curve, args.weight)
         print(f'written: {", ".join(map(str, written))}')
         return 0
-    rows = build_rows(group_by_name(runs), args.metric, args.base, partial(
-        difference, resamples=args.resamples, confidence=args.confidence))
+    rows = build_rows(
+        group_by_name(runs),
+        args.metric,
+        args.base,
+        partial(difference, resamples=args.resamples, confidence=args.confidence),
+    )
     options = {'groups': [MAIN]} if args.compact else {}
-    notes = notes_of(rows, args.base, args.confidence, args.resamples, weight=args.weight, **options)
+    notes = notes_of(
+        rows, args.base, args.confidence, args.resamples, weight=args.weight, **options
+    )
     text = FORMATS[args.format](rows, args.metric, notes, **options)
     if args.output:
         write_atomically(args.output, text)

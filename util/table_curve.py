@@ -1,4 +1,6 @@
-"""A figure of quality against the rate of translation noise: a line a config name, a band over seeds."""
+"""A figure of quality against the rate of translation noise: a line a config name, a band over
+seeds."""
+
 import csv
 import io
 from pathlib import Path
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 from basic.files import write_atomically
 from util.table_statistics import summary
 
-# Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and dashes help.
+# Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and
+# dashes help.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS, DASHES = 'os^DvP*', ('-', '--', ':', '-.')
 PANELS = {'with translation': 'query and its translation', 'w=0': 'query alone (w = 0)'}
@@ -24,14 +27,16 @@ def curve_points(lines, metric):
         lines: dict name -> dict noise -> runs, see `util.table_runs.group_by_noise`.
         metric: one of `util.table_runs.QUALITIES`.
     Returns:
-        list of dicts with the keys of `HEADER`; a deviation of one seed is None. A group (of `PANELS`) that some run
-        has no figures for lacks that point.
+        list of dicts with the keys of `HEADER`; a deviation of one seed is None. A group (of
+        `PANELS`) that some run has no figures for lacks that point.
     """
     points = []
     for group in PANELS:
         for name, line in lines.items():
             for noise, runs in line.items():
-                found = summary(run.value(metric, 0.0 if group == 'w=0' else run.weight) for run in runs)
+                found = summary(
+                    run.value(metric, 0.0 if group == 'w=0' else run.weight) for run in runs
+                )
                 if found:
                     points.append(dict(zip(HEADER, (group, name, noise, len(runs), *found))))
     return points
@@ -41,7 +46,8 @@ def write_curve(lines, metric, path, weight='val'):
     """Write the picture and, beside it, its numbers as CSV.
 
     Args:
-        lines, metric: as `curve_points` has; weight: as `util.table_runs.read_runs` has, for the title.
+        lines, metric: as `curve_points` has; weight: as `util.table_runs.read_runs` has, for the
+            title.
         path: of the picture, ending in .png.
     Returns:
         both paths.
@@ -54,8 +60,10 @@ def write_curve(lines, metric, path, weight='val'):
     points = curve_points(lines, metric)
     rates = {point['noise'] for point in points}
     if len(rates) < 2:
-        raise ValueError(f'all runs have data.noise={rates.pop():g}, which makes no curve; runs on corrupted '
-                         'translations are started with data.noise=RATE, which util.add_noise prints')
+        raise ValueError(
+            f'all runs have data.noise={rates.pop():g}, which makes no curve; runs on corrupted '
+            'translations are started with data.noise=RATE, which util.add_noise prints'
+        )
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, lineterminator='\n')
     writer.writeheader()
@@ -88,9 +96,14 @@ def draw(points, metric, weight='val'):
         panel.spines[['top', 'right']].set_visible(False)
         panel.set_axisbelow(True)
     panels[0].set_ylabel(metric.replace('/', ' ') + ', test')
-    height = -(-len(drawn) // 4)                                     # rows of the legend, about equally long
-    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', ncols=-(-len(drawn) // height),
-                  frameon=False)
+    height = -(-len(drawn) // 4)  # rows of the legend, about equally long
+    figure.legend(
+        drawn.values(),
+        drawn.keys(),
+        loc='outside lower center',
+        ncols=-(-len(drawn) // height),
+        frameon=False,
+    )
     return figure
 
 
@@ -100,7 +113,20 @@ def draw_line(panel, line, number):
     noise, means = [point['noise'] for point in line], [point['mean'] for point in line]
     spread = [point['deviation'] or 0.0 for point in line]
     if any(spread):
-        panel.fill_between(noise, [mean - by for mean, by in zip(means, spread)],
-                           [mean + by for mean, by in zip(means, spread)], color=colour, alpha=0.15, linewidth=0)
-    return panel.plot(noise, means, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.8,
-                      linestyle=DASHES[number // len(COLOURS) % len(DASHES)])[0]
+        panel.fill_between(
+            noise,
+            [mean - by for mean, by in zip(means, spread)],
+            [mean + by for mean, by in zip(means, spread)],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    return panel.plot(
+        noise,
+        means,
+        color=colour,
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=5,
+        linewidth=1.8,
+        linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
+    )[0]

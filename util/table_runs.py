@@ -1,7 +1,9 @@
-"""Tested run folders for tables and curves: reading them, grouping them by name, refusing to mix what differs.
+"""Tested run folders for tables and curves: reading them, grouping them by name, refusing to mix
+what differs.
 
 Q captions, S visual items that have captions, W weights.
 """
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,32 @@ from basic.foreign import read_json, read_npz
 from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
-NO_DIFFERENCE = ('train.seed', 'train.workers', 'train.keep_last', 'compute.image_cache', 'compute.score_memory')
-NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')    # along a line of a curve
+NO_DIFFERENCE = (
+    'train.seed',
+    'train.workers',
+    'train.keep_last',
+    'compute.image_cache',
+    'compute.score_memory',
+)
+# along a line of a curve
+NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')
 FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
-REPORT = {'split': str, 'ties': str, 'captions': int, 'visuals': int, 'epoch': int, 'val_weight': float,
-          'chosen_weight': (float, None), 'altered': ([str], None),
-          'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}]}   # what metrics.json must hold
-QUALITIES = (*(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')), 'SumR')
+REPORT = {
+    'split': str,
+    'ties': str,
+    'captions': int,
+    'visuals': int,
+    'epoch': int,
+    'val_weight': float,
+    'chosen_weight': (float, None),
+    'altered': ([str], None),
+    # what metrics.json must hold
+    'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}],
+}
+QUALITIES = (
+    *(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')),
+    'SumR',
+)
 COSTS = ('epoch', 'minutes')
 
 
@@ -30,11 +51,12 @@ class TestedRun:
     Attributes:
         folder: where it lies; config: its resolved config.
         report: the content of metrics.json.
-        weight: w whose figures are the run's: the one that validation uses, the paper's protocol; or, where it was
-            asked for, the one chosen on validation.
+        weight: w whose figures are the run's: the one that validation uses, the paper's protocol;
+            or, where it was asked for, the one chosen on validation.
         chosen: whether one was chosen on validation.
         preset: it was asked for, and there is none.
     """
+
     folder: Path
     config: Config
     report: dict
@@ -51,12 +73,17 @@ class TestedRun:
         return next((row for row in self.report['rows'] if row['weight'] == weight), None)
 
     def value(self, name, weight):
-        """A figure of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`; None where it is not recorded."""
+        """A figure of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`; None where it is
+        not recorded."""
         if name == 'epoch':
             return self.report['epoch']
         if name == 'minutes':
             times = [record['speed'] for record in read_log(self.folder) if record.get('speed')]
-            return sum(time['train_seconds'] + time['val_seconds'] for time in times) / 60 if times else None
+            return (
+                sum(time['train_seconds'] + time['val_seconds'] for time in times) / 60
+                if times
+                else None
+            )
         row = self.row(weight)
         if row is None:
             return None
@@ -67,7 +94,8 @@ class TestedRun:
         """How much each query adds to SumR.
 
         Returns:
-            dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a right item; owner (Q,), the place
+            dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a right item;
+                owner (Q,), the place
             in v2t of each caption's visual item; caption_ids (Q,).
         Raises:
             ValueError: there are no ranks, or they are not those of the report.
@@ -78,17 +106,32 @@ class TestedRun:
             raise ValueError(f'{self.folder} has no {path.name}, the ranks of each query; {again}')
         queries, rows = self.report['captions'], len(self.report['rows'])
         try:
-            ranks = read_npz(path, {'weights': ((rows,), 'fi'), 't2v': ((rows, queries), 'fi'),
-                                    'v2t': ((rows, None), 'fi'), 'owner': ((queries,), 'iu'),
-                                    'caption_ids': ((queries,), 'U')})
+            ranks = read_npz(
+                path,
+                {
+                    'weights': ((rows,), 'fi'),
+                    't2v': ((rows, queries), 'fi'),
+                    'v2t': ((rows, None), 'fi'),
+                    'owner': ((queries,), 'iu'),
+                    'caption_ids': ((queries,), 'U'),
+                },
+            )
         except (ValueError, OSError) as error:
             raise ValueError(f'{error}; {again}') from None
         if not np.isin(ranks['owner'], np.arange(ranks['v2t'].shape[1])).all():
-            raise ValueError(f'{path} is damaged (captions of visual items that it does not have); {again}')
+            raise ValueError(
+                f'{path} is damaged (captions of visual items that it does not have); {again}'
+            )
         at = np.flatnonzero(ranks['weights'] == weight)
-        found = {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS)
-                 for way in ('t2v', 'v2t')} if len(at) else {}
-        if not (found and abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) <= 1e-6):
+        found = (
+            {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS) for way in ('t2v', 'v2t')}
+            if len(at)
+            else {}
+        )
+        if not (
+            found
+            and abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) <= 1e-6
+        ):
             raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
         return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
 
@@ -97,11 +140,13 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='v
     """The tested runs that paths name: run folders, or folders with run folders at any depth.
 
     Args:
-        weight: whose figures are taken: `val`, the w that validation uses; `chosen`, the one chosen on validation.
-        report: called with a line for each run inside such a folder that has not been tested, and is left out, and for
-            each that was tested before its training was finished.
+        weight: whose figures are taken: `val`, the w that validation uses; `chosen`, the one chosen
+            on validation.
+        report: called with a line for each run inside such a folder that has not been tested, and
+            is left out, and for each that was tested before its training was finished.
     Raises:
-        ValueError: a path without a run, a run folder given by itself that has not been tested, a damaged file.
+        ValueError: a path without a run, a run folder given by itself that has not been tested, a
+            damaged file.
     """
     folders = {}
     for path in map(Path, paths):
@@ -110,9 +155,11 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='v
         inside = sorted(file.parent for file in path.rglob(CONFIG))
         tested = [folder for folder in inside if (folder / METRICS['test']).is_file()]
         if not tested:
-            raise ValueError(f'{path} holds no tested run: a run folder has {CONFIG} and, after the test, '
-                             f'{METRICS["test"]}; found {len(inside)} of the first. To test a trained one: '
-                             'python evaluation.py --checkpoint FOLDER')
+            raise ValueError(
+                f'{path} holds no tested run: a run folder has {CONFIG} and, after the test, '
+                f'{METRICS["test"]}; found {len(inside)} of the first. To test a trained one: '
+                'python evaluation.py --checkpoint FOLDER'
+            )
         for folder in inside:
             if folder not in tested:
                 report(f'left out, not tested: {folder}')
@@ -135,24 +182,34 @@ def _read_run(folder, weight):
         report = read_json(folder / METRICS['test'], REPORT)
         chosen = report.get('chosen_weight')
         asked = chosen if weight == 'chosen' else None
-        run = TestedRun(folder=folder, config=config, report=report, chosen=chosen is not None,
-                        weight=_preset(report) if asked is None else asked,
-                        preset=weight == 'chosen' and chosen is None)
+        run = TestedRun(
+            folder=folder,
+            config=config,
+            report=report,
+            chosen=chosen is not None,
+            weight=_preset(report) if asked is None else asked,
+            preset=weight == 'chosen' and chosen is None,
+        )
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
     except ValueError as error:
-        raise ValueError(f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}') from None
+        raise ValueError(
+            f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}'
+        ) from None
     if report.get('altered'):
-        raise ValueError(f'{folder / METRICS["test"]} is not of the run as it was trained '
-                         f'({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint {folder}')
+        raise ValueError(
+            f'{folder / METRICS["test"]} is not of the run as it was trained'
+            f' ({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint'
+            f' {folder}'
+        )
     return run
 
 
 def group_by_name(runs):
     """dict label -> the runs of one config name, which differ in nothing but the seed, by seed.
 
-    The label is the name, followed, where the runs are of several, by collection, language and rate of noise: runs of
-    different ones have different queries, and make rows of their own.
+    The label is the name, followed, where the runs are of several, by collection, language and rate
+    of noise: runs of different ones have different queries, and make rows of their own.
 
     Raises:
         ValueError: they do differ, or a seed occurs twice; names the folders and what differs.
@@ -165,10 +222,12 @@ def group_by_name(runs):
 
 
 def group_by_noise(runs):
-    """dict label -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed; labels as above.
+    """dict label -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed;
+    labels as above.
 
     Raises:
-        ValueError: runs of one name differ in more than seed and noise, or a seed occurs twice at a rate.
+        ValueError: runs of one name differ in more than seed and noise, or a seed occurs twice at a
+            rate.
     """
     lines = {}
     for name, group in _grouped(runs, _label(runs, ('collection', 'lang'))).items():
@@ -182,12 +241,17 @@ def group_by_noise(runs):
 
 
 def _label(runs, keys):
-    """A function run -> its config's name, and those of these keys of `data` in which the runs differ."""
+    """A function run -> its config's name, and those of these keys of `data` in which the runs
+    differ."""
     different = [key for key in keys if len({run.config.data[key] for run in runs}) > 1]
 
     def label(run):
-        parts = [f'noise {run.config.data.noise:g}' if key == 'noise' else run.config.data[key] for key in different]
+        parts = [
+            f'noise {run.config.data.noise:g}' if key == 'noise' else run.config.data[key]
+            for key in different
+        ]
         return run.config.name + (f' ({", ".join(parts)})' if parts else '')
+
     return label
 
 
@@ -199,19 +263,28 @@ def _grouped(runs, key):
 
 
 def refuse_differences(name, runs, allowed):
-    """ValueError if the runs' configs differ in other keys than those allowed, or if they were tested differently."""
+    """ValueError if the runs' configs differ in other keys than those allowed, or if they were
+    tested differently."""
     first = runs[0]
     for run in runs[1:]:
         one, other = (flatten(config_to_dict(each.config)) for each in (first, run))
-        different = {key: (one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys())
-                     if one.get(key) != other.get(key) and key not in allowed}
-        different |= {f'the test: {key}': (first.report[key], run.report[key])
-                      for key in ('split', 'ties', 'captions', 'visuals') if first.report[key] != run.report[key]}
+        different = {
+            key: (one.get(key), other.get(key))
+            for key in sorted(one.keys() | other.keys())
+            if one.get(key) != other.get(key) and key not in allowed
+        }
+        different |= {
+            f'the test: {key}': (first.report[key], run.report[key])
+            for key in ('split', 'ties', 'captions', 'visuals')
+            if first.report[key] != run.report[key]
+        }
         if different:
-            raise ValueError(f"runs named '{name}' differ in more than the seed: "
-                             + '; '.join(f'{key}: {a!r} and {b!r}' for key, (a, b) in different.items())
-                             + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one away, or '
-                             'train it with a name of its own, name=NAME')
+            raise ValueError(
+                f"runs named '{name}' differ in more than the seed: "
+                + '; '.join(f'{key}: {a!r} and {b!r}' for key, (a, b) in different.items())
+                + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one'
+                ' away, or train it with a name of its own, name=NAME'
+            )
 
 
 def _refuse_doubles(name, runs):
@@ -219,5 +292,7 @@ def _refuse_doubles(name, runs):
     runs.sort(key=lambda run: run.seed)
     for one, other in zip(runs, runs[1:]):
         if one.seed == other.seed:
-            raise ValueError(f"two runs named '{name}' have seed {one.seed}: {one.folder} and {other.folder}; "
-                             'leave one away')
+            raise ValueError(
+                f"two runs named '{name}' have seed {one.seed}: {one.folder} and {other.folder}; "
+                'leave one away'
+            )

@@ -2,11 +2,13 @@
 
     python -m util.verify_parity GOLDEN_DIR [--vocab mBERT/vocab.txt] [--device 0] [key=value ...]
 
-Prints, per file and figure, the largest deviation beside its tolerance; the exit status is 1 past any of them. All
-that it compares with, names, sizes, options and inputs, is read from the folder:
+Prints, per file and figure, the largest deviation beside its tolerance; the exit status is 1 past
+any of them. All that it compares with, names, sizes, options and inputs, is read from the folder:
 
-    <name>.json + <name>.npz    a model: a checkpoint in the released layout is made from the .json (see `weight`),
-                                read by basic.checkpoint, evaluated, taken apart, and trained for a few steps
+    <name>.json + <name>.npz    a model: a checkpoint in the released layout is made from the .json
+    (see `weight`),
+                                read by basic.checkpoint, evaluated, taken apart, and trained for a
+                                few steps
     metrics*.npz                scoring
     tokens.json                 tokenising; needs --vocab
 
@@ -14,6 +16,7 @@ Attention is written out (compute.attention=eager), as it was for the figures. O
 compute.attention=fused or compute.micro_batch=3 show that another way of computing gives the same
 figures; see OTHER_KERNELS.
 """
+
 import argparse
 import json
 import sys
@@ -43,23 +46,40 @@ Row = namedtuple('Row', 'file figure deviation tolerance relative note', default
 
 # Largest difference allowed, float32 on a CPU, attention written out; the released code moves from
 # itself by 1/5 to 1/15 of each when only the attention kernel and the number of threads change.
-TOLERANCE = {'eval': 1e-5, 'term_values': 1e-4, 'term_gradient_norms': 1e-4, 'running': 1e-5, 'step 1': 1e-4,
-             'step 2': 1e-3, 'steps 3 on': 5e-3, 'weight_change_norms': 3e-4, 'after': 1e-2, 'metrics': 1e-6}
+TOLERANCE = {
+    'eval': 1e-5,
+    'term_values': 1e-4,
+    'term_gradient_norms': 1e-4,
+    'running': 1e-5,
+    'step 1': 1e-4,
+    'step 2': 1e-3,
+    'steps 3 on': 5e-3,
+    'weight_change_norms': 3e-4,
+    'after': 1e-2,
+    'metrics': 1e-6,
+}
 # Times the tolerance where attention is fused: kernels round otherwise, and not alike on every CPU
 # (with AVX-512 two deviations were 1.04 and 1.07 times the tolerance).
 OTHER_KERNELS = 3
-ON_GPU = 1e-3                            # no tolerance is tighter than this on a GPU: its sums run in another order
+ON_GPU = 1e-3  # no tolerance is tighter than this on a GPU: its sums run in another order
 EAGER = 'compute.attention=eager'
 NO_DROPOUT = ('text.bert_dropout=0', 'text.dropout=0', 'visual.dropout=0', 'space.dropout=0')
 INPUTS = ('frames', 'features', 'pixels')
 BRANCHES = {'en': 'source', 'tgt': 'translation', 'cross': 'cross', 'back': 'back_translation'}
 # the released names of the trajectory's columns -> ours
-TERM_OF_COLUMN = {'Le_tri': 'triplet_en', 'Le_tri_trans': 'triplet_tgt', 'loss_dtl': 'kd_sim',
-                  'loss_feat': 'kd_feat', 'loss_contrastive': 'triplet_back', 'others_loss': 'adversarial'}
+TERM_OF_COLUMN = {
+    'Le_tri': 'triplet_en',
+    'Le_tri_trans': 'triplet_tgt',
+    'loss_dtl': 'kd_sim',
+    'loss_feat': 'kd_feat',
+    'loss_contrastive': 'triplet_back',
+    'others_loss': 'adversarial',
+}
 
 
 def weight(seed, part, name, shape):
-    """The value of one made tensor: a function of the seed, the part's name and the tensor's name, nothing else.
+    """The value of one made tensor: a function of the seed, the part's name and the tensor's name,
+    nothing else.
 
     Args:
         seed: the golden set's seed; part, name: as in its .json; shape: list of int.
@@ -92,40 +112,82 @@ def write_released_checkpoint(spec, path):
         spec: content of a golden .json: seed, parts, shapes, opt.
         path: file to write.
     """
-    model = [{name: torch.from_numpy(weight(spec['seed'], part, name, shape)) for name, shape in shapes.items()}
-             for part, shapes in zip(spec['parts'], spec['shapes'], strict=True)]
-    torch.save({'epoch': 7, 'model': model, 'best_rsum': 123.4, 'opt': argparse.Namespace(**spec['opt']),
-                'Eiters': 1000}, path)
+    model = [
+        {
+            name: torch.from_numpy(weight(spec['seed'], part, name, shape))
+            for name, shape in shapes.items()
+        }
+        for part, shapes in zip(spec['parts'], spec['shapes'], strict=True)
+    ]
+    torch.save(
+        {
+            'epoch': 7,
+            'model': model,
+            'best_rsum': 123.4,
+            'opt': argparse.Namespace(**spec['opt']),
+            'Eiters': 1000,
+        },
+        path,
+    )
 
 
 def check_model(path, device, overrides=()):
-    """Rows for one model: `path` is its .json, beside which lies the .npz; `overrides` as for `load_checkpoint`."""
+    """Rows for one model: `path` is its .json, beside which lies the .npz; `overrides` as for
+    `load_checkpoint`."""
     spec = json.loads(path.read_text(encoding='utf-8'))
     golden = np.load(path.with_suffix('.npz'))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model_best.pth.tar'
         write_released_checkpoint(spec, file)
-        checkpoint = load_checkpoint(file, (*NO_DROPOUT, EAGER, *overrides),
-                                     bert_heads=spec['bert']['num_attention_heads'])
+        checkpoint = load_checkpoint(
+            file, (*NO_DROPOUT, EAGER, *overrides), bert_heads=spec['bert']['num_attention_heads']
+        )
     run = make_run(checkpoint, device)
     batch = make_batch(golden, device)
 
-    rows = [Row(path.stem, f'eval_{name}', difference(value, golden[f'eval_{name}']), TOLERANCE['eval'])
-            for name, value in evaluated(run.model, batch).items()]
+    rows = [
+        Row(path.stem, f'eval_{name}', difference(value, golden[f'eval_{name}']), TOLERANCE['eval'])
+        for name, value in evaluated(run.model, batch).items()
+    ]
     run.model.train()
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     rows += check_first_step(path.stem, spec, golden, run, batch)
 
-    run.model.load_state_dict(before)                # the trajectory starts from the beginning again ...
+    run.model.load_state_dict(before)  # the trajectory starts from the beginning again ...
     run = make_run(checkpoint, device, model=run.model)  # ... with fresh optimisers
     rows += check_trajectory(path.stem, spec, golden, run, batch)
     after = run.model.state_dict()
-    moved = [torch.stack([(after[name].double() - old.double()).norm() for name, old in before.items()
-                          if name.startswith(f'{part}.')]).norm().item() for part in RELEASED_PARTS]
-    rows.append(Row(path.stem, 'weight_change_norms', relative(moved, golden['weight_change_norms']),
-                    TOLERANCE['weight_change_norms'], True))
-    rows += [Row(path.stem, f'after_{name}', difference(value, golden[f'after_{name}']), TOLERANCE['after'])
-             for name, value in evaluated(run.model, batch).items() if f'after_{name}' in golden]
+    moved = [
+        torch.stack(
+            [
+                (after[name].double() - old.double()).norm()
+                for name, old in before.items()
+                if name.startswith(f'{part}.')
+            ]
+        )
+        .norm()
+        .item()
+        for part in RELEASED_PARTS
+    ]
+    rows.append(
+        Row(
+            path.stem,
+            'weight_change_norms',
+            relative(moved, golden['weight_change_norms']),
+            TOLERANCE['weight_change_norms'],
+            True,
+        )
+    )
+    rows += [
+        Row(
+            path.stem,
+            f'after_{name}',
+            difference(value, golden[f'after_{name}']),
+            TOLERANCE['after'],
+        )
+        for name, value in evaluated(run.model, batch).items()
+        if f'after_{name}' in golden
+    ]
     if checkpoint.config.compute.attention != 'eager':
         rows = [row._replace(tolerance=OTHER_KERNELS * row.tolerance) for row in rows]
     return rows
@@ -137,69 +199,119 @@ def make_run(checkpoint, device, model=None):
         keep_compiled_graphs()
     if model is None:
         model = build_model(checkpoint.config, architecture=checkpoint.architecture)
-        model.use_tgt = model.use_cross = model.use_back = True      # the figures hold every branch, of any weight
+        # the figures hold every branch, of any weight
+        model.use_tgt = model.use_cross = model.use_back = True
         load_weights(model, checkpoint)
         model.to(device)
     optimizer, discriminator_optimizer = build_optimizers(model, checkpoint.config)
     criterion = build_loss(checkpoint.config)
-    criterion.weights = dict(checkpoint.config.loss.weights)     # and every term, those of weight 0 included
-    return SimpleNamespace(config=checkpoint.config, model=model, optimizer=optimizer, criterion=criterion,
-                           discriminator_optimizer=discriminator_optimizer, teacher=None)
+    # and every term, those of weight 0 included
+    criterion.weights = dict(checkpoint.config.loss.weights)
+    return SimpleNamespace(
+        config=checkpoint.config,
+        model=model,
+        optimizer=optimizer,
+        criterion=criterion,
+        discriminator_optimizer=discriminator_optimizer,
+        teacher=None,
+    )
 
 
 def keep_compiled_graphs():
-    """Let compiled code leave alone what a backward pass has used: here one graph gives each term's gradients."""
+    """Let compiled code leave alone what a backward pass has used: here one graph gives each term's
+    gradients."""
     import torch._functorch.config
     import torch._inductor.config
+
     torch._functorch.config.donated_buffer = False
-    torch._inductor.config.force_disable_caches = True   # they may hold code that was compiled for training
+    # they may hold code that was compiled for training
+    torch._inductor.config.force_disable_caches = True
 
 
 def make_batch(golden, device):
     """The stored inputs as a Batch."""
     visual = next(golden[name] for name in INPUTS if name in golden)
-    mask = torch.as_tensor(golden['frame_mask'], dtype=torch.float32) if 'frame_mask' in golden else None
+    mask = (
+        torch.as_tensor(golden['frame_mask'], dtype=torch.float32)
+        if 'frame_mask' in golden
+        else None
+    )
 
     def tokens(name):
-        return Tokens(torch.as_tensor(golden[f'{name}_ids'], dtype=torch.int64),
-                      torch.as_tensor(golden[f'{name}_mask'], dtype=torch.float32))
+        return Tokens(
+            torch.as_tensor(golden[f'{name}_ids'], dtype=torch.int64),
+            torch.as_tensor(golden[f'{name}_mask'], dtype=torch.float32),
+        )
 
-    return Batch(visual=torch.as_tensor(visual, dtype=torch.float32), visual_mask=mask, en=tokens('source'),
-                 tgt=tokens('translation'), back=tokens('back_translation'),
-                 index=torch.arange(len(visual)), total=len(visual)).to(device)
+    return Batch(
+        visual=torch.as_tensor(visual, dtype=torch.float32),
+        visual_mask=mask,
+        en=tokens('source'),
+        tgt=tokens('translation'),
+        back=tokens('back_translation'),
+        index=torch.arange(len(visual)),
+        total=len(visual),
+    ).to(device)
 
 
 @torch.no_grad()
 def evaluated(model, batch):
     """Evaluation-mode embeddings by their golden names; the model is left in evaluation mode."""
     encoded = model.eval()(batch)
-    return {'visual': encoded.visual, **{theirs: getattr(encoded, ours) for ours, theirs in BRANCHES.items()}}
+    return {
+        'visual': encoded.visual,
+        **{theirs: getattr(encoded, ours) for ours, theirs in BRANCHES.items()},
+    }
 
 
 def check_first_step(file, spec, golden, run, batch):
-    """Rows for the first training step taken apart: terms, their gradients on each part, batch norm's statistics."""
+    """Rows for the first training step taken apart: terms, their gradients on each part, batch
+    norm's statistics."""
     model, discriminator = run.model, run.model.discriminator
     encoded = model(batch)
-    loss, _ = discriminator_loss(discriminator(encoded.tokens_en.detach(), batch.en.mask),
-                                 discriminator(encoded.tokens_tgt.detach(), batch.tgt.mask))
+    loss, _ = discriminator_loss(
+        discriminator(encoded.tokens_en.detach(), batch.en.mask),
+        discriminator(encoded.tokens_tgt.detach(), batch.tgt.mask),
+    )
     loss.backward()
     run.discriminator_optimizer.step()
     fake_logits = discriminator(encoded.tokens_tgt, batch.tgt.mask)
     unknown = set(spec['terms']) - set(LOSS_TERMS)
     if unknown:
-        raise ValueError(f"{file}.json: unknown terms {', '.join(sorted(unknown))}; known: {', '.join(LOSS_TERMS)}")
+        raise ValueError(
+            f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known:'
+            f' {", ".join(LOSS_TERMS)}'
+        )
     terms = [run.criterion.terms[name](encoded, fake_logits) for name in spec['terms']]
     parts = [getattr(model, part) for part in RELEASED_PARTS[:4]]
     norms = [[gradient_norm(term, part) for part in parts] for term in terms]
-    rows = [Row(file, 'term_values', relative([term.item() for term in terms], golden['term_values']),
-                TOLERANCE['term_values'], True),
-            Row(file, 'term_gradient_norms', relative(norms, golden['term_gradient_norms']),
-                TOLERANCE['term_gradient_norms'], True)]
+    rows = [
+        Row(
+            file,
+            'term_values',
+            relative([term.item() for term in terms], golden['term_values']),
+            TOLERANCE['term_values'],
+            True,
+        ),
+        Row(
+            file,
+            'term_gradient_norms',
+            relative(norms, golden['term_gradient_norms']),
+            TOLERANCE['term_gradient_norms'],
+            True,
+        ),
+    ]
     for side in ('visual', 'text'):
         norm = getattr(model, f'{side}_projection').norm
-        rows += [Row(file, f'running_{name}_{side}', difference(getattr(norm, f'running_{name}'),
-                                                                golden[f'running_{name}_{side}']),
-                     TOLERANCE['running']) for name in ('mean', 'var')]
+        rows += [
+            Row(
+                file,
+                f'running_{name}_{side}',
+                difference(getattr(norm, f'running_{name}'), golden[f'running_{name}_{side}']),
+                TOLERANCE['running'],
+            )
+            for name in ('mean', 'var')
+        ]
     return rows
 
 
@@ -228,24 +340,49 @@ def check_trajectory(file, spec, golden, run, batch):
                 actual[step, column] = values[f'discriminator/{name}']
     rows = []
     for step in range(min(2, len(expected))):
-        rows.append(Row(file, f'train_trajectory, step {step + 1}', relative(actual[step], expected[step]),
-                        TOLERANCE[f'step {step + 1}'], True))
+        rows.append(
+            Row(
+                file,
+                f'train_trajectory, step {step + 1}',
+                relative(actual[step], expected[step]),
+                TOLERANCE[f'step {step + 1}'],
+                True,
+            )
+        )
     if len(expected) > 2:
-        rows.append(Row(file, f'train_trajectory, steps 3 to {len(expected)}', difference(actual[2:], expected[2:]),
-                        TOLERANCE['steps 3 on']))
+        rows.append(
+            Row(
+                file,
+                f'train_trajectory, steps 3 to {len(expected)}',
+                difference(actual[2:], expected[2:]),
+                TOLERANCE['steps 3 on'],
+            )
+        )
     return rows
 
 
 def check_metrics(path):
     """Rows for scoring: metrics at each weight, and the mixed scores at one."""
     golden = np.load(path)
-    visual, en, tgt = (torch.as_tensor(golden[name]) for name in ('visual', 'source', 'translation'))
+    visual, en, tgt = (
+        torch.as_tensor(golden[name]) for name in ('visual', 'source', 'translation')
+    )
     lines = golden['weights_t2v_v2t']
     rows = []
     for line, metrics in zip(lines, score(visual, en, tgt, golden['owner'], lines[:, 0].tolist())):
-        ours = [metrics[way][name] for way in ('t2v', 'v2t')
-                for name in ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')]
-        rows.append(Row(path.stem, f'metrics at w = {line[0]:g}', difference(ours, line[1:]), TOLERANCE['metrics']))
+        ours = [
+            metrics[way][name]
+            for way in ('t2v', 'v2t')
+            for name in ('R@1', 'R@5', 'R@10', 'MedR', 'MeanR', 'mAP')
+        ]
+        rows.append(
+            Row(
+                path.stem,
+                f'metrics at w = {line[0]:g}',
+                difference(ours, line[1:]),
+                TOLERANCE['metrics'],
+            )
+        )
     en, tgt = similarity(en, visual), similarity(tgt, visual)
     for name in golden.files:
         if name.startswith('scores_w'):
@@ -261,14 +398,22 @@ def check_tokens(path, vocab):
     if vocab is None:
         return [Row(path.stem, figure, None, 0, note='not checked: give --vocab')]
     backend = load_tokenizer(vocab, lowercase=True)
-    wrong = [entry['caption'] for entry in captions if entry['ids'] != backend(
-        clean_english(entry['caption']) if entry['branch'] == 'en' else entry['caption'])['input_ids']]
+    wrong = [
+        entry['caption']
+        for entry in captions
+        if entry['ids']
+        != backend(
+            clean_english(entry['caption']) if entry['branch'] == 'en' else entry['caption']
+        )['input_ids']
+    ]
     return [Row(path.stem, figure, len(wrong), 0, note=f'first: {wrong[0]!r}' if wrong else '')]
 
 
 def difference(actual, expected):
     """Largest absolute difference; infinite where one is NaN."""
-    actual = actual.detach().cpu().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
+    actual = (
+        actual.detach().cpu().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
+    )
     deviation = np.abs(actual.astype(np.float64) - np.asarray(expected, dtype=np.float64))
     return float(np.nan_to_num(deviation, nan=np.inf).max())
 
@@ -306,35 +451,55 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
     for path in sorted(folder.glob('metrics*.npz')):
         rows += check_metrics(path)
     if not rows:
-        raise ValueError(f'{folder} holds no golden figures: expected *.json with *.npz, metrics*.npz, tokens.json')
+        raise ValueError(
+            f'{folder} holds no golden figures: expected *.json with *.npz, metrics*.npz,'
+            ' tokens.json'
+        )
     if device.type == 'cuda':
-        rows = [row._replace(tolerance=max(row.tolerance, ON_GPU)) if row.tolerance else row for row in rows]
+        rows = [
+            row._replace(tolerance=max(row.tolerance, ON_GPU)) if row.tolerance else row
+            for row in rows
+        ]
     return rows
 
 
 @command('verify_parity')
 def main(argv=None):
     """The command line; returns the exit status, see basic.command; 1: a tolerance is passed."""
-    parser = argparse.ArgumentParser(prog='python -m util.verify_parity', description=__doc__.splitlines()[0])
-    parser.add_argument('golden', metavar='GOLDEN_DIR', help='folder of golden figures, such as tests/data/golden')
-    parser.add_argument('--vocab', metavar='FILE', help="mBERT's vocab.txt (bert-base-multilingual-cased)")
+    parser = argparse.ArgumentParser(
+        prog='python -m util.verify_parity', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        'golden', metavar='GOLDEN_DIR', help='folder of golden figures, such as tests/data/golden'
+    )
+    parser.add_argument(
+        '--vocab', metavar='FILE', help="mBERT's vocab.txt (bert-base-multilingual-cased)"
+    )
     parser.add_argument('--device', default='cpu', help='cpu (default) or the index of a GPU')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help="options over the models' configs")
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help="options over the models' configs"
+    )
     args = parser.parse_intermixed_args(argv)
     try:
         rows = verify(args.golden, vocab=args.vocab, device=args.device, overrides=args.overrides)
     except KeyError as error:
-        raise ValueError(f'{args.golden} is no folder of golden figures: it lacks {error}') from None
+        raise ValueError(
+            f'{args.golden} is no folder of golden figures: it lacks {error}'
+        ) from None
     print(f'{"file":<15} {"figure":<32} {"deviation":>10} {"tolerance":>10}')
     for row in rows:
         deviation = 'not checked' if row.deviation is None else f'{row.deviation:10.2e}'
         verdict = '' if passes(row) else '  FAILED'
-        print(f'{row.file:<15} {row.figure:<32} {deviation:>10} {row.tolerance:10.0e}'
-              f'{" relative" if row.relative else "":<9}{verdict} {row.note}'.rstrip())
+        print(
+            f'{row.file:<15} {row.figure:<32} {deviation:>10} {row.tolerance:10.0e}'
+            f'{" relative" if row.relative else "":<9}{verdict} {row.note}'.rstrip()
+        )
     failed = [row for row in rows if not passes(row)]
     checked = sum(row.deviation is not None for row in rows)
-    print(f'{checked - len(failed)} of {checked} figures within tolerance'
-          + (f', {len(rows) - checked} not checked' if checked < len(rows) else ''))
+    print(
+        f'{checked - len(failed)} of {checked} figures within tolerance'
+        + (f', {len(rows) - checked} not checked' if checked < len(rows) else '')
+    )
     return 1 if failed else 0
 
 

@@ -1,17 +1,20 @@
 """Test an off-the-shelf dual encoder without training, on a collection's captions and raw images.
 
-    python -m util.zero_shot --config configs/multi30k.yaml --rootpath ROOT --model NAME_OR_FOLDER [--split test]
+    python -m util.zero_shot --config configs/multi30k.yaml --rootpath ROOT --model NAME_OR_FOLDER
+    [--split test]
                              [--device 0] [--batch-size 64] [--no-val] [key=value ...]
 
 The model is any of transformers' CLIP-like models, best with a multilingual text tower, such as
-google/siglip2-base-patch16-224 or BAAI/AltCLIP-m9: a hub name, or a folder with model, tokenizer and image processor.
-Target-language queries and their translation into English are encoded as they stand, images by the model's own
-preprocessing; joins, checks, scores, ranks and the choice of w on validation are those of a trained model. The result
-is a run folder, ROOT/<collection>/runs/zero_shot_<lang>/seed_<n>, with config.yaml, run.json, metrics.json and
+google/siglip2-base-patch16-224 or BAAI/AltCLIP-m9: a hub name, or a folder with model, tokenizer
+and image processor. Target-language queries and their translation into English are encoded as they
+stand, images by the model's own preprocessing; joins, checks, scores, ranks and the choice of w on
+validation are those of a trained model. The result is a run folder,
+ROOT/<collection>/runs/zero_shot_<lang>/seed_<n>, with config.yaml, run.json, metrics.json and
 ranks.npz; the config names the model as text.bert and visual.clip. For two models give name=NAME.
 
 N captions or images of a batch, L tokens, E width of the model's common space.
 """
+
 import argparse
 import inspect
 import logging
@@ -31,13 +34,30 @@ from basic.command import command
 from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
 from basic.errors import DataError
 from basic.loader import Loader
-from basic.logger import (CONFIG, MAY_DIFFER, check_run_folder, config_changes, describe_start,
-                          read_config, record_start, tell)
+from basic.logger import (
+    CONFIG,
+    MAY_DIFFER,
+    check_run_folder,
+    config_changes,
+    describe_start,
+    read_config,
+    record_start,
+    tell,
+)
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
 from data_provider import Collection, EvalSet, VisualBatches, present_items
-from evaluation import (Embeddings, choose_weight, evaluate, left_out, reported_weights, result_line, shown, table,
-                        write_report)
+from evaluation import (
+    Embeddings,
+    choose_weight,
+    evaluate,
+    left_out,
+    reported_weights,
+    result_line,
+    shown,
+    table,
+    write_report,
+)
 from train import default_run_folder
 
 NAME = 'zero_shot'
@@ -45,7 +65,8 @@ log = logging.getLogger(__name__)
 
 
 class ProcessedImages:
-    """Raw images through a model's own image processor: batch(ids) -> (dict of tensors of N rows, None).
+    """Raw images through a model's own image processor: batch(ids) -> (dict of tensors of N rows,
+    None).
 
     Args:
         source: basic.images.ImageSource.
@@ -75,7 +96,8 @@ class TextBatches(Dataset):
 
 
 def open_split(config, rootpath, split, processor, batch_size, weights=None):
-    """A split's captions, as they stand, and its images, with the checks that a trained model's data go through.
+    """A split's captions, as they stand, and its images, with the checks that a trained model's
+    data go through.
 
     Args:
         weights: shares w that it is scored with, which tell the branches needed.
@@ -87,20 +109,32 @@ def open_split(config, rootpath, split, processor, batch_size, weights=None):
     """
     collection = Collection(config, rootpath)
     files = collection.captions(split, weights)
-    source = collection.source(split, next(iter(files.values())), image_size=224)    # the processor resizes them
+    # the processor resizes them
+    source = collection.source(split, next(iter(files.values())), image_size=224)
     files, visual_ids, gone = present_items(config, split, source, files)
     first = next(iter(files.values()))
     if gone:
         log.warning('%s', gone)
     row = {name: i for i, name in enumerate(visual_ids)}
     return EvalSet(
-        split=split, order={}, owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
-        captions=Loader(TextBatches({role: file.texts for role, file in files.items()}, batch_size=batch_size),
-                        workers=0),
-        visuals=Loader(VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
-                       workers=config.train.workers, processes=True),
-        caption_ids=[f'{visual}#{n}' for visual, n in first.ids], visual_ids=visual_ids, feature_dim=0,
-        branches=tuple(files), left_out=gone)
+        split=split,
+        order={},
+        owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
+        captions=Loader(
+            TextBatches({role: file.texts for role, file in files.items()}, batch_size=batch_size),
+            workers=0,
+        ),
+        visuals=Loader(
+            VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
+            workers=config.train.workers,
+            processes=True,
+        ),
+        caption_ids=[f'{visual}#{n}' for visual, n in first.ids],
+        visual_ids=visual_ids,
+        feature_dim=0,
+        branches=tuple(files),
+        left_out=gone,
+    )
 
 
 class DualEncoder:
@@ -118,7 +152,9 @@ class DualEncoder:
         self.padding = 'max_length' if model.config.model_type.startswith('siglip') else True
 
     def texts(self, texts):
-        options = {'truncation': True, 'max_length': self.longest} if math.isfinite(self.longest) else {}
+        options = (
+            {'truncation': True, 'max_length': self.longest} if math.isfinite(self.longest) else {}
+        )
         inputs = self.tokenizer(list(texts), padding=self.padding, return_tensors='pt', **options)
         return self._features(self.model.get_text_features, inputs)
 
@@ -128,29 +164,46 @@ class DualEncoder:
     @torch.no_grad()
     def _features(self, function, inputs):
         known = inspect.signature(function).parameters
-        found = function(**{key: value.to(self.device) for key, value in inputs.items() if key in known})
+        found = function(
+            **{key: value.to(self.device) for key, value in inputs.items() if key in known}
+        )
         return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
 
 
 def longest_text(model):
-    """Tokens that the text tower can read: its smallest table of positions; infinite if it has none."""
-    tables = [module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
-              and 'position' in name.rpartition('.')[2] and not name.startswith('vision_model')]
-    reserved = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]   # as RoBERTa counts
+    """Tokens that the text tower can read: its smallest table of positions; infinite if it has
+    none."""
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and 'position' in name.rpartition('.')[2]
+        and not name.startswith('vision_model')
+    ]
+    # as RoBERTa counts
+    reserved = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
     return min((table.num_embeddings - r for table, r in zip(tables, reserved)), default=math.inf)
 
 
 def encode(encoder, eval_set):
     """Embeddings of a split of `open_split`."""
     split = eval_set.split
-    visual = torch.cat([encoder.images(inputs)
-                        for inputs, _ in shown(eval_set.visuals, f'encoding {split}: images, batch')])
-    parts = [{role: encoder.texts(some) for role, some in texts.items()}
-             for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')]
-    return Embeddings(visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches})
+    visual = torch.cat(
+        [
+            encoder.images(inputs)
+            for inputs, _ in shown(eval_set.visuals, f'encoding {split}: images, batch')
+        ]
+    )
+    parts = [
+        {role: encoder.texts(some) for role, some in texts.items()}
+        for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')
+    ]
+    return Embeddings(
+        visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches}
+    )
 
 
-def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), batch_size=64, validate=True):
+def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, validate=True):
     """Test the model that the config names.
 
     Args:
@@ -164,48 +217,68 @@ def zero_shot(config, rootpath, *, split='test', device=torch.device('cpu'), bat
     Raises:
         ValueError: (ConfigError, DataError) something that the user can put right.
     """
+    device, tree = torch.device(device), config_to_dict(config)
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
-    tree = config_to_dict(config)
     refuse_another(folder, tree)
     tell(f'reading {config.visual.clip}')
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
-    weights = {name: [] for name in splits}          # those that each split is scored with
+    weights = {name: [] for name in splits}  # those that each split is scored with
     if validate:
         weights['val'] += validation_weights(config)
     branches = Collection(config, rootpath).branches_there(split)
     weights[split] += reported_weights(config, branches=branches)
     tell(f'opening and encoding {" and ".join(splits)} in {rootpath}')
-    sets = {name: open_split(config, rootpath, name, processor, batch_size, weights[name])
-            for name in splits}
+    sets = {
+        name: open_split(config, rootpath, name, processor, batch_size, weights[name])
+        for name in splits
+    }
     embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
     choice, more = {'chosen_weight': None, 'chosen_from': None}, []
     if validate:
         choice = choose_weight(embeddings['val'], sets['val'], config)
         more = [choice['chosen_weight']]
-    report = {'checkpoint': config.visual.clip, 'epoch': 0, 'config': config.name, 'collection': config.data.collection,
-              'lang': config.data.lang, **choice, **left_out(sets[split]),
-              **evaluate(embeddings[split], sets[split], config, with_ranks=True,
-                         weights=reported_weights(config, *more, branches=branches))}
+    report = {
+        'checkpoint': config.visual.clip,
+        'epoch': 0,
+        'config': config.name,
+        'collection': config.data.collection,
+        'lang': config.data.lang,
+        **choice,
+        **left_out(sets[split]),
+        **evaluate(
+            embeddings[split],
+            sets[split],
+            config,
+            with_ranks=True,
+            weights=reported_weights(config, *more, branches=branches),
+        ),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    record_start(folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree)
+    record_start(
+        folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree
+    )
     return report, folder
 
 
 def refuse_another(folder, tree):
-    """ConfigError if the folder holds anything but another test of this model with this config tree."""
+    """ConfigError if the folder holds anything but another test of this model with this config
+    tree."""
     if not (folder / CONFIG).exists():
         check_run_folder(folder, tree)
         return
     changes = config_changes(config_to_dict(read_config(folder)), tree, MAY_DIFFER)
     if changes:
-        raise ConfigError(f'{folder} holds the result of another model, or of other options ({"; ".join(changes)}): '
-                          'name=NAME keeps this one apart')
+        raise ConfigError(
+            f'{folder} holds the result of another model, or of other options'
+            f' ({"; ".join(changes)}): name=NAME keeps this one apart'
+        )
 
 
 def zero_shot_config(configs, overrides, model):
-    """The config of a zero-shot run: the collection's, with the model in it; ConfigError as `load_config`."""
+    """The config of a zero-shot run: the collection's, with the model in it; ConfigError as
+    `load_config`."""
     tree = config_to_dict(load_config(configs, overrides))
     if not any(text.startswith('name=') for text in overrides):
         tree['name'] = NAME
@@ -218,27 +291,57 @@ def zero_shot_config(configs, overrides, model):
 @command('zero_shot')
 def main(argv=None):
     """The command line; returns the exit status, see basic.command."""
-    parser = argparse.ArgumentParser(prog='python -m util.zero_shot', description=__doc__.splitlines()[0])
-    parser.add_argument('--config', required=True, action='append', metavar='FILE',
-                        help='a collection of raw images, such as configs/multi30k.yaml')
-    parser.add_argument('--rootpath', required=True, metavar='ROOT', help="folder that holds the collections' folders")
-    parser.add_argument('--model', required=True, metavar='NAME_OR_FOLDER', help='hub name or local folder of a CLIP-'
-                        'like model')
+    parser = argparse.ArgumentParser(
+        prog='python -m util.zero_shot', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        '--config',
+        required=True,
+        action='append',
+        metavar='FILE',
+        help='a collection of raw images, such as configs/multi30k.yaml',
+    )
+    parser.add_argument(
+        '--rootpath',
+        required=True,
+        metavar='ROOT',
+        help="folder that holds the collections' folders",
+    )
+    parser.add_argument(
+        '--model',
+        required=True,
+        metavar='NAME_OR_FOLDER',
+        help='hub name or local folder of a CLIP-like model',
+    )
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
-    parser.add_argument('--device', default='auto', help='auto (default: a GPU, if there is one), cpu, or the index of '
-                        'a GPU, such as 0')
-    parser.add_argument('--batch-size', type=int, default=64, metavar='N', help='captions or images at once')
-    parser.add_argument('--no-val', action='store_true', help='do not choose w on the validation split')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='options over the config files')
+    parser.add_argument(
+        '--device',
+        default='auto',
+        help='auto (default: a GPU, if there is one), cpu, or the index of a GPU, such as 0',
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=64, metavar='N', help='captions or images at once'
+    )
+    parser.add_argument(
+        '--no-val', action='store_true', help='do not choose w on the validation split'
+    )
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='options over the config files'
+    )
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error('--batch-size: expected at least 1')
     devices = choose_devices(args.device)
     if len(devices) > 1:
         raise DataError(f'--device {args.device}: this runs on one device')
-    report, folder = zero_shot(zero_shot_config(args.config, args.overrides, args.model), args.rootpath,
-                               split=args.split, device=distributed.start(devices),
-                               batch_size=args.batch_size, validate=not args.no_val)
+    report, folder = zero_shot(
+        zero_shot_config(args.config, args.overrides, args.model),
+        args.rootpath,
+        split=args.split,
+        device=distributed.start(devices),
+        batch_size=args.batch_size,
+        validate=not args.no_val,
+    )
     print(table(report))
     print(f'written: {write_report(report, folder=folder)}')
     print(result_line(report))
