@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from basic.config import needs_tgt
+from basic.config import reads
 from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
 from basic.distributed import GlobalBatchNorm1d, gather, shared
 from basic.images import CLIP_MEAN, CLIP_STD
@@ -544,13 +544,8 @@ def build_model(config, feature_dim=0, architecture=None):
     Raises:
         ValueError: weights that cannot be found, a layer that does not exist; names the key.
     """
-    text, visual, loss, weights, compute = (
-        config.text,
-        config.visual,
-        config.loss,
-        config.loss.weights,
-        config.compute,
-    )
+    text, visual, loss, compute = config.text, config.visual, config.loss, config.compute
+    needed = reads(loss.weights)
     stored = architecture or {'bert': None, 'clip': None, 'feature_dim': feature_dim}
     if (visual.kind == 'clip') != bool(stored['clip']) and architecture:
         raise ValueError(
@@ -602,7 +597,7 @@ def build_model(config, feature_dim=0, architecture=None):
         pooling=text.pooling,
         attention=compute.attention,
         padding_matters='padded_mean'
-        in (text.pooling, *([config.discriminator.pooling] * (weights.adversarial > 0))),
+        in (text.pooling, *([config.discriminator.pooling] * ('tokens' in needed))),
     )
     if compute.checkpointing:
         layers = bert_layers(bert)
@@ -619,9 +614,9 @@ def build_model(config, feature_dim=0, architecture=None):
         space=config.space.dim,
         dropout=config.space.dropout,
         discriminator=build_discriminator(config, dim=bert.config.hidden_size),
-        use_tgt=needs_tgt(weights),
-        use_cross=distils(weights) and loss.teacher == 'self',
-        use_back=weights.triplet_back > 0,
+        use_tgt='tgt' in needed,
+        use_cross='cross' in needed and loss.teacher == 'self',
+        use_back='back' in needed,
         learn_scale=loss.contrastive == 'infonce',
         architecture={
             'bert': plain(bert.config),
@@ -669,17 +664,12 @@ def refuse_misfit(config, checkpoint):
 def build_teacher(config, model):
     """The momentum teacher of a model, or None where the config has none, or no term that it would
     teach."""
-    if config.loss.teacher != 'momentum' or not distils(config.loss.weights):
+    if config.loss.teacher != 'momentum' or 'cross' not in reads(config.loss.weights):
         return None
     teacher = MomentumTeacher(model, config.loss.teacher_momentum)
     if config.compute.compile:
         teacher.encoder.bert.compile(dynamic=True)
     return teacher
-
-
-def distils(weights):
-    """Whether a loss term reads the cross branch, given `config.loss.weights`."""
-    return weights.kd_sim > 0 or weights.kd_feat > 0
 
 
 def build_discriminator(config, dim):

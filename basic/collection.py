@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 from basic.caption import CaptionFile, join_captions, read_captions
-from basic.config import needs_tgt
+from basic.config import reads
 from basic.errors import DataError, listing
 
 
@@ -85,9 +85,8 @@ class CollectionFiles:
                 config = self.config
                 weights = validation_weights(config) if split == 'val' else config.eval.weights
             return scored_branches(weights)
-        terms = self.config.loss.weights
-        needed = {'en': True, 'tgt': needs_tgt(terms), 'back': terms.triplet_back > 0}
-        return tuple(role for role, need in needed.items() if need)
+        needed = {'en', *reads(self.config.loss.weights)}
+        return tuple(role for role in ('en', 'tgt', 'back') if role in needed)
 
     def branches_there(self, split):
         """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there."""

@@ -27,7 +27,17 @@ POOLINGS = ('padded_mean', 'mean', 'max')
 SCORE_SCALES = ('value_width', 'key_width')
 VISUAL_KINDS = ('frames', 'pooled', 'clip')
 DISCRIMINATORS = ('strong', 'not-so-weak', 'weak')
-LOSS_TERMS = ('triplet_en', 'triplet_tgt', 'kd_sim', 'kd_feat', 'triplet_back', 'adversarial')
+# What each loss term reads beside the English and the visual embeddings: the branches tgt, back and
+# cross (the teacher), and BERT's tokens, of which the discriminator tells the language. Which
+# captions are loaded and which branches are encoded follows from this table and the weights.
+TERMS = {
+    'triplet_en': (),
+    'triplet_tgt': ('tgt',),
+    'kd_sim': ('tgt', 'cross'),
+    'kd_feat': ('tgt', 'cross'),
+    'triplet_back': ('back',),
+    'adversarial': ('tgt', 'tokens'),
+}
 SPLITS = ('train', 'val', 'test')
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 ATTENTIONS = ('auto', 'fused', 'eager')
@@ -314,10 +324,9 @@ def load_config(path=None, overrides=()):
     return _merged([*layers, *_options(overrides)], name=names[0] if names else '')
 
 
-def needs_tgt(weights):
-    """Whether any loss term reads the training captions' translations, given
-    `Config.loss.weights`."""
-    return any(weights[term] > 0 for term in ('triplet_tgt', 'kd_sim', 'kd_feat', 'adversarial'))
+def reads(weights):
+    """The set of what loss terms with a weight above 0 read (`TERMS`), given `Config.loss.weights`."""
+    return {part for term, parts in TERMS.items() if weights[term] > 0 for part in parts}
 
 
 def keys_of(path):
@@ -622,7 +631,7 @@ def _check(config):
         'visual.feature_dim',
         'loss.margin',
         'compute.micro_batch',
-        *(f'loss.weights.{term}' for term in LOSS_TERMS),
+        *(f'loss.weights.{term}' for term in TERMS),
     ):
         require(OmegaConf.select(config, key) >= 0, key, 'expected 0 or more')
     require(0 <= loss.teacher_momentum < 1, 'loss.teacher_momentum', 'expected a share, 0 <= m < 1')

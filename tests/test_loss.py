@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from basic.config import LOSS_TERMS
+from basic.config import TERMS
 from loss import (
     NRCCRLoss,
     adversarial,
@@ -363,23 +363,23 @@ def test_terms_are_unweighted_and_the_total_weights_them():
     assert criterion.total(terms).item() == pytest.approx(by_hand, rel=1e-6)
 
 
-@pytest.mark.parametrize('term', LOSS_TERMS)
+@pytest.mark.parametrize('term', TERMS)
 def test_a_weight_of_zero_leaves_the_term_out(term):
-    weights = {name: float(name != term) for name in LOSS_TERMS}
+    weights = {name: float(name != term) for name in TERMS}
     e, logits = encoded(), torch.randn(N, 2)
     if term == 'triplet_back':
         e.back = None
     if term == 'adversarial':
         logits = None
     terms = NRCCRLoss(weights=weights, **OPTIONS)(e, logits)
-    assert set(terms) == set(LOSS_TERMS) - {term}
+    assert set(terms) == set(TERMS) - {term}
 
 
 def test_without_distillation_no_cross_branch_is_needed():
-    weights = {name: float(name not in ('kd_sim', 'kd_feat')) for name in LOSS_TERMS}
+    weights = {name: float(name not in ('kd_sim', 'kd_feat')) for name in TERMS}
     e = encoded()
     e.cross = None
-    assert set(NRCCRLoss(weights=weights, **OPTIONS)(e, torch.randn(N, 2))) == set(LOSS_TERMS) - {
+    assert set(NRCCRLoss(weights=weights, **OPTIONS)(e, torch.randn(N, 2))) == set(TERMS) - {
         'kd_sim',
         'kd_feat',
     }
@@ -399,7 +399,7 @@ def test_each_option_of_the_config_reaches_its_terms(make_config, option, change
     before, after = (
         build_loss(config)(e, logits) for config in (make_config(), make_config('frames', option))
     )
-    assert {name for name in LOSS_TERMS if before[name].item() != after[name].item()} == changed
+    assert {name for name in TERMS if before[name].item() != after[name].item()} == changed
 
 
 @pytest.mark.parametrize(

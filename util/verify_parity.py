@@ -33,7 +33,7 @@ from basic import distributed
 from basic.caption import Tokens, clean_english, load_tokenizer
 from basic.checkpoint import RELEASED_PARTS, load_checkpoint
 from basic.command import command
-from basic.config import LOSS_TERMS
+from basic.config import TERMS
 from basic.runtime import choose_devices, set_precision
 from basic.scoring import fuse, score, similarity
 from data_provider import Batch
@@ -276,11 +276,10 @@ def check_first_step(file, spec, golden, run, batch):
     loss.backward()
     run.discriminator_optimizer.step()
     fake_logits = discriminator(encoded.tokens_tgt, batch.tgt.mask)
-    unknown = set(spec['terms']) - set(LOSS_TERMS)
+    unknown = set(spec['terms']) - set(TERMS)
     if unknown:
         raise ValueError(
-            f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known:'
-            f' {", ".join(LOSS_TERMS)}'
+            f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known: {", ".join(TERMS)}'
         )
     terms = [run.criterion.terms[name](encoded, fake_logits) for name in spec['terms']]
     parts = [getattr(model, part) for part in RELEASED_PARTS[:4]]
