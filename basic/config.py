@@ -325,7 +325,7 @@ def load_config(path=None, overrides=()):
 
 
 def reads(weights):
-    """The set of what loss terms with a weight above 0 read (`TERMS`), given `Config.loss.weights`."""
+    """The set of what the loss terms with a weight above 0 read, see TERMS."""
     return {part for term, parts in TERMS.items() if weights[term] > 0 for part in parts}
 
 

@@ -4,6 +4,7 @@ One thread, unless OMP_NUM_THREADS says otherwise.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from util import demo_vision, make_demo  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # Under nohup; the tests send this signal, and what ignores it would wait for ever.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))
 
 WORDS = (

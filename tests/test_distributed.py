@@ -401,19 +401,28 @@ def test_a_run_on_two_nodes_is_a_run_of_one(world, of_one, tmp_path):
     assert_same_run(tmp_path / 'nodes', of_one)
 
 
+def _train(words):
+    """train.py as torchrun starts it, without the seconds of its imports."""
+    number = str(distributed.rank())
+    os.environ.update(
+        TORCHELASTIC_RUN_ID='test', LOCAL_WORLD_SIZE='2', LOCAL_RANK=number, RANK=number
+    )
+    return train.main(words)
+
+
 def test_two_processes_resume_exactly(world, tmp_path):
     """With dropout: each process goes on with its own random numbers."""
     dropout = [option.replace('=0', '=0.3') for option in NO_DROPOUT]
-    for name, epochs in (
-        ('whole', ['train.epochs=2']),
-        ('parts', ['train.epochs=1']),
-        ('parts', ['train.epochs=2', '--resume']),
-    ):
-        done = start(
-            'train.py',
-            *train_arguments(world, tmp_path / name, 'cpu:2', '--no-test', *dropout, *epochs),
+    for number, (name, epochs) in enumerate(
+        (
+            ('whole', ['train.epochs=2']),
+            ('parts', ['train.epochs=1']),
+            ('parts', ['train.epochs=2', '--resume']),
         )
-        assert done.returncode == 0, done.stderr
+    ):
+        words = train_arguments(world, tmp_path / name, 'cpu:2', '--no-test', *dropout, *epochs)
+        statuses = in_processes(2, tmp_path / f'processes {number}', _train, list(map(str, words)))
+        assert statuses == [0, 0]
     whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ('whole', 'parts'))
     assert all(torch.equal(value, parts.model[name]) for name, value in whole.model.items())
     states = whole.training['random']
