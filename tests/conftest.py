@@ -21,7 +21,7 @@ from basic.caption import Tokens  # noqa: E402
 from basic.config import load_config  # noqa: E402
 from basic.files import locked  # noqa: E402
 from data_provider import Batch  # noqa: E402
-from util import demo_vision, make_demo  # noqa: E402
+from util.make_demo import vision as demo_vision, corpus as make_demo  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 

@@ -21,7 +21,7 @@ from basic.logger import duration, read_log
 from basic.runtime import cpu_count
 from util import ablate
 from util.ablate import ablation_files, main, make_grid
-from util.make_demo import make_demo
+from util.make_demo.corpus import make_demo
 
 REPOSITORY = Path(ablate.__file__).resolve().parent.parent
 CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')

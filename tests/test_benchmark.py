@@ -21,19 +21,19 @@ from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
 from model import build_model
-from util import (
-    benchmark,
-    benchmark_baselines,
-    benchmark_data,
-    benchmark_images,
-    benchmark_measure,
-    benchmark_scoring,
-    benchmark_stages,
+from util.benchmark import (
+    bench as benchmark,
+    baselines as benchmark_baselines,
+    data as benchmark_data,
+    images as benchmark_images,
+    measure as benchmark_measure,
+    scoring as benchmark_scoring,
+    stages as benchmark_stages,
 )
-from util.benchmark import STAGES
-from util.benchmark_data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
-from util.benchmark_measure import Clock, Operations, Phases
-from util.benchmark_stages import Window
+from util.benchmark.bench import STAGES
+from util.benchmark.data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
+from util.benchmark.measure import Clock, Operations, Phases
+from util.benchmark.stages import Window
 
 CPU = torch.device('cpu')
 TINY = Sizes(

@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import evaluation
 import train
-from util.make_demo import make_demo
+from util.make_demo.corpus import make_demo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIZES = {'train': 96, 'val': 24, 'test': 32}

@@ -14,9 +14,9 @@ import pytest
 
 from basic.config import load_config
 from basic.files import locked
-from util import demo_vision
+from util.make_demo import vision as demo_vision
 from util.check_data import check_data
-from util.make_demo import LOCK, main, make_demo
+from util.make_demo.corpus import LOCK, main, make_demo
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
 SIZES = {'train': 6, 'val': 3, 'test': 4}

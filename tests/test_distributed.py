@@ -40,7 +40,8 @@ from basic.logger import read_log
 from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step
-from util import benchmark, verify_parity, zero_shot
+from util import verify_parity, zero_shot
+from util.benchmark import bench as benchmark
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

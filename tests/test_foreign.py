@@ -13,7 +13,7 @@ from basic.config import ConfigError
 from basic.errors import DataError, UnreachableError
 from basic.foreign import expect, read_json, read_npz, shown
 from basic.logger import read_config, read_log, record_start
-from util.make_demo import options_there
+from util.make_demo.corpus import options_there
 
 
 @pytest.mark.parametrize(

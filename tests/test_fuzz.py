@@ -36,8 +36,8 @@ from model import build_model, refuse_misfit
 from roots import CONFIGS, make_video_root
 from test_checkpoint import released  # noqa: F401  (a fixture)
 from test_table import make_run
-from util.make_demo import options_there
-from util.table_runs import read_runs
+from util.make_demo.corpus import options_there
+from util.table.runs import read_runs
 
 FUZZ = os.environ.get('FUZZ')
 EXAMPLES = int(FUZZ or 60)  # per reader; a slow one gets fewer

@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from basic.config import config_to_dict, load_config
-from util.released import FIGURES, released_figures
-from util.table import main
-from util.table_runs import QUALITIES, read_runs
-from util.table_statistics import Difference, difference, summary
+from util.table.released import FIGURES, released_figures
+from util.table.table import main
+from util.table.runs import QUALITIES, read_runs
+from util.table.statistics import Difference, difference, summary
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 CAPTIONS, VISUALS = 60, 20  # three captions a visual item

@@ -27,8 +27,8 @@ from evaluation import evaluate_checkpoint
 from loss import build_loss
 from model import build_model
 from train import NonFiniteLoss, main, train_step
-from util import table
-from util.table_runs import read_runs
+from util.table import table
+from util.table.runs import read_runs
 
 REPOSITORY = Path(train.__file__).parent
 CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')

@@ -35,8 +35,8 @@ from basic.logger import (
     summary_line,
 )
 from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
-from util import table as tables
-from util.make_demo_picture import draw_demo
+from util.table import table as tables
+from util.make_demo.picture import draw_demo
 
 MULTI30K = os.path.join(os.path.dirname(train.__file__), 'configs', 'multi30k.yaml')
 

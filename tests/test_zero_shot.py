@@ -17,7 +17,7 @@ from basic import hub
 from basic.metric import retrieval_metrics
 from basic.scoring import fuse
 from util import zero_shot
-from util.table_runs import read_runs
+from util.table.runs import read_runs
 from util.zero_shot import main, zero_shot_config
 
 from transformers import (

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from basic.command import OUT_OF_MEMORY, STOPPING, command
 from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
 from basic.files import open_no_link
-from util.make_demo import make_demo, options_there, read_manifest
+from util.make_demo.corpus import make_demo, options_there, read_manifest
 
 # What imports torch, which takes seconds, is imported where it is used: mistakes are told before
 # that.
@@ -93,7 +93,7 @@ class Job:
             is_trained,
             read_config,
         )
-        from util.table_runs import NO_DIFFERENCE
+        from util.table.runs import NO_DIFFERENCE
 
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
         # stopped before it had written its config: nothing of value is lost
@@ -475,7 +475,7 @@ def ending(status):
 
 def result(job):
     """What a finished run has come to, in a few words."""
-    from util.table_runs import read_runs
+    from util.table.runs import read_runs
 
     (run,) = read_runs([job.folder])
     return (

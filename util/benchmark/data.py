@@ -17,8 +17,8 @@ import numpy as np
 
 from basic.collection import CollectionFiles
 from basic.config import SPLITS, load_config
-from util.demo_world import scene_rng
-from util.make_demo import (
+from util.make_demo.world import scene_rng
+from util.make_demo.corpus import (
     BERT,
     caption_tags,
     make_ids,
@@ -29,7 +29,7 @@ from util.make_demo import (
 
 VERSION = 1  # raise it when the same options make other data
 MANIFEST = 'benchmark.json'  # written last: a folder without it is unfinished, or not ours
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FRAMES = (24, 36)  # of a video, evenly drawn: 30 in the mean
 CHUNK = 2**22  # numbers drawn and written at once
 LINE_BYTES = 130  # of a caption's line, generously, for the disk check

@@ -23,9 +23,9 @@ from functools import partial
 
 from basic.command import command
 from basic.files import write_atomically
-from util.released import released_figures
-from util.table_runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
-from util.table_statistics import Summary, difference, summary
+from util.table.released import released_figures
+from util.table.runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
+from util.table.statistics import Summary, difference, summary
 
 NOTHING = '–'
 MAIN, ZERO = '', 'w=0 '  # groups of columns, as CSV has them before each name
@@ -60,12 +60,12 @@ def build_rows(groups, metrics, base=None, bootstrap=difference):
     figures.
 
     Args:
-        groups: dict label -> runs, see `util.table_runs.group_by_name`.
+        groups: dict label -> runs, see `util.table.runs.group_by_name`.
         metrics: names, of `QUALITIES` and `COSTS`.
         base: config name of the row to compare with, which becomes the first one, and, where there
             are several collections, languages or rates of noise, the first one of each; None: no
             differences.
-        bootstrap: function of two lists of hits, see `util.table_statistics.difference`.
+        bootstrap: function of two lists of hits, see `util.table.statistics.difference`.
     Raises:
         ValueError: there is no such base, or a row that cannot be compared with it.
     """
@@ -529,7 +529,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     runs = read_runs(args.runs, weight=args.weight)
     if args.curve:
-        from util.table_curve import write_curve  # matplotlib is slow to import
+        from util.table.curve import write_curve  # matplotlib is slow to import
 
         written = write_curve(group_by_noise(runs), args.metric[0], args.curve, args.weight)
         print(f'written: {", ".join(map(str, written))}')
@@ -549,7 +549,3 @@ def main(argv=None):
         write_atomically(args.output, text)
     print(f'written: {args.output}' if args.output else text, end='\n' if args.output else '')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

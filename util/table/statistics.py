@@ -52,7 +52,7 @@ def difference(row, base, *, resamples=9999, confidence=0.95, seed=1):
     queries matter, the deviations over seeds say how far training does.
 
     Args:
-        row, base: lists of a dict for each seed, see `util.table_runs.TestedRun.hits`.
+        row, base: lists of a dict for each seed, see `util.table.runs.TestedRun.hits`.
         resamples: how many; confidence: of the interval; seed: of the drawing.
     Returns:
         Difference.

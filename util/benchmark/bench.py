@@ -27,11 +27,11 @@ from basic.caption import load_tokenizer
 from basic.command import command
 from basic.config import PRECISIONS, load_config
 from basic.runtime import choose_devices, matrix_precision, seed_everything
-from util.benchmark_data import COLLECTIONS, CONFIGS, make_data, sizes_of
-from util.benchmark_images import images
-from util.benchmark_measure import Clock, ceiling, describe
-from util.benchmark_scoring import score
-from util.benchmark_stages import count_operations, encode_split, end_to_end, loader, step, tokenise
+from util.benchmark.data import COLLECTIONS, CONFIGS, make_data, sizes_of
+from util.benchmark.images import images
+from util.benchmark.measure import Clock, ceiling, describe
+from util.benchmark.scoring import score
+from util.benchmark.stages import count_operations, encode_split, end_to_end, loader, step, tokenise
 
 STAGES = {
     'tokenise': tokenise,
@@ -115,9 +115,9 @@ class Bench:
 
     Attributes:
         config, overrides: basic.config.Config, and the key=value strings that it was made with.
-        config_path: its YAML file; sizes: util.benchmark_data.Sizes.
+        config_path: its YAML file; sizes: util.benchmark.data.Sizes.
         folder: where the data are made, once a stage needs them.
-        clock: util.benchmark_measure.Clock of the device.
+        clock: util.benchmark.measure.Clock of the device.
         seconds: about how long one figure may be measured.
         profile: None, or where to write the trace of a step, '' for nowhere.
         emit: called with each Figure.
@@ -388,7 +388,3 @@ def main(argv=None):
     args = parse_arguments(argv)
     benchmark(args, Report(args.json))
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Draw the demo: a few training scenes with their captions, and what a model finds for one query.
 
-    python -m util.make_demo_picture ROOTPATH/multi30k/runs/multi30k_de/seed_1 --output demo.png
+    python -m util.make_demo.picture ROOTPATH/multi30k/runs/multi30k_de/seed_1 --output demo.png
 
 The font has Latin, Greek and Cyrillic letters: take German, French or Czech.
 """
@@ -120,7 +120,7 @@ def draw_demo(scenes, images, example, pictures):
 def main(argv=None):
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='python -m util.make_demo_picture',
+        prog='python -m util.make_demo.picture',
         description=(
             'Draw training scenes of the demo, and what a trained model finds for one test query.'
         ),

@@ -1,4 +1,4 @@
-"""The stages of util.benchmark: each takes a `util.benchmark.Bench` and adds its figures to it.
+"""The stages of util.benchmark: each takes a `bench.Bench` and adds its figures to it.
 
 They call what training and evaluation call, and time it from outside: the batches' coming and going
 (`Window`), the parts of a step that `basic.runtime.phase` marks. `images` and `score` have files of
@@ -23,8 +23,8 @@ from evaluation import encode
 from loss import build_loss
 from model import build_model
 from train import build_optimizers, train_one_epoch
-from util.benchmark_baselines import SampleBySample, collate, train_as_released
-from util.benchmark_measure import (
+from util.benchmark.baselines import SampleBySample, collate, train_as_released
+from util.benchmark.measure import (
     Operations,
     Phases,
     copy_seconds,
@@ -45,7 +45,7 @@ class Window:
 
     Args:
         loader: iterable of batches, begun anew where it ends too early.
-        clock: util.benchmark_measure.Clock.
+        clock: util.benchmark.measure.Clock.
         warm: batches before the timing starts.
         least, seconds: batches after that; at least so many, and until the time is up; but where
             these take more

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from basic.files import write_atomically
-from util.table_statistics import summary
+from util.table.statistics import summary
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and
 # dashes help.
@@ -24,8 +24,8 @@ def curve_points(lines, metric):
     """The points to draw.
 
     Args:
-        lines: dict name -> dict noise -> runs, see `util.table_runs.group_by_noise`.
-        metric: one of `util.table_runs.QUALITIES`.
+        lines: dict name -> dict noise -> runs, see `util.table.runs.group_by_noise`.
+        metric: one of `util.table.runs.QUALITIES`.
     Returns:
         list of dicts with the keys of `HEADER`; a deviation of one seed is None. A group (of
         `PANELS`) that some run has no figures for lacks that point.
@@ -46,7 +46,7 @@ def write_curve(lines, metric, path, weight='val'):
     """Write the picture and, beside it, its numbers as CSV.
 
     Args:
-        lines, metric: as `curve_points` has; weight: as `util.table_runs.read_runs` has, for the
+        lines, metric: as `curve_points` has; weight: as `util.table.runs.read_runs` has, for the
             title.
         path: of the picture, ending in .png.
     Returns:

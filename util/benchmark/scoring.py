@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from basic.scoring import Scoring
 from evaluation import Embeddings, evaluate
-from util.benchmark_baselines import score_as_released
-from util.benchmark_measure import GIB, forget_peak, peak, product_flops, product_seconds
+from util.benchmark.baselines import score_as_released
+from util.benchmark.measure import GIB, forget_peak, peak, product_flops, product_seconds
 
 NOISE = 8.0  # length of what a made caption adds to its visual item's vector
 PRODUCTS = 'two float32 matrix products'

@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,10 @@ from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.files import locked, replace_folder, temporary_folder, write_atomically
 from basic.foreign import read_json
-from util import demo_language, demo_vision, demo_world
+from util.make_demo import language as demo_language, vision as demo_vision, world as demo_world
 
 VERSION = 1  # raise it when the same options make another corpus
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 COLLECTIONS = {'vatex': 2, 'msrvttcn': 2, 'multi30k': 1, 'mscoco': 2}  # captions a visual item
 FLICKR_CAPTIONS = 5  # of a training image in Multi-30K's task 2
 MANIFEST = 'demo.json'  # a folder without it is not ours
@@ -625,7 +624,3 @@ def main(argv=None):
         report=partial(print, flush=True),
     )
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -21,9 +21,9 @@ from basic.pretrained import build_clip
 from basic.runtime import autocast
 from data_provider import VisualBatches, store_images
 from model import ClipEncoder
-from util.benchmark_data import CONFIGS
-from util.benchmark_measure import Clock, Operations, copy_seconds_one_core
-from util.benchmark_stages import COPY, PRODUCTS, Window, bytes_of, drain
+from util.benchmark.data import CONFIGS
+from util.benchmark.measure import Clock, Operations, copy_seconds_one_core
+from util.benchmark.stages import COPY, PRODUCTS, Window, bytes_of, drain
 
 MOST = 512  # images made
 BATCH = 64  # images at once

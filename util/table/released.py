@@ -1,7 +1,7 @@
 """The figures that the released system reports, in per cent: single runs, on the collections' test
 splits."""
 
-from util.table_runs import QUALITIES
+from util.table.runs import QUALITIES
 
 # (collection, language, task, visual.kind): (t2v R@1, R@5, R@10, MedR, mAP; v2t the same; SumR), or
 # SumR alone.

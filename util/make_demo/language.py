@@ -15,7 +15,7 @@ import itertools
 import random
 import re
 
-from util.demo_world import (
+from util.make_demo.world import (
     ACTIONS,
     ATTRIBUTES,
     COLOURS,

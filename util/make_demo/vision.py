@@ -22,8 +22,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from safetensors.numpy import save_file
 
-from util import demo_world
-from util.demo_world import ATTRIBUTES, scene_rng
+from util.make_demo import world as demo_world
+from util.make_demo.world import ATTRIBUTES, scene_rng
 
 FEATURE_DIM = 192
 VISION_SEED = 'vision-1'  # everything here is the same for every demo, whatever its --seed

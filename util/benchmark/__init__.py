@@ -1,0 +1,1 @@
+"""How fast each stage is, beside what it computes: `python -m util.benchmark`."""

@@ -1,0 +1,5 @@
+import sys
+
+from util.benchmark.bench import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tables and curves of runs: `python -m util.table`."""

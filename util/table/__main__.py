@@ -1,0 +1,5 @@
+import sys
+
+from util.table.table import main
+
+sys.exit(main())
