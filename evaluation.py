@@ -32,27 +32,15 @@ from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
 from basic.command import command, memory_advice
 from basic.collection import CollectionFiles, scored_branches, validation_weights
-from basic.config import config_from_dict, config_to_dict
-from basic.errors import DataError
+from basic.config import config_changes, config_from_dict, config_to_dict
 from basic.files import holder_of, write_atomically
-from basic.logger import (
-    ALTERED,
-    CONFIG,
-    MAY_DIFFER,
-    METRICS,
-    RANKS,
-    TOKENIZER,
-    config_changes,
-    counted,
-    progress,
-    tell,
-)
+from basic.logger import counted, progress, tell
 from basic.print_config import describe_config
-from basic.run_folder import LOCK
+from basic.run_folder import ALTERED, CONFIG, LOCK, MAY_DIFFER, METRICS, RANKS, TOKENIZER
 from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
-from model import build_model, refuse_misfit
+from model import build_model, check_text, load_weights, refuse_misfit
 
 # what an option may change, and the test is still the run's own: where things lie, and how fast
 # they are
@@ -542,44 +530,6 @@ def alterations(checkpoint, config, tokenizer=None):
     if checkpoint.path.name != BEST and (checkpoint.path.parent / CONFIG).is_file():
         found.append(f'the model of {checkpoint.path.name}, not of {BEST}')
     return found + ([f'tokenizer {tokenizer}'] if tokenizer else [])
-
-
-def load_weights(model, checkpoint):
-    """Put a checkpoint's weights into a model; ValueError where an option has changed the model's
-    shape."""
-    try:
-        model.load_state_dict(checkpoint.model)
-    except RuntimeError as error:
-        details = ' '.join(str(error).split())[:400]
-        raise ValueError(
-            f'{checkpoint.path} does not fit the model that its config describes; does an option on'
-            f' the command line change the model? {details}'
-        ) from None
-
-
-def check_text(model, tokenizer, loaders):
-    """Raise DataError unless the model's BERT has every token and enough positions.
-
-    Args:
-        model: model.NRCCR.
-        tokenizer: that of the captions.
-        loaders: data_provider's TrainLoader and EvalSets.
-    """
-    encoder = model.text_encoder
-    known, longest = (
-        encoder.bert.get_input_embeddings().num_embeddings,
-        max(loader.longest for loader in loaders),
-    )
-    if len(tokenizer) > known:
-        raise DataError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}:"
-            ' give the one that belongs to it (text.bert; evaluation.py: --tokenizer)'
-        )
-    if longest > encoder.longest:
-        raise DataError(
-            f'a caption has {longest} tokens, but this BERT only {encoder.longest} positions: set '
-            f'text.positions={encoder.longest} or less, then longer captions are cut'
-        )
 
 
 def root_of(path, config):

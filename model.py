@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from basic.config import reads
 from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
 from basic.distributed import GlobalBatchNorm1d, gather, shared
+from basic.errors import DataError
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
 from basic.pretrained import (
@@ -658,6 +659,44 @@ def refuse_misfit(config, checkpoint):
             f'{checkpoint.path} does not fit the model that its config describes; does an option on'
             f' the command line change the model? {len(different)} tensors differ:'
             f' {"; ".join(different[:3])}'
+        )
+
+
+def load_weights(model, checkpoint):
+    """Put a checkpoint's weights into a model; ValueError where an option has changed the model's
+    shape."""
+    try:
+        model.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        details = ' '.join(str(error).split())[:400]
+        raise ValueError(
+            f'{checkpoint.path} does not fit the model that its config describes; does an option on'
+            f' the command line change the model? {details}'
+        ) from None
+
+
+def check_text(model, tokenizer, loaders):
+    """Raise DataError unless the model's BERT has every token and enough positions.
+
+    Args:
+        model: model.NRCCR.
+        tokenizer: that of the captions.
+        loaders: data_provider's TrainLoader and EvalSets.
+    """
+    encoder = model.text_encoder
+    known, longest = (
+        encoder.bert.get_input_embeddings().num_embeddings,
+        max(loader.longest for loader in loaders),
+    )
+    if len(tokenizer) > known:
+        raise DataError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}:"
+            ' give the one that belongs to it (text.bert; evaluation.py: --tokenizer)'
+        )
+    if longest > encoder.longest:
+        raise DataError(
+            f'a caption has {longest} tokens, but this BERT only {encoder.longest} positions: set '
+            f'text.positions={encoder.longest} or less, then longer captions are cut'
         )
 
 

@@ -34,25 +34,10 @@ from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
 from basic.command import command, is_out_of_memory, killed_worker, telling, typed
-from basic.config import Config, config_from_dict, config_to_dict
+from basic.config import Config, config_from_dict, config_to_dict, flatten
 from basic.errors import DataError
 from basic.fingerprint import changes, data_fingerprint
-from basic.logger import (
-    MAY_DIFFER,
-    METRICS,
-    TOKENIZER,
-    RunLog,
-    check_run_folder,
-    describe_start,
-    epoch_progress,
-    flatten,
-    is_finished,
-    peak_memory,
-    record_start,
-    remove_leftovers,
-    remove_reports,
-    show_test,
-)
+from basic.logger import epoch_progress, peak_memory, RunLog, show_test
 from basic.metric import recall_sum
 from basic.runtime import (
     autocast,
@@ -64,23 +49,43 @@ from basic.runtime import (
     seed_everything,
     set_precision,
 )
-from basic.run_folder import RunFolder, keep_best, set_aside, settle
+from basic.run_folder import (
+    MAY_DIFFER,
+    METRICS,
+    TOKENIZER,
+    check_run_folder,
+    describe_start,
+    is_finished,
+    keep_best,
+    record_start,
+    remove_leftovers,
+    remove_reports,
+    RunFolder,
+    set_aside,
+    settle,
+)
 from basic.schedule import Schedule, build_schedule
 from data_provider import Collection, build_loaders
 from evaluation import (
-    check_text,
     choose_weight,
     encode,
     evaluate,
     evaluate_checkpoint,
-    load_weights,
     result_line,
     search_examples,
     table,
     write_report,
 )
 from loss import NRCCRLoss, build_loss, discriminator_loss
-from model import NRCCR, MomentumTeacher, build_model, build_teacher, refuse_misfit
+from model import (
+    NRCCR,
+    build_model,
+    build_teacher,
+    check_text,
+    load_weights,
+    MomentumTeacher,
+    refuse_misfit,
+)
 
 SEED_STEP = 1_000_003  # between the seeds of two processes of a run
 

@@ -773,3 +773,27 @@ def _check_templates(config):
                 f'{", ".join(f"{{{name}}}" for name in allowed)}; a brace that is text is written'
                 ' twice'
             ) from None
+
+
+def config_changes(stored, asked, ignored=()):
+    """How the config asked for differs from the stored one, 'key: old -> new' a key; a feature
+    width of 0 fits any."""
+    stored, asked = flatten(stored), flatten(asked)
+    return [
+        f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}'
+        for key in sorted(stored.keys() | asked.keys())
+        if stored.get(key) != asked.get(key)
+        and key not in ignored
+        and not (key == 'visual.feature_dim' and asked.get(key) == 0)
+    ]
+
+
+def flatten(tree, prefix='', separator='.'):
+    """Nested dicts as one dict of dotted keys; an empty dict stays a value."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f'{prefix}{key}{separator}', separator))
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat

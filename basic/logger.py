@@ -1,235 +1,25 @@
-"""A run's folder and its record: one JSON line an epoch, of which console and TensorBoard are
-views."""
+"""A run's log, one JSON line per epoch, its views (console, TensorBoard), and progress lines."""
 
 import json
 import os
-import platform
 import resource
-import subprocess
 import sys
 import weakref
-from datetime import datetime
 from pathlib import Path
 
 import torch
-import yaml
 from tqdm import tqdm
 
-from basic import distributed, files
+from basic import distributed
 from basic.board import STEP, add_code, add_scalars, attempt, open_board
-from basic.checkpoint import BEST, LAST, NEXT_BEST
-from basic.config import ConfigError, config_from_dict, config_to_dict
-from basic.files import remove, write_atomically
-from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
-
-CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
-METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
-RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
-# see evaluation.py
-ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}
-REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
-RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
-# a line of log.jsonl as others need it: see basic.foreign
-RECORD = {
-    'epoch': int,
-    'best_epoch': (int, None),
-    'speed': ({'train_seconds': float, 'val_seconds': float}, None),
-}
-MAY_DIFFER = (
-    'train.epochs',
-    'train.workers',
-    'train.patience',
-    'train.keep_last',
-    'compute.compile',
-    'compute.attention',
-    'compute.micro_batch',
-    'compute.checkpointing',
-    'compute.image_cache',
-    # between a run and its continuation: a smaller micro-batch, say
-    'compute.score_memory',
-)
-
+from basic.config import flatten
+from basic.files import write_atomically
+from basic.run_folder import CONFIG, LOG, TENSORBOARD, read_log
 
 POINTS = 200  # of an epoch's steps in TensorBoard
 # of a record: a line in TensorBoard would say nothing
 NO_CURVE = ('epoch', 'best_epoch', 'val/weight')
 WIDTH = 80  # of a terminal that does not tell
-
-
-def check_run_folder(folder, config, *, resume=False, overwrite=False):
-    """Stop before an older run is harmed, or continued as something else. Changes nothing.
-
-    Args:
-        folder: the run folder, which need not exist.
-        config: config tree of the run to start or to continue, as `config_to_dict` gives it.
-        resume, overwrite: what was asked for.
-    Returns:
-        the folder's last.pt if the run goes on from there; else None: it starts from the beginning.
-    Raises:
-        ConfigError: it holds a run, and neither was asked for; or resume, and there is no run, or
-            another config.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f'run folder {folder} is a file: give another --run-dir')
-    present = [name for name in RUN_FILES if (folder / name).exists()]
-    if resume and not (folder / CONFIG).exists():
-        raise ConfigError(
-            f'nothing to resume: {folder} holds no run; '
-            + ('--overwrite clears it and starts one' if present else 'omit --resume to start one')
-        )
-    if resume:
-        _check_same_config(config_to_dict(read_config(folder)), config, folder)
-        if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
-            raise ConfigError(
-                f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after'
-                f' the test (train.keep_last=true keeps it). {BEST} can still be tested:'
-                f' evaluation.py --checkpoint {folder}. For a longer training start again:'
-                ' --overwrite'
-            )
-        return folder / LAST if LAST in present else None  # None: interrupted in its first epoch
-    if present and not overwrite:
-        done = (
-            f'tested, see {METRICS["test"]}'
-            if METRICS['test'] in present
-            else 'unfinished, or not tested'
-        )
-        raise ConfigError(
-            f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces'
-            ' it by a new one; name=NAME, --seed N or --run-dir DIR choose another folder'
-        )
-    return None
-
-
-def is_finished(folder, config):
-    """Whether a run folder holds this run, trained to its end and tested, so that nothing is left
-    to do."""
-    folder = Path(folder)
-    return (
-        (folder / CONFIG).is_file()
-        and (folder / METRICS['test']).is_file()
-        and is_trained(folder, config)
-        and not config_changes(
-            config_to_dict(read_config(folder)), config_to_dict(config), MAY_DIFFER
-        )
-    )
-
-
-def read_config(folder):
-    """The Config that a run folder was started with; ConfigError if its file is damaged."""
-    path = Path(folder) / CONFIG
-    try:
-        return config_from_dict(read_yaml(path))
-    except ValueError as error:
-        raise ConfigError(
-            f'{path} is not a config as train.py writes it: {" ".join(str(error).split())[:300]}'
-        ) from None
-
-
-def is_trained(folder, config):
-    """Whether a run's log has all the epochs that its config asks for, or those that made it stop
-    early."""
-    records = read_log(folder)
-    if not records:
-        return False
-    epoch, best = records[-1]['epoch'], records[-1].get('best_epoch')
-    return epoch >= config.train.epochs or best is not None and epoch - best > config.train.patience
-
-
-def clear_run_folder(folder):
-    """Make the folder, without what an older run left in it; other files stay."""
-    remove_leftovers(folder)
-    for name in RUN_FILES:
-        remove(Path(folder) / name)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-
-
-def remove_reports(folder):
-    """Remove what tests have found, because the model will be another."""
-    for name in REPORTS:
-        (Path(folder) / name).unlink(missing_ok=True)
-
-
-def remove_leftovers(folder):
-    """Remove the half-written files of a process that was killed while it wrote atomically."""
-    if Path(folder).is_dir():
-        for name in RUN_FILES:
-            files.remove_leftovers(Path(folder) / name)
-
-
-def config_changes(stored, asked, ignored=()):
-    """How the config asked for differs from the stored one, 'key: old -> new' a key; a feature
-    width of 0 fits any."""
-    stored, asked = flatten(stored), flatten(asked)
-    return [
-        f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}'
-        for key in sorted(stored.keys() | asked.keys())
-        if stored.get(key) != asked.get(key)
-        and key not in ignored
-        and not (key == 'visual.feature_dim' and asked.get(key) == 0)
-    ]
-
-
-def _check_same_config(stored, asked, folder):
-    """Raise ConfigError, naming the keys."""
-    different = config_changes(stored, asked, MAY_DIFFER)
-    if different:
-        changes = '; '.join(different)
-        raise ConfigError(
-            f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)}'
-            ' may change: give the options of the first start, or start a run of its own with'
-            ' name=NAME'
-        )
-
-
-def describe_start(*, rootpath, device, model, processes=1):
-    """How a run was started, as plain data for run.json: command, commit, versions, device,
-    parameter counts."""
-    versions = {
-        name: getattr(sys.modules.get(name), '__version__', None)
-        for name in ('torch', 'transformers', 'tokenizers', 'numpy')
-    }
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == 'cuda'
-        else platform.processor() or platform.machine()
-    )
-    counts = {
-        part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()
-    }
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        'command': [sys.executable, *sys.argv],
-        'working_folder': os.getcwd(),
-        'git_commit': git_commit(),
-        'started': datetime.now().astimezone().isoformat(timespec='seconds'),
-        'rootpath': str(rootpath),
-        'device': f'{f"{processes} x " * (processes > 1)}{device.type} ({name})',
-        'processes': processes,
-        'versions': {'python': platform.python_version(), **versions},
-        'parameters': {**counts, 'all': sum(counts.values()), 'trained': trained},
-    }
-
-
-def record_start(folder, start, config, *, resumed_after=0):
-    """Write config.yaml (the resolved tree) and run.json; a continuation is added to the first
-    start's `resumed`."""
-    path = Path(folder) / RUN
-    if resumed_after and path.exists():
-        try:
-            first = read_json(path, {'resumed': ([dict], None)})
-        except ValueError as error:
-            raise ConfigError(
-                f'{path} is damaged ({error}): move it away, and the run goes on without it'
-            ) from None
-        start = {
-            **first,
-            'resumed': [*(first.get('resumed') or []), {'after_epoch': resumed_after, **start}],
-        }
-    write_atomically(path, json.dumps(start, indent=2, ensure_ascii=False) + '\n')
-    write_atomically(
-        Path(folder) / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    )
 
 
 def peak_memory(device):
@@ -238,26 +28,6 @@ def peak_memory(device):
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     return peak / (2**30 if sys.platform == 'darwin' else 2**20)
-
-
-def git_commit():
-    """The commit that this code is at, with '+changes' if the working tree differs; None outside a
-    repository."""
-    home = Path(__file__).resolve().parent.parent
-
-    def git(*words):
-        return subprocess.run(
-            ['git', '-C', str(home), *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        if Path(git('rev-parse', '--show-toplevel').strip()).resolve() != home:
-            return None  # a copy of the code inside somebody else's repository
-        return git('rev-parse', 'HEAD').strip() + (
-            '+changes' if git('status', '--porcelain').strip() else ''
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 class RunLog:
@@ -492,22 +262,6 @@ class _Lines:
         self.file.flush()
 
 
-def read_log(folder):
-    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left
-    out.
-
-    Raises:
-        DataError: a line that is no such record; names it.
-    """
-    path = Path(folder) / LOG
-    lines = read_text(path).removesuffix('\n').split('\n') if path.exists() else ['']
-    if not is_json(lines[-1]):
-        lines.pop()
-    return [
-        parse_json(line, RECORD, f'{path}, line {number}') for number, line in enumerate(lines, 1)
-    ]
-
-
 def summary_line(record):
     """One epoch in one line for the console, of at most 80 characters."""
     train, val = record['train'], record['val']
@@ -524,14 +278,3 @@ def summary_line(record):
 def loss_text(loss):
     """A loss in five or six characters; it may be summed over a batch."""
     return f'{loss:.0f}' if abs(loss) >= 1000 else f'{loss:#.4g}'
-
-
-def flatten(tree, prefix='', separator='.'):
-    """Nested dicts as one dict of dotted keys; an empty dict stays a value."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f'{prefix}{key}{separator}', separator))
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat

@@ -17,7 +17,8 @@ import yaml
 
 from basic.checkpoint import BEST, LAST, load_checkpoint
 from basic.config import ConfigError, load_config
-from basic.logger import duration, read_log
+from basic.logger import duration
+from basic.run_folder import read_log
 from basic.runtime import cpu_count
 from util import ablate
 from util.ablate import ablation_files, main, make_grid

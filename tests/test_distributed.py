@@ -36,7 +36,7 @@ from basic.distributed import (
     share,
     sum_gradients,
 )
-from basic.logger import read_log
+from basic.run_folder import read_log
 from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step

@@ -12,7 +12,7 @@ from basic.cache import cached_array
 from basic.config import ConfigError
 from basic.errors import DataError, UnreachableError
 from basic.foreign import expect, read_json, read_npz, shown
-from basic.logger import read_config, read_log, record_start
+from basic.run_folder import read_config, read_log, record_start
 from util.make_demo.corpus import options_there
 
 

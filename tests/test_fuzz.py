@@ -30,7 +30,7 @@ from basic.config import config_from_dict, config_to_dict, load_config
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
 from basic.images import ImageSource
-from basic.logger import read_config, read_log, record_start
+from basic.run_folder import read_config, read_log, record_start
 from basic.print_config import describe_config
 from model import build_model, refuse_misfit
 from roots import CONFIGS, make_video_root

@@ -19,8 +19,7 @@ import torch
 import train
 from basic import command, files, run_folder
 from basic.checkpoint import BEST, LAST, NEXT_BEST, load_checkpoint
-from basic.logger import read_log
-from basic.run_folder import LOCK, RunFolder, keep_best, set_aside, settle
+from basic.run_folder import LOCK, keep_best, read_log, RunFolder, set_aside, settle
 from evaluation import write_report
 from train import main, train_step
 

@@ -21,7 +21,8 @@ import train
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
-from basic.logger import RunLog, check_run_folder, epoch_progress, read_log
+from basic.logger import epoch_progress, RunLog
+from basic.run_folder import check_run_folder, read_log
 from data_provider import build_loaders
 from evaluation import evaluate_checkpoint
 from loss import build_loss

@@ -33,7 +33,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basic.command import OUT_OF_MEMORY, STOPPING, command
-from basic.config import Config, ConfigError, config_to_dict, keys_of, load_config
+from basic.config import Config, config_to_dict, ConfigError, keys_of, load_config
 from basic.files import open_no_link
 from util.make_demo.corpus import make_demo, options_there, read_manifest
 
@@ -84,15 +84,8 @@ class Job:
     def content(self):
         """The state of the run folder, whoever is at work in it."""
         from basic.checkpoint import BEST, LAST
-        from basic.logger import (
-            CONFIG,
-            LOG,
-            METRICS,
-            RUN_FILES,
-            config_changes,
-            is_trained,
-            read_config,
-        )
+        from basic.run_folder import CONFIG, LOG, METRICS, RUN_FILES, is_trained, read_config
+        from basic.config import config_changes
         from util.table.runs import NO_DIFFERENCE
 
         present = [name for name in RUN_FILES if (self.folder / name).exists()]

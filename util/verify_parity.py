@@ -37,9 +37,8 @@ from basic.config import TERMS
 from basic.runtime import choose_devices, set_precision
 from basic.scoring import fuse, score, similarity
 from data_provider import Batch
-from evaluation import load_weights
 from loss import build_loss, discriminator_loss
-from model import build_model
+from model import build_model, load_weights
 from train import build_optimizers, step_options, train_step
 
 Row = namedtuple('Row', 'file figure deviation tolerance relative note', defaults=(False, ''))

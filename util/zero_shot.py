@@ -31,25 +31,24 @@ from torch.utils.data import Dataset
 from basic import distributed
 from basic.collection import validation_weights
 from basic.command import command
-from basic.config import ConfigError, config_from_dict, config_to_dict, load_config
+from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
 from basic.loader import Loader
-from basic.logger import (
+from basic.logger import tell
+from basic.run_folder import (
     CONFIG,
     MAY_DIFFER,
     check_run_folder,
-    config_changes,
     describe_start,
     read_config,
     record_start,
-    tell,
 )
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
 from data_provider import Collection, EvalSet, VisualBatches, present_items
 from evaluation import (
-    Embeddings,
     choose_weight,
+    Embeddings,
     evaluate,
     left_out,
     reported_weights,

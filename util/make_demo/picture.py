@@ -18,10 +18,10 @@ from basic.caption import load_tokenizer
 from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.files import write_atomically
-from basic.logger import TOKENIZER
+from basic.run_folder import TOKENIZER
 from data_provider import Collection, build_loaders
-from evaluation import encode, load_weights, root_of, search_examples
-from model import build_model
+from evaluation import encode, root_of, search_examples
+from model import build_model, load_weights
 
 COLUMNS = 5  # scenes in a row
 CHARACTERS = 24  # of a line below a scene

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.config import Config, config_to_dict
+from basic.config import Config, config_to_dict, flatten
 from basic.foreign import read_json, read_npz
-from basic.logger import CONFIG, LOG, METRICS, RANKS, flatten, is_trained, read_config, read_log
+from basic.run_folder import CONFIG, LOG, METRICS, RANKS, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
 NO_DIFFERENCE = (
