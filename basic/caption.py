@@ -249,6 +249,7 @@ def load_tokenizer(name_or_folder, lowercase):
             f'{name_or_folder}: its tokenizer, {type(tokenizer).__name__}, has no fast '
             'form (tokenizer.json), which is what is read here; choose a model that has one'
         )
+    _refuse_broken(backend, name_or_folder)
     backend.no_truncation()
     backend.no_padding()
     if lowercase:
@@ -262,6 +263,19 @@ def load_tokenizer(name_or_folder, lowercase):
             clean_text=True, handle_chinese_chars=chinese, strip_accents=True, lowercase=True
         )
     return tokenizer
+
+
+def _refuse_broken(backend, name):
+    """Raise DataError for a tokenizer.json that contradicts itself: some show it only in use."""
+    try:
+        backend.encode('a')
+    except BaseException as error:
+        panicked = type(error).__name__ == 'PanicException'  # of the Rust library: no Exception
+        if is_out_of_memory(error) or not (panicked or isinstance(error, Exception)):
+            raise
+        raise DataError(
+            f'{name}: its tokenizer.json contradicts itself ({reason(error)}): fetch it again'
+        ) from None
 
 
 def save_tokenizer(tokenizer, folder):

@@ -253,7 +253,20 @@ def parse_json(text, form, where, error=DataError):
         raise error(f'{where}: lists inside lists too deep to be read') from None
     except ValueError as reason:  # not JSON, or a number of thousands of digits
         raise error(f'{where}: not JSON ({_one_line(reason)}): {shown(text)}') from None
+    if '\\ud' in text.lower() and not _is_text(value):
+        raise error(
+            f'{where}: half of a character (an escape from \\ud800 to \\udfff): {shown(text)}'
+        )
     return expect(value, form, where, error)
+
+
+def _is_text(value):
+    """Whether all text in a value that came from JSON can be written again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode('utf-8')
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_json(text):

@@ -471,3 +471,15 @@ def test_a_broken_config_beside_the_vocabulary_is_named(vocabulary, tmp_path):
     (tmp_path / 'tokenizer_config.json').write_text('{')
     with pytest.raises(DataError, match='tokenizer_config.json: not JSON'):
         load_tokenizer(tmp_path, True)
+
+
+def test_a_tokenizer_json_that_contradicts_itself_is_named(tmp_path):
+    """The library loads it, and panics when it encodes: it lacks a token of its template."""
+    (tmp_path / 'vocab.txt').write_text('\n'.join('[PAD] [UNK] [CLS] [SEP] [MASK] . a'.split()))
+    load_tokenizer(tmp_path, True).save_pretrained(tmp_path / 'whole')
+    path = tmp_path / 'whole/tokenizer.json'
+    tree = json.loads(path.read_text())
+    del tree['post_processor']['special_tokens']['[CLS]']
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match='whole: its tokenizer.json contradicts itself .Panic'):
+        load_tokenizer(tmp_path / 'whole', True)

@@ -218,3 +218,13 @@ def test_a_manifest_of_the_demo_that_is_none_is_named(tmp_path, text):
     (tmp_path / 'vatex/demo.json').write_text(text)
     with pytest.raises(ValueError, match='demo.json: '):
         options_there(tmp_path, 'vatex', 'zh')
+
+
+def test_half_of_a_character_is_refused_before_it_is_written_again(tmp_path):
+    path = tmp_path / 'run.json'
+    path.write_text('{"resumed": [{"note": "\\ud800"}]}')
+    with pytest.raises(ConfigError, match='run.json.*half of a character'):
+        record_start(tmp_path, {'device': 'cpu'}, {}, resumed_after=1)
+    path.write_text('{"resumed": [{"note": "\\ud83d\\ude00"}]}')  # a whole one
+    record_start(tmp_path, {'device': 'cpu'}, {}, resumed_after=1)
+    assert json.loads(path.read_text(encoding='utf-8'))['resumed'][0]['note'] == '\U0001f600'
