@@ -53,12 +53,12 @@ SAME_TEST = (
     'data.images',
 )
 COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}  # and how wide each is
+# Of the figures in metrics.json; what people see has mAP in per cent.
 UNITS = {
     'R@k': 'per cent',
     'SumR': 'per cent, six recalls added',
     'MedR': 'rank, from 1',
     'MeanR': 'rank, from 1',
-    # of the figures in metrics.json; what people see has mAP in per cent
     'mAP': 'from 0 to 1',
 }
 WIDTH = 79  # characters that a line for people has at most, but for paths
@@ -135,9 +135,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         with_ranks: also give the rank of each query.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`;
-            rows: for each w a
-        dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics` gives them; and, if
-        wanted, ranks: see `collect_ranks`.
+            rows: for each w a dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics`
+            gives them; and, if wanted, ranks: see `collect_ranks`.
     """
     used = float(config.train.val_weight)
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
@@ -220,8 +219,7 @@ def collect_ranks(scoring, weights, eval_set):
 
     Returns:
         dict of arrays: weights (W,); t2v (W, Q) and v2t (W, S) float32; owner (Q,) int64, the place
-            in v2t of each
-        caption's visual item; caption_ids (Q,) and visual_ids (S,), text.
+            in v2t of each caption's visual item; caption_ids (Q,) and visual_ids (S,), text.
     """
     t2v, v2t = (torch.stack(ranks).float().cpu().numpy() for ranks in zip(*scoring.ranks()))
     searching, owner = np.unique(np.asarray(eval_set.owner), return_inverse=True)
@@ -446,10 +444,9 @@ def evaluate_checkpoint(
         overrides: `key=value` strings over the stored config.
     Returns:
         dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see
-            `alterations`),
-        left_out (counts, where `data.missing=skip` left captions out), chosen_weight and
-        chosen_from (None where the checkpoint has no choice), and what `evaluate` returns, of which
-        `ranks` has its own file.
+            `alterations`), left_out (counts, where `data.missing=skip` left captions out),
+            chosen_weight and chosen_from (None where the checkpoint has no choice), and what
+            `evaluate` returns, of which `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right;
             says what.

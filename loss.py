@@ -121,8 +121,7 @@ def discriminator_loss(real_logits, fake_logits):
         real_logits, fake_logits: (N, 2), of the English and of the translated tokens.
     Returns:
         (scalar loss, dict of detached scalars: real_loss, fake_loss, and real_acc, fake_acc, the
-            shares of D(en) with
-        argmax 1 and of D(tgt) with argmax 0).
+        shares of D(en) with argmax 1 and of D(tgt) with argmax 0).
     """
     real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
     fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))

@@ -388,7 +388,7 @@ class NRCCR(nn.Module):
             micro_batch: pairs encoded at once, 0 for all. Of each such part only what comes out of
                 the encoders is kept, and its graph is built again, with the same dropout, when the
                 backward pass gets there: gradients of a large batch with all its negatives, in the
-                    memory of a small one.
+                memory of a small one.
         """
         # no pair of a short batch, but a part in what all processes do together
         if not len(batch.index):

@@ -204,8 +204,7 @@ def train_one_epoch(run, epoch, log=None):
 
     Returns:
         dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and
-            accuracies, empty if no
-        term needs it), means over the steps.
+            accuracies, empty if no term needs it), means over the steps.
     Raises:
         NonFiniteLoss: names the epoch and the step.
     """
@@ -277,9 +276,8 @@ def train_step(
             term needs it.
     Returns:
         dict of floats, of the global batch: train/total, train/<term> (unweighted), train/grad_norm
-            (before clipping),
-        train/scale (1 / temperature) if it is learned, and discriminator/<figure> if a term needs
-        the discriminator.
+            (before clipping), train/scale (1 / temperature) if it is learned, and
+            discriminator/<figure> if a term needs the discriminator.
     Raises:
         NonFiniteLoss: the encoders' weights are those of before the step.
     """

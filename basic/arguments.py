@@ -27,8 +27,7 @@ def training_arguments(argv=None):
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: configs (files), overrides (all options, as key=value), config (the
-            Config they make),
-        rootpath, device, run_dir, resume, overwrite, other_data, no_test.
+            Config they make), rootpath, device, run_dir, resume, overwrite, other_data, no_test.
     Raises:
         ValueError: (ConfigError) what they name cannot be.
     """
@@ -112,8 +111,7 @@ def evaluation_arguments(argv=None):
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output,
-            save_embeddings (None: no;
-        '': into the default folder), print_config, overrides.
+            save_embeddings (None: no; '': into the default folder), print_config, overrides.
     Raises:
         ValueError: what they name cannot be.
     """

@@ -71,9 +71,8 @@ class BigFile:
 
         Returns:
             ids (list of str), counts (videos,) int64, rows (frames,) int64: the rows of the first
-            video, then those
-            of the second, and so on. A video without frames is left out: it is as good as not
-                there.
+                video, then those of the second, and so on. A video without frames is left out: it
+                is as good as not there.
         Raises:
             DataError: id.txt or video2frames.txt is wrong, or the second names frames that the
                 first lacks.

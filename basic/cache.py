@@ -34,7 +34,7 @@ def cached_array(folder, *, ids, made_from, parts):
         Path.
     Raises:
         OSError: the array is not there, and the folder cannot be written.
-        what `parts` raises.
+        Whatever `parts` raises.
     """
     folder = Path(folder)
     if not _is_valid(folder, ids, made_from):

@@ -217,13 +217,11 @@ def load_tokenizer(name_or_folder, lowercase):
 
     Args:
         name_or_folder: hub name (taken from the local cache if it is there), folder as transformers
-            or
-            `save_tokenizer` saves it, or a WordPiece vocabulary: vocab.txt, or a folder with no
-                more than that.
+            or `save_tokenizer` saves it, or a WordPiece vocabulary: vocab.txt, or a folder with no
+            more than that.
         lowercase: switch lower-casing and accent stripping on, whatever the tokenizer's own setting
-            is (as released
-            with the cased multilingual BERT). False: leave the tokenizer as it is; a bare
-                vocabulary is cased.
+            is (as released with the cased multilingual BERT). False: leave the tokenizer as it is;
+            a bare vocabulary is cased.
     Returns:
         transformers' PreTrainedTokenizerFast.
     Raises:

@@ -74,8 +74,8 @@ class AttentionBlock(nn.Module):
         attention: `eager` (written out), `fused` (torch's kernels), or `auto`: fused on a GPU. At
             padded queries a score is added to -10000, where float32 resolves 0.001, so there the
             order of rounding shows: fused, a pooled vector differs by some 1e-6 from the released
-                code's, written out by 1e-8. A CPU gains nothing from
-            its fused kernel, which needs values as wide as keys.
+            code's, written out by 1e-8. A CPU gains nothing from its fused kernel, which needs
+            values as wide as keys.
     """
 
     def __init__(self, *, hidden, heads, qk_width, score_scale, dropout, attention='auto'):

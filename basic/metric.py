@@ -32,9 +32,9 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
         ties: `pessimistic` or `mean`.
     Returns:
         dict: `t2v` (captions search visual items) and `v2t` (visual items search captions; those
-            without a caption
-        are searched in t2v, but are no query here), each a dict of R@1, R@5, R@10 (per cent), MedR,
-        MeanR (ranks) and mAP (0 to 1); and `SumR`, the six recalls added.
+            without a caption are searched in t2v, but are no query here), each a dict of R@1, R@5,
+            R@10 (per cent), MedR, MeanR (ranks) and mAP (0 to 1); and `SumR`, the six recalls
+            added.
     Raises:
         ValueError: NaN or infinite scores, no captions, shapes or owners that do not fit, unknown
             tie rule.

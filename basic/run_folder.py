@@ -28,7 +28,7 @@ from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
-# see evaluation.py
+# What an altered test writes in their place, see evaluation.alterations.
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
 RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
@@ -38,6 +38,7 @@ RECORD = {
     'best_epoch': (int, None),
     'speed': ({'train_seconds': float, 'val_seconds': float}, None),
 }
+# Options that may differ between a run and its continuation: a smaller micro-batch, say.
 MAY_DIFFER = (
     'train.epochs',
     'train.workers',
@@ -48,7 +49,6 @@ MAY_DIFFER = (
     'compute.micro_batch',
     'compute.checkpointing',
     'compute.image_cache',
-    # between a run and its continuation: a smaller micro-batch, say
     'compute.score_memory',
 )
 LOCK = '.lock'

@@ -39,9 +39,9 @@ UNSPACED = (
     '\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
     '\u3005-\u3007\u3100-\u312f\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff'
 )
+# What stands between words.
 MARKS = (
     r'\s!-/:-@\[-`{-~\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u060c\u061b\u061f\u0964\u0965'
-    # between words
     r'\u2000-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65'
 )
 WORD = re.compile(rf"[{UNSPACED}]|[^{MARKS}{UNSPACED}]+(?:['’\-][^{MARKS}{UNSPACED}]+)*")

@@ -135,8 +135,7 @@ def score_as_released(visual, en, tgt, owner, weight, *, seconds=20.0):
             out are those at the end, and the part's time is extrapolated.
     Returns:
         (dict: R@1 and mAP, each of t2v and v2t, over the queries done; dict part -> seconds: lists,
-            scores, t2v, v2t;
-        share of the queries done in the part that came least far).
+        scores, t2v, v2t; share of the queries done in the part that came least far).
     """
     names, took, done = [str(item) for item in owner.tolist()], {}, {}
     started = time.perf_counter()

@@ -48,8 +48,7 @@ class Window:
         clock: util.benchmark.measure.Clock.
         warm: batches before the timing starts.
         least, seconds: batches after that; at least so many, and until the time is up; but where
-            these take more
-            than three times the time, one must do. 0 seconds: exactly `least`.
+            these take more than three times the time, one must do. 0 seconds: exactly `least`.
         wait: let the device finish before each batch is asked for, so that waiting for data is told
             from computing.
     Attributes:

@@ -4,12 +4,11 @@ any data.
     python -m util.make_demo --rootpath demo --collection vatex --lang zh [--noise 0.3] [--seed 1]
     [--train 1500 ...]
 
-Scenes of a little world (util/demo_world.py) are drawn as images or videos, described in the
-languages of util/demo_language.py, and their training translations and back-translations are
-corrupted at the rate --noise, as is the English side of validation and test; the target-language
-queries of validation and test are clean. Everything is a function of the options. Beside the
-collections lie `bert/`, an architecture and a vocabulary without weights, and `clip/`, a small
-image tower (util/demo_vision.py).
+Scenes of a little world (world.py) are drawn as images or videos, described in the languages of
+language.py, and their training translations and back-translations are corrupted at the rate
+--noise, as is the English side of validation and test; the target-language queries of validation
+and test are clean. Everything is a function of the options. Beside the collections lie `bert/`, an
+architecture and a vocabulary without weights, and `clip/`, a small image tower (vision.py).
 
 Whatever stops it, a kill included, the collection's `runs/` stays where it is, and the corpus is
 whole, or its manifest says what is unfinished and the next call makes that again.
@@ -31,7 +30,7 @@ from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.files import locked, replace_folder, temporary_folder, write_atomically
 from basic.foreign import read_json
-from util.make_demo import language as demo_language, vision as demo_vision, world as demo_world
+from util.make_demo import language, vision, world
 
 VERSION = 1  # raise it when the same options make another corpus
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
@@ -78,7 +77,7 @@ def make_demo(
     Args:
         root: ROOTPATH of the demo; made if need be.
         collection: vatex, msrvttcn, multi30k or mscoco.
-        lang: target language, one of demo_language.LANGUAGES but en. Languages lie side by side
+        lang: target language, one of language.LANGUAGES but en. Languages lie side by side
             over the same visual items.
         seed: of scenes, pictures and captions.
         noise: share of content words corrupted in each machine translation, 0 to 1.
@@ -106,7 +105,7 @@ def make_demo(
         read_manifest(folder)  # whether the folder is ours, before any work
         if encoders:
             make_once(root / 'bert', write_bert, report)
-            make_once(root / 'clip', demo_vision.clip_tower, report)
+            make_once(root / 'clip', vision.clip_tower, report)
         make_collection(root, collection, **wanted, report=report)
     return folder
 
@@ -141,7 +140,7 @@ def make_collection(root, collection, *, options, lang, noise, report):
 
 
 def check_options(collection, lang, noise, sizes):
-    languages = [name for name in demo_language.LANGUAGES if name != 'en']
+    languages = [name for name in language.LANGUAGES if name != 'en']
     for name, value, valid in (
         ('collection', collection, list(COLLECTIONS)),
         ('lang', lang, languages),
@@ -320,10 +319,8 @@ def bar(items, what, unit, total=None):
 
 def sample_items(collection, seed, sizes):
     """dict split -> list of (visual id, Scene); no scene and no id occurs twice."""
-    scenes = demo_world.sample_scenes(
-        tuple(sizes.values()), demo_world.scene_rng(seed, collection, 'scenes')
-    )
-    names = make_ids(collection, sum(sizes.values()), demo_world.scene_rng(seed, collection, 'ids'))
+    scenes = world.sample_scenes(tuple(sizes.values()), world.scene_rng(seed, collection, 'scenes'))
+    names = make_ids(collection, sum(sizes.values()), world.scene_rng(seed, collection, 'ids'))
     return {split: [(names.pop(), scene) for scene in part] for split, part in zip(sizes, scenes)}
 
 
@@ -370,14 +367,14 @@ def write_frames(folder, collection, seed, splits):
     collections."""
     folder.mkdir(parents=True)
     with telling('preparing the features', plain=False):
-        bank = demo_vision.frame_bank()
+        bank = vision.frame_bank()
     items, videos = [item for part in splits.values() for item in part], {}
     with open(folder / 'feature.bin', 'wb') as file:
         for name, scene in bar(items, 'drawing', 'videos'):
-            frames = demo_world.draw_video(scene, demo_world.scene_rng(seed, collection, name))
+            frames = world.draw_video(scene, world.scene_rng(seed, collection, name))
             file.write(bank(frames).astype('<f4').tobytes())
             videos[name] = len(frames)
-    write_frame_index(folder, videos, demo_vision.FEATURE_DIM)
+    write_frame_index(folder, videos, vision.FEATURE_DIM)
 
 
 def write_frame_index(folder, counts, dim):
@@ -413,13 +410,13 @@ def write_images(folder, collection, seed, splits):
     bank = None
     if collection == 'multi30k':
         with telling('preparing the features', plain=False):
-            bank = demo_vision.image_bank()
+            bank = vision.image_bank()
     for split, items in splits.items():
         small = []
         for name, scene in bar(items, f'drawing {split}', 'images'):
-            picture = demo_world.draw_image(scene, demo_world.scene_rng(seed, collection, name))
+            picture = world.draw_image(scene, world.scene_rng(seed, collection, name))
             picture.save(pictures / f'{name}.jpg', quality=90)
-            small.append(demo_vision.small(picture))
+            small.append(vision.small(picture))
         if bank is not None:
             feature = config.visual.feature
             path = folder / config.data.pooled[split][0].format(feature=feature)
@@ -464,8 +461,8 @@ def write_split(files, split, items, lang, *, count, seed, noise):
     lines = {role: [] for role in tags}
     for name, scene in bar(items, f'describing {split}', 'items'):
         for n in range(count):
-            original = demo_world.scene_rng(seed, name, n, 'en' if split == 'train' else lang)
-            machine = demo_world.scene_rng(seed, name, n, lang, 'machine')
+            original = world.scene_rng(seed, name, n, 'en' if split == 'train' else lang)
+            machine = world.scene_rng(seed, name, n, lang, 'machine')
             for role, text in caption(scene, split, lang, original, machine, noise).items():
                 lines[role].append(f'{name}#{tags[role]}#{n} {text}\n')
     for role, text in lines.items():
@@ -493,19 +490,16 @@ def caption(scene, split, lang, original, machine, noise):
         original: generator of what a person writes, the same for every noise; machine: of what the
             translation does.
     """
-    mentioned = demo_language.mention(scene, original)
+    mentioned = language.mention(scene, original)
     human = 'en' if split == 'train' else lang
-    text = demo_language.render(demo_language.describe(scene, human, original, mentioned), human)
+    text = language.render(language.describe(scene, human, original, mentioned), human)
     if split != 'train':
-        return {
-            'tgt': text,
-            'en': demo_language.translate(scene, mentioned, 'en', machine, noise)[0],
-        }
-    tgt, meant, still = demo_language.translate(scene, mentioned, lang, machine, noise)
+        return {'tgt': text, 'en': language.translate(scene, mentioned, 'en', machine, noise)[0]}
+    tgt, meant, still = language.translate(scene, mentioned, lang, machine, noise)
     return {
         'en': text,
         'tgt': tgt,
-        'back': demo_language.translate(meant, still, 'en', machine, noise)[0],
+        'back': language.translate(meant, still, 'en', machine, noise)[0],
     }
 
 
@@ -543,8 +537,8 @@ def build_vocabulary():
     )
     splitter = pre_tokenizers.BertPreTokenizer()
     words = Counter()
-    for lang in demo_language.LANGUAGES:
-        for text in demo_language.corpus(lang):
+    for lang in language.LANGUAGES:
+        for text in language.corpus(lang):
             words.update(
                 word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
             )
@@ -597,8 +591,7 @@ def main(argv=None):
     parser.add_argument(
         '--lang',
         required=True,
-        help='target language: '
-        + ', '.join(name for name in demo_language.LANGUAGES if name != 'en'),
+        help='target language: ' + ', '.join(name for name in language.LANGUAGES if name != 'en'),
     )
     parser.add_argument(
         '--seed', type=int, metavar='N', help='of scenes, pictures and captions (1)'

@@ -597,7 +597,7 @@ def translate(scene, mentioned, target, rng, noise):
     order); function words err at half of it, endings at a quarter. Returns (text, perceived scene,
     perceived mentioned): what the text now means, to be translated further. A perceived scene may
     hold values of another class (a thing as the object, a size as the colour), which this module
-    can say but `demo_world` cannot draw.
+    can say but `world` cannot draw.
     """
     names = [name for name in ATTRIBUTES if name in mentioned and getattr(scene, name)]
     fates = {
@@ -732,12 +732,3 @@ def corpus(lang):
         for quantile in quantiles
     )
     yield from dict.fromkeys(texts)
-
-
-@functools.cache
-def all_words(lang):
-    """The sorted tuple of all words of a language, in lower case; in zh and ja the characters."""
-    words = set()
-    for text in corpus(lang):
-        words.update(text.lower() if lang in ('zh', 'ja') else re.findall(r'[^\W_]+', text.lower()))
-    return tuple(sorted(words))

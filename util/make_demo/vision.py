@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from safetensors.numpy import save_file
 
-from util.make_demo import world as demo_world
+from util.make_demo import world
 from util.make_demo.world import ATTRIBUTES, scene_rng
 
 FEATURE_DIM = 192
@@ -38,12 +38,12 @@ def palette():
     """The colours of the world, those nearly alike taken once: float32 (P, 3), each channel in
     -0.5..0.5."""
     paints = [
-        *demo_world.PAINT.values(),
-        *demo_world.OWN.values(),
-        *demo_world.MARK.values(),
-        *demo_world.FIXED.values(),
-        *demo_world.SKY.values(),
-        *demo_world.GROUND.values(),
+        *world.PAINT.values(),
+        *world.OWN.values(),
+        *world.MARK.values(),
+        *world.FIXED.values(),
+        *world.SKY.values(),
+        *world.GROUND.values(),
     ]
     kept = []
     for colour in np.array(paints) / 255 - 0.5:
@@ -140,11 +140,11 @@ class FilterBank:
 def frame_bank():
     """The filter bank for video frames, calibrated on every second frame of videos of other
     scenes."""
-    (scenes,) = demo_world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
+    (scenes,) = world.sample_scenes((400,), scene_rng(VISION_SEED, 'videos'))
     return FilterBank(
         np.concatenate(
             [
-                demo_world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))[::2]
+                world.draw_video(scene, scene_rng(VISION_SEED, 'video', i))[::2]
                 for i, scene in enumerate(scenes)
             ]
         )
@@ -160,10 +160,10 @@ def image_bank():
 def other_images(count):
     """Pictures to calibrate on, whose scenes come from no demo's seed: (scenes, uint8 (count, 64,
     64, 3))."""
-    (scenes,) = demo_world.sample_scenes((count,), scene_rng(VISION_SEED, 'images'))
+    (scenes,) = world.sample_scenes((count,), scene_rng(VISION_SEED, 'images'))
     return scenes, np.stack(
         [
-            small(demo_world.draw_image(scene, scene_rng(VISION_SEED, 'image', i)))
+            small(world.draw_image(scene, scene_rng(VISION_SEED, 'image', i)))
             for i, scene in enumerate(scenes)
         ]
     )

@@ -25,6 +25,7 @@ NO_DIFFERENCE = (
 # along a line of a curve
 NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')
 FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
+# What metrics.json must hold.
 REPORT = {
     'split': str,
     'ties': str,
@@ -34,7 +35,6 @@ REPORT = {
     'val_weight': float,
     'chosen_weight': (float, None),
     'altered': ([str], None),
-    # what metrics.json must hold
     'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}],
 }
 QUALITIES = (
@@ -95,8 +95,7 @@ class TestedRun:
 
         Returns:
             dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a right item;
-                owner (Q,), the place
-            in v2t of each caption's visual item; caption_ids (Q,).
+                owner (Q,), the place in v2t of each caption's visual item; caption_ids (Q,).
         Raises:
             ValueError: there are no ranks, or they are not those of the report.
         """
