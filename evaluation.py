@@ -677,4 +677,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    distributed.leave(main())

@@ -717,4 +717,4 @@ def advice(words, run=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    distributed.leave(main())

@@ -80,6 +80,29 @@ def in_processes(count, folder, function, *arguments):
     return results
 
 
+def test_one_of_several_processes_leaves_at_once(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'import atexit, sys\n'
+        'from basic import distributed\n'
+        'class Abort:\n'
+        '    def __del__(self, exit=__import__("os")._exit):\n'
+        '        exit(134)  # what a thread of gloo did while the interpreter was taken apart\n'
+        'abort = Abort()\n'
+        'atexit.register(print, "tidied up")\n'
+        'print("done")\n'
+        'distributed.leave(int(sys.argv[1]))\n'
+    )
+    for environment, status in [({'TORCHELASTIC_RUN_ID': 'x'}, 3), ({}, 134)]:
+        ended = subprocess.run(
+            [sys.executable, program, '3'],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert (ended.returncode, ended.stdout.split()) == (status, ['done', 'tidied', 'up'])
+
+
 @pytest.mark.parametrize(
     'total, of, expected', [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 0]), (5, 1, [5])]
 )
