@@ -90,7 +90,7 @@ def command(name):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
             except BaseException as error:
-                ending = describe(error)
+                ending = describe(_interruption(error) or error)
                 if ending is None:  # a mistake of ours: the traceback is what helps
                     raise
                 message, status = ending
@@ -131,6 +131,14 @@ def describe(error):
     if isinstance(error, ValueError | OSError):
         return f'error: {error}', 2
     return None
+
+
+def _interruption(error):
+    """The Ctrl-C or signal during which an error was raised, as torch.save raises its own when cut
+    short; else None."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def is_out_of_memory(error):

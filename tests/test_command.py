@@ -1,6 +1,7 @@
 """How a command line ends: message, exit status, signals, the command in the user's words."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -8,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from basic import command as module
 from basic.command import Killed, command, describe, killed, memory_advice, stopping_signals, typed
+from basic.files import write_atomically
 
 REPOSITORY = Path(module.__file__).resolve().parent.parent
 
@@ -77,6 +80,24 @@ def test_endings(capsys, error, status, text):
     assert ends(error) == status
     printed = capsys.readouterr().err
     assert text in printed and printed.startswith('tool: ') and printed.count('\n') == 1
+
+
+def test_a_signal_in_the_middle_of_a_save(capsys, tmp_path):
+    """torch.save, cut short, raises an error of its own while it closes the file."""
+
+    class Disk(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 1000:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().write(data)
+
+    @command('tool')
+    def main(argv=None):
+        write_atomically(tmp_path / 'x.pt', lambda file: torch.save(torch.zeros(9999), Disk()))
+
+    assert main([]) == 128 + signal.SIGUSR1
+    assert capsys.readouterr().err == 'tool: stopped by SIGUSR1\n'
+    assert not list(tmp_path.iterdir())
 
 
 def test_notes_have_lines_of_their_own(capsys):
