@@ -1,6 +1,6 @@
-"""Learning rate, early stopping and the choice of the model, all from one validation figure an
-epoch."""
+"""Learning rate, early stopping and the choice of the model, from one validation figure per epoch."""
 
+import math
 from typing import NamedTuple
 
 
@@ -38,6 +38,10 @@ class Schedule:
         self.best = None  # the best figure so far, and its epoch
         self.best_epoch = 0
         self.since_halving = 0  # epochs since the start or the last halving
+
+    def lr_at(self, step):
+        """Learning rate of a step of the epoch that is being trained; its steps count from 0."""
+        return self.lr
 
     @property
     def stop(self):
@@ -82,9 +86,39 @@ class Schedule:
         self.best_epoch, self.since_halving = state['best_epoch'], state['since_halving']
 
 
-def build_schedule(config):
-    """The schedule of a `basic.config.Config`."""
+class CosineSchedule(Schedule):
+    """Linear warm-up over the first steps, then half a cosine towards 0.
+
+    No decay per epoch, no halving, no early stop: the training's length is part of the schedule.
+    The validation figure chooses the model alone.
+
+    Args:
+        lr: highest learning rate.
+        warmup: share of all steps, from 0 to 1, over which the rate rises.
+        epochs: that the training takes; steps: per epoch.
+    """
+
+    def __init__(self, *, lr, warmup, epochs, steps):
+        super().__init__(lr=lr, lr_decay=1.0, halve_factor=1.0, halve_wait=1, patience=math.inf)
+        self.warmup, self.steps, self.total = warmup, steps, epochs * steps
+
+    def lr_at(self, step):
+        """Learning rate of step i = epochs finished * steps + `step` of T, from 0.
+
+        lr * (i + 1) / (warmup T) while below lr, then lr / 2 * (1 + cos(pi * (i - warmup T) / (T -
+        warmup T))).
+        """
+        i, rise = self.epoch * self.steps + step, self.warmup * self.total
+        if i + 1 < rise:
+            return self.lr * (i + 1) / rise
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (i - rise) / (self.total - rise)))
+
+
+def build_schedule(config, steps):
+    """The schedule of a `basic.config.Config`; steps: per epoch."""
     train = config.train
+    if train.schedule == 'cosine':
+        return CosineSchedule(lr=train.lr, warmup=train.warmup, epochs=train.epochs, steps=steps)
     return Schedule(
         lr=train.lr,
         lr_decay=train.lr_decay,
