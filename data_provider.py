@@ -25,6 +25,7 @@ from basic import distributed
 from basic.cache import cached_array
 from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
 from basic.collection import CollectionFiles
+from basic.config import reads
 from basic.errors import DataError, first_five
 from basic.features import FrameSource, PooledSource
 from basic.ids import did_you_mean, read_ids
@@ -312,6 +313,9 @@ class PairDataset(Dataset):
     """Training pairs. An index is a whole batch, the rows of its captions; an item is this
     process's share of it.
 
+    Row i + captions is pair i with its back-translation in place of its English caption; `en` then
+    holds these after the English captions (`train.back_as_en`).
+
     Args:
         source: visual source.
         visual_ids: the visual items; `owner` (captions,) int64 says which one each caption belongs
@@ -329,10 +333,13 @@ class PairDataset(Dataset):
         return len(self.owner)
 
     def __getitem__(self, rows):
-        rows = np.asarray(rows)
+        en_rows, rows = np.asarray(rows), np.asarray(rows) % len(self)
         own = distributed.share(len(rows), self.number, self.of)
         visual, mask = self.source.batch([self.visual_ids[i] for i in self.owner[rows]], own)
-        tokens = {role: packed.padded(rows, own) for role, packed in self.tokens.items()}
+        tokens = {
+            role: packed.padded(en_rows if role == 'en' else rows, own)
+            for role, packed in self.tokens.items()
+        }
         owner = torch.from_numpy(self.owner[rows[own]]) if self.with_owner else None
         return Batch(
             visual=visual,
@@ -349,18 +356,22 @@ class EpochBatches(Sampler):
     alone.
 
     The last batch may be short, but never of one pair: batch norm and the triplet loss need two.
-    That pair joins the batch before it.
+    That pair joins the batch before it. `back_as_en`: the share of rows i that are i + size
+    instead, see PairDataset.
     """
 
-    def __init__(self, size, *, batch_size, seed):
-        self.size, self.seed, self.epoch = size, seed, 0
+    def __init__(self, size, *, batch_size, seed, back_as_en=0.0):
+        self.size, self.seed, self.epoch, self.back_as_en = size, seed, 0, back_as_en
         self.cuts = list(range(batch_size, size - 1, batch_size))
 
     def __len__(self):
         return len(self.cuts) + 1
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(self.size)
+        if self.back_as_en:
+            order += self.size * (random.random(self.size) < self.back_as_en)
         return iter(np.split(order, self.cuts))
 
 
@@ -415,13 +426,17 @@ class TrainLoader(Loader):
         left_out: LeftOut, or None.
     """
 
-    def __init__(self, dataset, *, batch_size, seed, workers, pin_memory, left_out=None):
+    def __init__(
+        self, dataset, *, batch_size, seed, workers, pin_memory, left_out=None, back_as_en=0.0
+    ):
         self.left_out = left_out
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
         self.longest = max(packed.width for packed in dataset.tokens.values())
         super().__init__(
             dataset,
-            sampler=EpochBatches(len(dataset), batch_size=batch_size, seed=seed),
+            sampler=EpochBatches(
+                len(dataset), batch_size=batch_size, seed=seed, back_as_en=back_as_en
+            ),
             workers=workers,
             processes=dataset.source.in_processes,
             pin_memory=pin_memory,
@@ -499,14 +514,20 @@ def encoding_order(config, source, visual_ids, tokens):
     return order
 
 
-def pack_branch(config, role, file, tokenizer):
-    """Tokenise the captions of a branch (en, tgt, back) as the config says -> PackedTokens."""
-    clean = role == 'en' and config.text.clean_en
-    return PackedTokens(
-        [clean_english(text) for text in file.texts] if clean else file.texts,
-        tokenizer,
-        max_tokens=config.text.positions,
-    )
+def branch_texts(config, split, files):
+    """The captions that each branch of a split reads: dict branch -> list of str, from a dict
+    branch -> CaptionFile.
+
+    English is cleaned (`text.clean_en`). With `train.back_as_en` that of the training is followed
+    by the back-translations, and `back` is there only where a loss term reads it.
+    """
+    texts = {role: list(file.texts) for role, file in files.items()}
+    if 'en' in texts and config.text.clean_en:
+        texts['en'] = [clean_english(text) for text in texts['en']]
+    if split == 'train' and config.train.back_as_en > 0:
+        back = texts['back'] if 'back' in reads(config.loss.weights) else texts.pop('back')
+        texts['en'] += [clean_english(text) for text in back] if config.text.clean_back else back
+    return texts
 
 
 def build_loaders(
@@ -564,7 +585,10 @@ def build_loaders(
                 )
         row = {name: i for i, name in enumerate(visual_ids)}
         owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
-        tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
+        tokens = {
+            role: PackedTokens(texts, tokenizer, max_tokens=config.text.positions)
+            for role, texts in branch_texts(config, split, files).items()
+        }
         for role, packed in tokens.items():
             if packed.cut and distributed.is_main():
                 log.warning(
@@ -596,6 +620,7 @@ def build_loaders(
                 workers=config.train.workers,
                 pin_memory=pin_memory,
                 left_out=left_out,
+                back_as_en=config.train.back_as_en,
             )
         else:
             batch_size = (

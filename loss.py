@@ -182,6 +182,7 @@ class NRCCRLoss(nn.Module):
             'triplet_back': lambda e, _, same=None: triplet(
                 e.en, e.back, margin=margin, hardest=hardest, same=same
             ),
+            'back_visual': lambda e, _, same=None: to_visual(e.back, e, same),
             'adversarial': lambda _, fake_logits, same=None: adversarial(fake_logits),
         }
 

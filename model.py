@@ -356,6 +356,16 @@ class NRCCR(nn.Module):
         """Side of the square images that the visual encoder reads, or 0 if it reads features."""
         return self.architecture['clip']['image_size'] if self.architecture['clip'] else 0
 
+    def parameter_groups(self, *, lr, bert_lr):
+        """The main parameters as an optimiser takes them, with BERT's learning rate and that of the
+        rest; one group where they are the same."""
+        if bert_lr in (0, lr):
+            return [{'params': self.main_parameters(), 'lr': lr}]
+        bert = {id(p) for p in self.text_encoder.bert.parameters()}
+        new = [p for p in self.main_parameters() if id(p) not in bert]
+        pretrained = [p for p in self.main_parameters() if id(p) in bert]
+        return [{'params': new, 'lr': lr}, {'params': pretrained, 'lr': bert_lr}]
+
     def main_parameters(self):
         """The trained parameters of encoders and projections: the discriminator has an optimiser of
         its own."""

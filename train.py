@@ -127,7 +127,6 @@ def train(run):
     with run_log(run) if distributed.is_main() else nullcontext() as log:
         while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
-            lr = run.optimizer.param_groups[0]['lr']
             means = train_one_epoch(run, epoch, log)
             trained = time.monotonic()
             check_data_unchanged(run)
@@ -136,24 +135,21 @@ def train(run):
             embeddings = encode(run.model, val_set, run.device, config.compute.precision)
             report = evaluate(embeddings, val_set, config, weights=[config.train.val_weight])
             val = report['rows'][0]
-            decision = schedule.step(recall_sum(val['t2v']))
-            for group in run.optimizer.param_groups:
-                group['lr'] = decision.lr
+            choice, figure = None, recall_sum(val['t2v'])
+            if config.train.select == 'sumr':
+                choice = choose_weight(embeddings, val_set, config)
+                figure = max(row['SumR'] for row in choice['chosen_from'])
+            decision = schedule.step(figure)
 
             if decision.improved:
-                save(
-                    run,
-                    NEXT_BEST,
-                    epoch=epoch,
-                    val=val,
-                    choice=choose_weight(embeddings, val_set, config),
-                )
+                choice = choice or choose_weight(embeddings, val_set, config)
+                save(run, NEXT_BEST, epoch=epoch, val=val, choice=choice)
             if log:
                 log.add(
                     {
                         'epoch': epoch,
                         **means,
-                        'lr': lr,
+                        'lr': run.optimizer.param_groups[0]['lr'],
                         'val': val,
                         'improved': decision.improved,
                         'best_epoch': schedule.best_epoch,
@@ -184,6 +180,13 @@ def train(run):
                 settle(run.folder)  # an older run that this one replaces is not needed any more
     if schedule.stop and distributed.is_main():
         print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
+    if config.train.schedule == 'cosine' and distributed.is_main():
+        if not run.unfinished and schedule.best_epoch < schedule.epoch:
+            print(
+                f'validation was best after epoch {schedule.best_epoch} of {schedule.epoch} and'
+                ' fell since: a shorter training may do better, try'
+                f' train.epochs={schedule.best_epoch}'
+            )
 
 
 def check_data_unchanged(run):
@@ -219,6 +222,7 @@ def train_one_epoch(run, epoch, log=None):
         shown=distributed.is_main(),
     )
     for step, batch in enumerate(bar, 1):
+        set_rates(run, step)
         try:
             values = train_step(batch.to(run.device, non_blocking=True), **options)
         except NonFiniteLoss as error:
@@ -234,6 +238,14 @@ def train_one_epoch(run, epoch, log=None):
         group, key = name.split('/')
         means[group][key] = total / step
     return means
+
+
+def set_rates(run, step):
+    """Give the optimizer the learning rates of a step, counted from 1."""
+    config, lr = run.config.train, run.schedule.lr_at(step - 1)
+    rates = [lr, lr * (config.bert_lr / config.lr)]  # one group where both are the same
+    for group, rate in zip(run.optimizer.param_groups, rates):
+        group['lr'] = rate
 
 
 def step_options(run):
@@ -435,7 +447,7 @@ def prepare(start, device, held=None):
         loaders=loaders,
         model=model,
         criterion=build_loss(config),
-        schedule=build_schedule(config),
+        schedule=build_schedule(config, steps=len(loaders['train'])),
         optimizer=optimizer,
         discriminator_optimizer=discriminator_optimizer,
         data=data_fingerprint(loaders),
@@ -524,7 +536,9 @@ def build_optimizers(model, config):
     """(Adam of encoders and projections, Adam of the discriminator), each one kernel for all its
     parameters."""
     return (
-        torch.optim.Adam(model.main_parameters(), lr=config.train.lr, fused=True),
+        torch.optim.Adam(
+            model.parameter_groups(lr=config.train.lr, bert_lr=config.train.bert_lr), fused=True
+        ),
         torch.optim.Adam(
             model.discriminator.parameters(),
             lr=config.discriminator.lr,

@@ -86,6 +86,8 @@ class CollectionFiles:
                 weights = validation_weights(config) if split == 'val' else config.eval.weights
             return scored_branches(weights)
         needed = {'en', *reads(self.config.loss.weights)}
+        if self.config.train.back_as_en > 0:
+            needed.add('back')
         return tuple(role for role in ('en', 'tgt', 'back') if role in needed)
 
     def branches_there(self, split):

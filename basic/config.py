@@ -36,6 +36,7 @@ TERMS = {
     'kd_sim': ('tgt', 'cross'),
     'kd_feat': ('tgt', 'cross'),
     'triplet_back': ('back',),
+    'back_visual': ('back',),
     'adversarial': ('tgt', 'tokens'),
 }
 SPLITS = ('train', 'val', 'test')
@@ -43,6 +44,8 @@ PRECISIONS = ('fp32', 'tf32', 'bf16')
 ATTENTIONS = ('auto', 'fused', 'eager')
 IMAGE_CACHES = ('none', 'pixels', 'embeddings')
 CONTRASTIVE = ('triplet', 'infonce')
+SCHEDULES = ('released', 'cosine')
+SELECT = ('t2v', 'sumr')
 TEACHERS = ('self', 'momentum')
 MOST_FILES = 100  # that `base:` may lead to
 MISSING_ITEMS = ('error', 'skip')
@@ -141,6 +144,8 @@ class Text:
     # as released: lower-case and strip accents, though the vocabulary is cased
     lowercase: bool = True
     clean_en: bool = True  # as released: English keeps A-Za-z0-9 only, and a full stop is appended
+    # the same for back-translations that the English branch reads, see train.back_as_en
+    clean_back: bool = False
     # of BERT; others are frozen
     trained_layers: list[int] = field(default_factory=lambda: [5, 6, 7, 8, 9, 10, 11])
     train_embeddings: bool = False  # BERT's embeddings; the paper freezes them
@@ -206,6 +211,7 @@ class Weights:
     kd_sim: float = 0.4  # similarity distillation: dtl_beta
     kd_feat: float = 0.1  # feature distillation: l1_gama
     triplet_back: float = 0.5  # English and back-translation: back_w
+    back_visual: float = 0.0  # not the paper's: back-translation and visual, as `contrastive` says
     adversarial: float = 0.001  # language adversary: scale
 
 
@@ -239,13 +245,24 @@ class Train:
     epochs: int = 50  # at most
     batch_size: int = 128  # caption pairs
     lr: float = 1e-4  # Adam, encoders and projections
+    bert_lr: float = 0.0  # of BERT's trained layers; 0: as `lr`
+    # released: by epoch, the next four options | cosine: by step, with a linear warm-up, over
+    # exactly `epochs` epochs (see basic.schedule.CosineSchedule)
+    schedule: str = 'released'
+    warmup: float = 0.1  # cosine: share of all steps in which the rate rises
     lr_decay: float = 0.99  # after each epoch
     halve_factor: float = 0.5  # after an epoch without improvement, too ...
     halve_wait: int = 3  # ... if this many epochs passed since the start or the last halving
     patience: int = 10  # stop after more epochs than this without improvement
     grad_clip: float = 2.0  # global L2 norm over encoders and projections; 0: none
     workers: int = 2  # batches made at once, by threads, images by processes; 0: none ahead
+    # probability that the English branch reads a pair's back-translation in place of its human
+    # caption, drawn anew in each epoch
+    back_as_en: float = 0.0
     val_weight: float = 0.2  # w of the English branch in validation
+    # what chooses the model: t2v (as released: sum of the text-to-visual recalls at `val_weight`) |
+    # sumr (SumR of both directions at the best w of validation)
+    select: str = 't2v'
     keep_last: bool = False  # keep last.pt, from which a longer training can go on, after the test
 
 
@@ -592,6 +609,8 @@ def _check(config):
         ('compute.image_cache', IMAGE_CACHES),
         ('loss.contrastive', CONTRASTIVE),
         ('loss.teacher', TEACHERS),
+        ('train.schedule', SCHEDULES),
+        ('train.select', SELECT),
         ('data.missing', MISSING_ITEMS),
         ('eval.ties', ('pessimistic', 'mean')),
     ):
@@ -627,6 +646,7 @@ def _check(config):
     for key in (
         'train.patience',
         'train.grad_clip',
+        'train.bert_lr',
         'train.workers',
         'visual.feature_dim',
         'loss.margin',
@@ -634,6 +654,8 @@ def _check(config):
         *(f'loss.weights.{term}' for term in TERMS),
     ):
         require(OmegaConf.select(config, key) >= 0, key, 'expected 0 or more')
+    require(0 <= train.warmup < 1, 'train.warmup', 'expected a share of the steps, 0 <= s < 1')
+    require(0 <= train.back_as_en <= 1, 'train.back_as_en', 'expected a probability in [0, 1]')
     require(0 <= loss.teacher_momentum < 1, 'loss.teacher_momentum', 'expected a share, 0 <= m < 1')
     require(
         0 <= train.val_weight <= 1,

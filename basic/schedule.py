@@ -1,4 +1,4 @@
-"""Learning rate, early stopping and the choice of the model, from one validation figure per epoch."""
+"""Learning rate, early stopping and the choice of the model, from one figure per epoch."""
 
 import math
 from typing import NamedTuple
