@@ -514,20 +514,23 @@ def encoding_order(config, source, visual_ids, tokens):
     return order
 
 
-def branch_texts(config, split, files):
-    """The captions that each branch of a split reads: dict branch -> list of str, from a dict
-    branch -> CaptionFile.
+def pack_branch(config, role, file, tokenizer):
+    """Tokenise the captions of a branch (en, tgt, back) as the config says -> PackedTokens."""
+    clean = {'en': config.text.clean_en, 'back': config.text.clean_back}.get(role, False)
+    return PackedTokens(
+        [clean_english(text) for text in file.texts] if clean else file.texts,
+        tokenizer,
+        max_tokens=config.text.positions,
+    )
 
-    English is cleaned (`text.clean_en`). With `train.back_as_en` that of the training is followed
-    by the back-translations, and `back` is there only where a loss term reads it.
-    """
-    texts = {role: list(file.texts) for role, file in files.items()}
-    if 'en' in texts and config.text.clean_en:
-        texts['en'] = [clean_english(text) for text in texts['en']]
-    if split == 'train' and config.train.back_as_en > 0:
-        back = texts['back'] if 'back' in reads(config.loss.weights) else texts.pop('back')
-        texts['en'] += [clean_english(text) for text in back] if config.text.clean_back else back
-    return texts
+
+def with_back_as_en(config, tokens):
+    """A training's tokens with the back-translations after the English captions, see PairDataset;
+    as `back` they stay where a loss term reads them."""
+    joined = {**tokens, 'en': tokens['en'].followed_by(tokens['back'])}
+    if 'back' not in reads(config.loss.weights):
+        del joined['back']
+    return joined
 
 
 def build_loaders(
@@ -585,10 +588,7 @@ def build_loaders(
                 )
         row = {name: i for i, name in enumerate(visual_ids)}
         owner = np.array([row[visual] for visual, _ in first.ids], dtype=np.int64)
-        tokens = {
-            role: PackedTokens(texts, tokenizer, max_tokens=config.text.positions)
-            for role, texts in branch_texts(config, split, files).items()
-        }
+        tokens = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
         for role, packed in tokens.items():
             if packed.cut and distributed.is_main():
                 log.warning(
@@ -604,6 +604,8 @@ def build_loaders(
                     f'{first.path} has one caption; training needs at least two: the other pairs of'
                     ' a batch are the negatives'
                 )
+            if config.train.back_as_en > 0:
+                tokens = with_back_as_en(config, tokens)
             dataset = PairDataset(
                 source,
                 visual_ids=visual_ids,

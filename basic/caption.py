@@ -1,5 +1,6 @@
 """Captions: files, joins between branches, cleaning, tokenising."""
 
+import copy
 import os
 import re
 from dataclasses import dataclass, field
@@ -465,6 +466,14 @@ class PackedTokens:
     def width(self):
         """Tokens of the longest caption, after cutting."""
         return int(self.lengths.max(initial=0))
+
+    def followed_by(self, other):
+        """The captions of both, those of `other` last; both of one tokenizer."""
+        both = copy.copy(self)
+        both.ids = np.concatenate([self.ids, other.ids])
+        both.offsets = np.concatenate([self.offsets, len(self.ids) + other.offsets[1:]])
+        both.longest, both.cut = max(self.longest, other.longest), self.cut + other.cut
+        return both
 
     def padded(self, indices, own=slice(None)):
         """Captions indices[own] (N,) as Tokens, padded to the longest of all `indices`."""

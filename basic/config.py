@@ -144,7 +144,7 @@ class Text:
     # as released: lower-case and strip accents, though the vocabulary is cased
     lowercase: bool = True
     clean_en: bool = True  # as released: English keeps A-Za-z0-9 only, and a full stop is appended
-    # the same for back-translations that the English branch reads, see train.back_as_en
+    # the same for back-translations, which the released code leaves as they are
     clean_back: bool = False
     # of BERT; others are frozen
     trained_layers: list[int] = field(default_factory=lambda: [5, 6, 7, 8, 9, 10, 11])

@@ -99,7 +99,9 @@ class CosineSchedule(Schedule):
     """
 
     def __init__(self, *, lr, warmup, epochs, steps):
-        super().__init__(lr=lr, lr_decay=1.0, halve_factor=1.0, halve_wait=1, patience=math.inf)
+        super().__init__(
+            lr=lr, lr_decay=1.0, halve_factor=1.0, halve_wait=math.inf, patience=math.inf
+        )
         self.warmup, self.steps, self.total = warmup, steps, epochs * steps
 
     def lr_at(self, step):

@@ -112,6 +112,50 @@ def test_back_translations_are_not_needed_without_their_loss(tmp_path, tokenizer
     assert "branch 'back'" in complaint(build_loaders, vatex(), root, tokenizer, splits=('train',))
 
 
+@pytest.mark.parametrize('workers, clean', [(0, False), (2, True)])
+def test_the_english_branch_reads_back_translations(tmp_path, tokenizer, workers, clean):
+    root = make_video_root(tmp_path)
+
+    def epochs(*options):
+        loader = build_loaders(
+            vatex('train.batch_size=2', f'train.workers={workers}', *options),
+            root,
+            tokenizer,
+            splits=('train',),
+        )['train']
+        found = []
+        for epoch in range(12):
+            loader.set_epoch(epoch)
+            found.append([numbers(batch) for batch in loader])
+        return found, loader
+
+    weights = ('loss.weights.triplet_back=0', f'text.clean_back={clean}')
+    (human, _), (both, plain) = epochs(), epochs('train.back_as_en=0.5')
+    machine, _ = epochs('train.back_as_en=1', *weights)
+    mixed, loader = epochs('train.back_as_en=0.5', *weights)
+    assert next(iter(loader)).back is None and next(iter(plain)).back is not None
+    assert epochs('train.back_as_en=0.5', *weights)[0] == mixed  # a function of seed and epoch
+    assert loader.dataset_size == plain.dataset_size == len(loader.dataset)
+
+    def captions(found):  # (epoch, pair) -> the English branch's token ids
+        return {
+            (epoch, pair): [token for token, real in zip(ids, mask) if real]
+            for epoch, batches in enumerate(found)
+            for _, _, index, en_ids, en_mask, *_ in batches
+            for pair, ids, mask in zip(index, en_ids, en_mask)
+        }
+
+    own, back, drawn = captions(human), captions(machine), captions(mixed)
+    assert own.keys() == back.keys() == drawn.keys()
+    differ = [key for key in own if own[key] != back[key]]
+    taken = [drawn[key] == back[key] for key in differ]
+    assert all(drawn[key] in (own[key], back[key]) for key in own)
+    assert 0.25 < sum(taken) / len(taken) < 0.75
+    for pair in {pair for _, pair in differ}:  # drawn anew in each epoch
+        assert len({tuple(drawn[epoch, pair]) for epoch in range(12)}) == 2
+    assert captions(both).keys() == own.keys()
+
+
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         batches = EpochBatches(10, batch_size=4, seed=seed)

@@ -243,6 +243,8 @@ MODERN = (
     'loss.teacher_momentum=0.5',
     'loss.contrastive=infonce',
     'loss.mask_same_visual=true',
+    'loss.weights.back_visual=0.5',
+    'train.bert_lr=2e-4',
 )
 
 

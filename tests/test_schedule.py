@@ -1,11 +1,12 @@
 """The schedule against sequences worked out by hand from METHOD, Training."""
 
 import json
+import math
 
 import pytest
 
 from basic.config import load_config
-from basic.schedule import Schedule, build_schedule
+from basic.schedule import build_schedule, CosineSchedule, Schedule
 
 
 def make(**changes):
@@ -104,6 +105,47 @@ def test_built_from_the_config():
             'train.patience=4',
         ]
     )
-    assert vars(build_schedule(config)) == vars(
+    assert vars(build_schedule(config, steps=7)) == vars(
         make(lr=0.5, lr_decay=0.9, halve_factor=0.1, halve_wait=2, patience=4)
     )
+
+
+def test_a_cosine_rises_over_the_first_steps_and_falls_over_the_others():
+    schedule = CosineSchedule(lr=2.0, warmup=0.25, epochs=2, steps=8)  # T = 16: 4 steps up
+    rates = []
+    for _ in range(2):
+        rates += [schedule.lr_at(step) for step in range(8)]
+        assert not schedule.step(0.0).halved
+    assert rates[:4] == [0.5, 1.0, 1.5, 1 + math.cos(math.pi * -1 / 12)]
+    assert rates[4:] == pytest.approx([1 + math.cos(math.pi * i / 12) for i in range(12)])
+    assert rates[4] == 2.0 and min(rates[4:]) == rates[-1] > 0
+    assert not any(schedule.step(-1.0).stop for _ in range(20))  # its length is fixed
+
+
+def test_a_cosine_goes_on_from_its_state_and_needs_no_warmup():
+    def rates(schedule, epochs):
+        found = []
+        for _ in range(epochs):
+            found += [schedule.lr_at(step) for step in range(5)]
+            schedule.step(1.0)
+        return found
+
+    options = {'lr': 0.1, 'warmup': 0.0, 'epochs': 4, 'steps': 5}
+    whole, first, second = (CosineSchedule(**options) for _ in range(3))
+    expected, head = rates(whole, 4), rates(first, 1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert head + rates(second, 3) == expected and expected[0] == 0.1
+
+
+def test_a_cosine_is_built_from_the_config():
+    config = load_config(
+        overrides=[
+            'data.collection=x',
+            'train.schedule=cosine',
+            'train.lr=0.5',
+            'train.warmup=0.2',
+            'train.epochs=3',
+        ]
+    )
+    expected = CosineSchedule(lr=0.5, warmup=0.2, epochs=3, steps=7)
+    assert vars(build_schedule(config, steps=7)) == vars(expected)

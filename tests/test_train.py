@@ -366,6 +366,68 @@ def assert_equal(first, second):
         assert first == second
 
 
+RECOMMENDED = (
+    'train.schedule=cosine',
+    'train.lr=2e-3',
+    'train.bert_lr=1e-3',
+    'train.back_as_en=0.5',
+    'train.select=sumr',
+    'loss.contrastive=infonce',
+    'loss.weights={kd_sim: 0, kd_feat: 0, triplet_back: 0, adversarial: 0, back_visual: 0.5}',
+)
+
+
+@pytest.mark.parametrize('more', [(), ('compute.micro_batch=2', 'compute.precision=bf16')])
+def test_the_recommended_options_go_on_exactly(world, tmp_path, monkeypatch, capsys, more):
+    whole, cut, steps = tmp_path / 'whole', tmp_path / 'cut', []
+    options = ('train.epochs=3', *RECOMMENDED, *more)
+    assert main(arguments(world, whole, *options, 'train.keep_last=true')) == 0
+    printed = capsys.readouterr().out
+
+    def interrupted_step(*args, **kwargs):
+        steps.append(1)
+        if len(steps) == 5:  # three steps an epoch: in the second
+            raise KeyboardInterrupt
+        return train_step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'train_step', interrupted_step)
+        assert main(arguments(world, cut, *options, 'train.keep_last=true')) == 130
+    assert main(arguments(world, cut, *options, 'train.keep_last=true', '--resume')) == 0
+    assert_equal(comparable(cut), comparable(whole))
+
+    records = read_log(whole)
+    assert {'triplet_en', 'triplet_tgt', 'back_visual'} < records[0]['train'].keys()
+    last = load_checkpoint(whole / LAST)
+    rates = [group['lr'] for group in last.training['optimizer']['param_groups']]
+    # step 9 of 9, of which 0.9 are the warm-up
+    factor = 0.5 * (1 + math.cos(math.pi * (8 - 0.9) / 8.1))
+    assert rates == pytest.approx([2e-3 * factor, 1e-3 * factor])
+    chosen = load_checkpoint(whole)
+    sums = {row['weight']: row['SumR'] for row in chosen.choice['chosen_from']}
+    assert last.training['schedule']['best'] == max(sums.values())
+    best = records[-1]['best_epoch']
+    assert (f'try train.epochs={best}' in printed) == (best < 3)
+
+
+def test_berts_rate_is_of_its_trained_layers_alone(step):
+    parts, batch = step('train.bert_lr=1e-9', 'train.lr=1e-3')
+    model, (new, bert) = parts['model'], parts['optimizer'].param_groups
+    own = {id(p) for p in model.text_encoder.bert.parameters() if p.requires_grad}
+    assert {id(p) for p in bert['params']} == own
+    assert {id(p) for p in new['params']} == {id(p) for p in model.main_parameters()} - own
+    before = weights_of(model)
+    norm = train_step(batch, **parts)['train/grad_norm']
+    everything = [p.grad for p in model.main_parameters() if p.grad is not None]
+    # one clipping norm over both
+    clipped = torch.stack([g.norm() for g in everything]).norm().item()
+    assert clipped == pytest.approx(min(norm, parts['grad_clip']), rel=1e-3)
+    for name, value in model.state_dict().items():
+        if name.startswith('text_encoder.bert.'):
+            assert torch.allclose(value, before[name], atol=1e-8), name
+    assert len(step('train.bert_lr=1e-3', 'train.lr=1e-3')[0]['optimizer'].param_groups) == 1
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 def test_stop_and_resume_equal_an_uninterrupted_run(
     world, finished, tmp_path, monkeypatch, capsys, workers
