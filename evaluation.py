@@ -32,26 +32,18 @@ from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
 from basic.command import command, memory_advice
 from basic.collection import CollectionFiles, scored_branches, validation_weights
-from basic.config import config_changes, config_from_dict, config_to_dict
+from basic.config import config_changes, config_from_dict, config_to_dict, keys_with
 from basic.files import holder_of, write_atomically
 from basic.logger import counted, progress, tell
 from basic.print_config import describe_config
-from basic.run_folder import ALTERED, CONFIG, LOCK, MAY_DIFFER, METRICS, RANKS, TOKENIZER
+from basic.run_folder import ALTERED, CONFIG, LOCK, METRICS, RANKS, TOKENIZER
 from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
 from model import build_model, check_text, load_weights, refuse_misfit
 
-# what an option may change, and the test is still the run's own: where things lie, and how fast
-# they are
-SAME_TEST = (
-    *MAY_DIFFER,
-    'text.bert',
-    'text.pretrained',
-    'visual.clip',
-    'visual.clip_pretrained',
-    'data.images',
-)
+# options that may differ from those of the training, and the test is still the run's own
+SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')
 COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}  # and how wide each is
 # Of the figures in metrics.json; what people see has mAP in per cent.
 UNITS = {

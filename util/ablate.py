@@ -33,7 +33,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basic.command import OUT_OF_MEMORY, STOPPING, command
-from basic.config import Config, config_to_dict, ConfigError, keys_of, load_config
+from basic.config import Config, config_changes, config_to_dict, keys_of, keys_with, load_config
+from basic.errors import ConfigError
 from basic.files import open_no_link
 from util.make_demo.corpus import make_demo, options_there, read_manifest
 
@@ -85,8 +86,6 @@ class Job:
         """The state of the run folder, whoever is at work in it."""
         from basic.checkpoint import BEST, LAST
         from basic.run_folder import CONFIG, LOG, METRICS, RUN_FILES, is_trained, read_config
-        from basic.config import config_changes
-        from util.table.runs import NO_DIFFERENCE
 
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
         # stopped before it had written its config: nothing of value is lost
@@ -97,9 +96,7 @@ class Job:
             stored = config_to_dict(read_config(self.folder))  # an older one lacks newer options
         except (ValueError, OSError) as error:
             return OTHER, str(error)
-        # between the runs of a grid
-        may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']
-        changes = config_changes(stored, config_to_dict(self.config), may_differ)
+        changes = config_changes(stored, config_to_dict(self.config), keys_with('speed'))
         if changes:
             return OTHER, '; '.join(changes)
         done = METRICS['test'] in present and is_trained(self.folder, self.config)

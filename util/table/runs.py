@@ -10,19 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.config import Config, config_to_dict, flatten
+from basic.config import Config, config_to_dict, keys_with
 from basic.foreign import read_json, read_npz
+from basic.merge import flatten
 from basic.run_folder import CONFIG, LOG, METRICS, RANKS, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
-NO_DIFFERENCE = (
-    'train.seed',
-    'train.workers',
-    'train.keep_last',
-    'compute.image_cache',
-    'compute.score_memory',
-)
-# along a line of a curve
+# Options that may differ between the runs of one row,
+NO_DIFFERENCE = ('train.seed', *keys_with('speed'))
+# and, beside these, along a line of a curve.
 NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')
 FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
 # What metrics.json must hold.
