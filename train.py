@@ -293,7 +293,7 @@ def train_step(
         return distributed.gather(logits.float(), batch.total)  # (N, 2)
 
     fake_logits, report = None, {}
-    if 'adversarial' in criterion.weights:
+    if 'tokens' in criterion.reads:
         with phase('discriminator'):
             # It learns to tell English from translated tokens; no gradient of that reaches the
             # encoder.
