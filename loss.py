@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from basic.config import TERMS, reads
+from basic.config import TERMS
 
 
 def triplet(x, y, *, margin, hardest=True, same=None):
@@ -139,9 +139,9 @@ def discriminator_loss(real_logits, fake_logits):
 class NRCCRLoss(nn.Module):
     """The encoders' loss as a dict of unweighted named terms; `total` weights and adds them.
 
-    Each term of `basic.config.TERMS` is a method of its name, of the embeddings `e`, the
-    discriminator's `fake_logits` and the mask `same`, as `forward` documents; it may read of `e`
-    what its row in the table says.
+    Each term of `basic.config.TERMS` is a method of its name. It takes the embeddings `e`, of which
+    it reads what its row in the table says, the discriminator's `fake_logits`, and `same`, True at
+    pairs that are no negatives.
 
     Args:
         weights: dict of term -> weight; a term of weight 0 is not computed.
@@ -171,7 +171,6 @@ class NRCCRLoss(nn.Module):
         self.mask_same_visual = mask_same_visual
         self.terms = {term: getattr(self, term) for term in TERMS}
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
-        self.reads = reads(weights)  # of `e`, by any term of weight above 0
 
     def triplet_en(self, e, fake_logits=None, same=None):
         return self._to_visual(e.en, e, same)
@@ -203,6 +202,11 @@ class NRCCRLoss(nn.Module):
         if self.contrastive == 'infonce':
             return infonce(text, e.visual, log_scale=e.log_scale, same=same)
         return triplet(text, e.visual, margin=self.margin, hardest=self.hardest, same=same)
+
+    @property
+    def reads(self):
+        """The set of what the terms that are computed read, see `basic.config.TERMS`."""
+        return {part for term in self.weights for part in TERMS[term]}
 
     def forward(self, encoded, fake_logits=None, owner=None):
         """Unweighted terms.

@@ -458,14 +458,6 @@ def reads(weights):
     return {part for term, parts in TERMS.items() if weights[term] > 0 for part in parts}
 
 
-def keys_of(path):
-    """The dotted keys that a YAML file, or one of its bases, sets; raises ConfigError as
-    `load_config`."""
-    return {
-        key for _, tree in yaml_layers(path) for key, value in flatten(tree).items() if value != {}
-    }
-
-
 def keys_with(*effects):
     """The dotted keys of the fields with one of these effects, see basic.option.EFFECTS."""
     return tuple(

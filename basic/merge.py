@@ -218,7 +218,14 @@ def _type_hint(schema, key):
     return f' (expected {expected})' if found else ''
 
 
-# --------------------------------------------------------------------------------------- comparing
+# ------------------------------------------------------------------------------------- dotted keys
+
+
+def keys_of(path):
+    """The dotted keys that a YAML file, or one of its bases, sets; raises ConfigError."""
+    return {
+        key for _, tree in yaml_layers(path) for key, value in flatten(tree).items() if value != {}
+    }
 
 
 def flatten(tree, prefix='', separator='.'):

@@ -9,8 +9,8 @@ import yaml
 from conftest import FEATURE_DIM, TINY, VOCABULARY
 
 from basic.collection import CollectionFiles
-from basic.config import config_to_dict, keys_of, load_config
-from basic.merge import flatten
+from basic.config import config_to_dict, load_config
+from basic.merge import flatten, keys_of
 from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step

@@ -18,11 +18,11 @@ from basic.config import (
     Weights,
     config_from_dict,
     config_to_dict,
-    keys_of,
     keys_with,
     load_config,
 )
 from basic.errors import ConfigError
+from basic.merge import keys_of
 from basic.option import EFFECTS, options_of
 from basic.print_config import describe_config, field_comments
 

@@ -33,9 +33,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basic.command import OUT_OF_MEMORY, STOPPING, command
-from basic.config import Config, config_changes, config_to_dict, keys_of, keys_with, load_config
+from basic.config import Config, config_changes, config_to_dict, keys_with, load_config
 from basic.errors import ConfigError
 from basic.files import open_no_link
+from basic.merge import keys_of
 from util.make_demo.corpus import make_demo, options_there, read_manifest
 
 # What imports torch, which takes seconds, is imported where it is used: mistakes are told before
