@@ -23,7 +23,7 @@ from basic.distributed import GlobalBatchNorm1d, gather, shared
 from basic.errors import DataError
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import (
+from basic.pretrained.encoders import (
     bert_layers,
     bert_mask,
     bert_positions,

@@ -11,7 +11,7 @@ import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
 from basic.command import telling
-from basic import hub
+from basic.pretrained import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
 from util.check_data import Report, check_data, main, print_report

@@ -30,10 +30,11 @@ import numpy as np
 import torch
 
 from basic import distributed
-from basic.caption import Tokens, clean_english, load_tokenizer
+from basic.caption import Tokens, clean_english
 from basic.checkpoint import RELEASED_PARTS, load_checkpoint
 from basic.command import command
 from basic.config import TERMS
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.runtime import choose_devices, set_precision
 from basic.scoring import fuse, score, similarity
 from data_provider import Batch
