@@ -35,7 +35,7 @@ from basic.print_config import describe_config
 from basic.run_folder import read_config, read_log, record_start
 from model import build_model, refuse_misfit
 from roots import CONFIGS, make_video_root
-from test_checkpoint import released  # noqa: F401  (a fixture)
+from test_released import released  # noqa: F401  (a fixture)
 from test_table import make_run
 from util.make_demo.corpus import options_there
 from util.table.runs import read_runs
