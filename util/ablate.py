@@ -35,7 +35,8 @@ from tqdm import tqdm
 from basic.command import OUT_OF_MEMORY, STOPPING, command
 from basic.config import Config, config_to_dict, ConfigError, keys_of, load_config
 from basic.files import open_no_link
-from util.make_demo.corpus import make_demo, options_there, read_manifest
+from util.make_demo.corpus import make_demo, options_there
+from util.make_demo.folders import read_manifest
 
 # What imports torch, which takes seconds, is imported where it is used: mistakes are told before
 # that.
