@@ -526,7 +526,7 @@ def build_loaders(
     Args:
         config: basic.config.Config.
         rootpath: folder that holds the collection's folder.
-        tokenizer: from basic.caption.load_tokenizer.
+        tokenizer: from basic.pretrained.tokenizer.load_tokenizer.
         splits: of train, val, test.
         image_size: S, the side that CLIP's image tower expects.
         device: where the model is; batches are put into pinned memory if that is a GPU.

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 
 from basic import distributed
-from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
-from basic.command import command, memory_advice
 from basic.collection import CollectionFiles, scored_branches, validation_weights
+from basic.command import command, memory_advice
 from basic.config import config_changes, config_from_dict, config_to_dict, keys_with
 from basic.files import holder_of, write_atomically
 from basic.logger import counted, progress, tell
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
 from basic.run_folder import ALTERED, CONFIG, LOCK, METRICS, RANKS, TOKENIZER
 from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision

@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 
 from basic.config import reads
 from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
-from basic.distributed import GlobalBatchNorm1d, gather, shared
+from basic.distributed import gather, shared
 from basic.errors import DataError
 from basic.images import CLIP_MEAN, CLIP_STD
-from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import (
+from basic.layers import AttentionBlock, GlobalBatchNorm1d, InputProjection, LearnedPositions, pool
+from basic.pretrained.encoders import (
     bert_layers,
     bert_mask,
     bert_positions,

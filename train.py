@@ -31,7 +31,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from basic import distributed
 from basic.board import add_queries
-from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
 from basic.command import command, is_out_of_memory, killed_worker, telling, typed
 from basic.config import Config, config_from_dict, config_to_dict, flatten
@@ -39,6 +38,7 @@ from basic.errors import DataError
 from basic.fingerprint import changes, data_fingerprint
 from basic.logger import epoch_progress, peak_memory, RunLog, show_test
 from basic.metric import recall_sum
+from basic.pretrained.tokenizer import load_tokenizer, save_tokenizer
 from basic.runtime import (
     autocast,
     choose_devices,

@@ -14,8 +14,8 @@ import torch
 import train
 from basic import runtime, scoring
 from basic.bigfile import BigFile
-from basic.caption import load_tokenizer
 from basic.config import load_config
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.runtime import listen_to_phases, phase
 from data_provider import build_loaders
 from evaluation import evaluate

@@ -11,7 +11,7 @@ import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
 from basic.command import telling
-from basic import hub
+from basic.pretrained import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
 from util.check_data import Report, check_data, main, print_report
@@ -316,9 +316,8 @@ def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
     problems = check_data(vatex(bert[0], 'text.trained_layers=[0,2]'), root).problems
     assert len(problems) == 2
     assert "'text.trained_layers' names layer 2, but this BERT has 2 (0 to 1)" in problems[0]
-    assert (
-        'tokens, but this BERT has only 40 positions: set text.positions=40 or less' in problems[1]
-    )
+    limit = 'tokens, but this BERT has only 40 positions: set text.positions=40 or less'
+    assert limit in problems[1]
     assert check_data(vatex(*bert, 'text.positions=40'), root).problems == []
     assert (
         len(

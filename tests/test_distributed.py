@@ -28,14 +28,8 @@ import train
 from basic import distributed
 from basic.checkpoint import LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
-from basic.distributed import (
-    GlobalBatchNorm1d,
-    gather,
-    gather_objects,
-    reduce_,
-    share,
-    sum_gradients,
-)
+from basic.distributed import gather, gather_objects, reduce_, share, sum_gradients
+from basic.layers import GlobalBatchNorm1d
 from basic.run_folder import read_log
 from loss import build_loss
 from model import build_model, build_teacher

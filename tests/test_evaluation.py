@@ -12,9 +12,10 @@ import tiny
 import torch
 
 import evaluation
-from basic.caption import Tokens, load_tokenizer, save_tokenizer
+from basic.caption import Tokens
 from basic.checkpoint import BEST, save_checkpoint
 from basic.config import config_to_dict, load_config
+from basic.pretrained.tokenizer import load_tokenizer, save_tokenizer
 from evaluation import (
     Embeddings,
     choose_weight,

@@ -22,7 +22,6 @@ from test_table import make_ranks, make_run
 import evaluation
 import train
 from basic.arguments import evaluation_arguments, without_folder
-from basic import hub
 from basic.board import add_queries, forget_later
 from basic.config import load_config
 from basic.logger import (
@@ -34,9 +33,10 @@ from basic.logger import (
     progress,
     summary_line,
 )
+from basic.pretrained import hub
 from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
-from util.table import table as tables
 from util.make_demo.picture import draw_demo
+from util.table import table as tables
 
 MULTI30K = os.path.join(os.path.dirname(train.__file__), 'configs', 'multi30k.yaml')
 

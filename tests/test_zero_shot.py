@@ -13,8 +13,8 @@ from roots import CONFIGS, IMAGES, make_image_root
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 
-from basic import hub
 from basic.metric import retrieval_metrics
+from basic.pretrained import hub
 from basic.scoring import fuse
 from util import zero_shot
 from util.table.runs import read_runs

@@ -36,7 +36,8 @@ from basic.config import Config, config_changes, config_to_dict, keys_with, load
 from basic.errors import ConfigError
 from basic.files import open_no_link
 from basic.merge import keys_of
-from util.make_demo.corpus import make_demo, options_there, read_manifest
+from util.make_demo.corpus import make_demo, options_there
+from util.make_demo.folders import read_manifest
 
 # Modules that import torch, which takes seconds, are imported where they are used, so that wrong
 # arguments are reported at once.

@@ -113,7 +113,7 @@ class Encoders:
 
     Attributes:
         tokenizer: transformers' tokenizer, or None if it was not found.
-        bert: basic.pretrained.TextLimits, or None.
+        bert: basic.pretrained.encoders.TextLimits, or None.
         image_size: height and width of CLIP's input.
     """
 
@@ -125,7 +125,7 @@ class Encoders:
     @cached_property
     def own_tokenizer(self):
         """The tokenizer with text.lowercase=false."""
-        from basic.caption import load_tokenizer
+        from basic.pretrained.tokenizer import load_tokenizer
 
         return load_tokenizer(self.config.text.bert, False)
 
@@ -190,7 +190,7 @@ def check_encoders(report, config):
     """
     encoders, name = Encoders(config), config.text.bert
     with telling('checking the tokenizer'):
-        from basic.caption import load_tokenizer
+        from basic.pretrained.tokenizer import load_tokenizer
 
         tokenizer, report.tokenizer = _looked_at(
             report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase
@@ -203,7 +203,7 @@ def check_encoders(report, config):
             + ', lower-cased and without accents' * config.text.lowercase
         )
     with telling('checking BERT'):
-        from basic.pretrained import clip_image_size, text_limits
+        from basic.pretrained.encoders import clip_image_size, text_limits
 
         _check_bert(report, config, encoders, text_limits)
     if config.visual.kind == 'clip':

@@ -29,10 +29,12 @@ import numpy as np
 import torch
 
 from basic import distributed
-from basic.caption import Tokens, clean_english, load_tokenizer
-from basic.checkpoint import RELEASED_PARTS, load_checkpoint
+from basic.caption import Tokens, clean_english
+from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.config import TERMS
+from basic.pretrained.tokenizer import load_tokenizer
+from basic.released_weights import PARTS
 from basic.runtime import choose_devices, set_precision
 from basic.scoring import fuse, score, similarity
 from data_provider import Batch
@@ -172,7 +174,7 @@ def check_model(path, device, overrides=()):
         )
         .norm()
         .item()
-        for part in RELEASED_PARTS
+        for part in PARTS
     ]
     rows.append(
         Row(
@@ -285,7 +287,7 @@ def check_first_step(file, spec, golden, run, batch):
             f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known: {", ".join(TERMS)}'
         )
     terms = [run.criterion.terms[name](encoded, fake_logits) for name in spec['terms']]
-    parts = [getattr(model, part) for part in RELEASED_PARTS[:4]]
+    parts = [getattr(model, part) for part in PARTS[:4]]
     norms = [[gradient_norm(term, part) for part in parts] for term in terms]
     rows = [
         Row(

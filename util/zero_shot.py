@@ -36,6 +36,7 @@ from basic.config import config_changes, config_from_dict, config_to_dict, Confi
 from basic.errors import DataError
 from basic.loader import Loader
 from basic.logger import tell
+from basic.pretrained.encoders import build_dual_encoder
 from basic.run_folder import (
     CONFIG,
     MAY_DIFFER,
@@ -44,7 +45,6 @@ from basic.run_folder import (
     read_config,
     record_start,
 )
-from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
 from data_provider import Collection, EvalSet, VisualBatches, present_items
 from evaluation import (
@@ -140,7 +140,7 @@ class DualEncoder:
     """A model with its tokenizer: encodes texts and images as (N, E) float32, not normalised.
 
     Args:
-        model, tokenizer: from `basic.pretrained.build_dual_encoder`.
+        model, tokenizer: from `basic.pretrained.encoders.build_dual_encoder`.
         device: torch.device.
     """
 

@@ -24,7 +24,7 @@ class SampleBySample(Dataset):
 
     Args:
         config: basic.config.Config of a video collection; rootpath: where it lies.
-        tokenizer: of basic.caption.load_tokenizer.
+        tokenizer: of basic.pretrained.tokenizer.load_tokenizer.
     """
 
     def __init__(self, config, rootpath, tokenizer):

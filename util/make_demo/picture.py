@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from basic.board import EDGE, INK, PAPER, SIDE, TEXT, draw, font, thumbnail
-from basic.caption import load_tokenizer
 from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.files import write_atomically
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.run_folder import TOKENIZER
 from data_provider import Collection, build_loaders
 from evaluation import encode, root_of, search_examples
