@@ -14,7 +14,6 @@ dealt out by whole batches, so that the batches are those of one process.
 import hashlib
 import logging
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,10 +23,9 @@ from tqdm import tqdm
 from basic import distributed
 from basic.cache import cached_array
 from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
-from basic.collection import CollectionFiles
+from basic.collection import Collection
 from basic.errors import DataError, first_five
-from basic.features import FrameSource, PooledSource
-from basic.ids import did_you_mean, read_ids
+from basic.ids import did_you_mean
 from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
 from basic.loader import Loader
 from basic.runtime import cpu_count
@@ -98,59 +96,6 @@ class Batch:
                 if isinstance(part, torch.Tensor | Tokens)
             },
         )
-
-
-class Collection(CollectionFiles):
-    """The files of one collection, and the visual sources that they hold."""
-
-    def __init__(self, config, rootpath):
-        super().__init__(config, rootpath)
-        self._opened = {}  # frame features, which the splits share
-        self._first = None  # the first source of features: the others must be as wide
-
-    def source(self, split, captions, image_size):
-        """The visual source of a split.
-
-        Args:
-            captions: CaptionFile, whose visual items are taken where a collection of images has no
-                id list.
-            image_size: S.
-        """
-        data, visual, paths = self.config.data, self.config.visual, self.visual_files(split)
-        if visual.kind == 'frames':
-            folder = paths['frames']
-            if folder not in self._opened:
-                self._opened[folder] = FrameSource(folder, max_frames=visual.max_frames)
-            source = self._opened[folder]
-        else:
-            list_path = paths.get('ids')
-            if visual.kind == 'pooled':
-                source = PooledSource(paths['pooled'], list_path)
-            else:
-                templates = [str(path) for path in self.paths(data.images, split)]
-                template = next(
-                    (t for t in templates if Path(t.partition('{id}')[0] + 'x').parent.is_dir()),
-                    templates[0],
-                )
-                source = ImageSource(
-                    template,
-                    read_ids(list_path) if list_path else captions.visual_ids,
-                    image_size=image_size,
-                    where=list_path or captions.path,
-                )
-        if source.dim and visual.feature_dim not in (0, source.dim):
-            raise DataError(
-                f'visual.feature_dim={visual.feature_dim}, but the features in {source.where} are'
-                f' {source.dim} wide; name the right visual.feature, or leave visual.feature_dim'
-                ' at 0'
-            )
-        self._first = self._first or source
-        if source.dim != self._first.dim:
-            raise DataError(
-                f'{source.where} holds features {source.dim} wide, but {self._first.where} '
-                f'{self._first.dim}: the splits need one feature; fetch or extract both again'
-            )
-        return source
 
 
 def store_images(source, ids, folder, *, split, config, device='cpu', encoder=None):
@@ -454,7 +399,7 @@ class EvalSet:
         visual_ids: videos in order of first appearance in the first branch's file; images in the
             order of the id list, those without captions included.
         feature_dim: D, 0 for images.
-        branches: those of the captions, `en` before `tgt`: see `basic.config.scored_branches`.
+        branches: those of the captions, `en` before `tgt`: see `basic.collection.scored_branches`.
         left_out: LeftOut, or None.
         texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where
             there are none.
@@ -533,7 +478,7 @@ def build_loaders(
         image_encoder: model.ClipEncoder, for compute.image_cache=embeddings.
         number, of: this process's number and how many there are; None: as basic.distributed has it.
         weights: shares w that val and test are scored with, which tell the branches needed; see
-            `Collection.roles`.
+            `Collection.branches`.
     Returns:
         dict split -> TrainLoader (train) or EvalSet.
     Raises:

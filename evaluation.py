@@ -31,7 +31,7 @@ from basic import distributed
 from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, load_checkpoint
 from basic.command import command, memory_advice
-from basic.collection import CollectionFiles, scored_branches, validation_weights
+from basic.collection import Collection, scored_branches, validation_weights
 from basic.config import config_changes, config_from_dict, config_to_dict
 from basic.files import holder_of, write_atomically
 from basic.logger import counted, progress, tell
@@ -470,7 +470,7 @@ def evaluate_checkpoint(
     weights = reported_weights(
         config,
         *([choice['chosen_weight']] if checkpoint.choice else []),
-        branches=CollectionFiles(config, rootpath).branches_there(split),
+        branches=Collection(config, rootpath).branches_there(split),
     )
     tell(f'opening the {split} split in {rootpath}')
     eval_set = build_loaders(

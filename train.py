@@ -33,6 +33,7 @@ from basic import distributed
 from basic.board import add_queries
 from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
+from basic.collection import Collection
 from basic.command import command, is_out_of_memory, killed_worker, telling, typed
 from basic.config import Config, config_from_dict, config_to_dict, flatten
 from basic.errors import DataError
@@ -65,7 +66,7 @@ from basic.run_folder import (
     settle,
 )
 from basic.schedule import Schedule, build_schedule
-from data_provider import Collection, build_loaders
+from data_provider import build_loaders
 from evaluation import (
     choose_weight,
     encode,

@@ -23,12 +23,13 @@ from roots import (
 )
 
 from basic import distributed
+from basic.collection import Collection
 from basic.config import load_config
 from basic.errors import DataError
 from basic.features import FrameSource, PooledSource
 from basic.images import CLIP_MEAN, CLIP_STD, ImageSource
 from basic.loader import Loader
-from data_provider import Collection, EpochBatches, build_loaders
+from data_provider import EpochBatches, build_loaders
 from model import build_model
 
 

@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basic import distributed
-from basic.collection import validation_weights
+from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
@@ -45,7 +45,7 @@ from basic.run_folder import (
 )
 from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
-from data_provider import Collection, EvalSet, VisualBatches, present_items
+from data_provider import EvalSet, VisualBatches, present_items
 from evaluation import (
     choose_weight,
     Embeddings,

@@ -16,9 +16,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from basic.caption import CaptionFile
+from basic.collection import Collection
 from basic.config import load_config
 from basic.runtime import listen_to_phases, matrix_precision
-from data_provider import Collection, build_loaders, pack_branch
+from data_provider import build_loaders, pack_branch
 from evaluation import encode
 from loss import build_loss
 from model import build_model

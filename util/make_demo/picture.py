@@ -19,7 +19,8 @@ from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.files import write_atomically
 from basic.run_folder import TOKENIZER
-from data_provider import Collection, build_loaders
+from basic.collection import Collection
+from data_provider import build_loaders
 from evaluation import encode, root_of, search_examples
 from model import build_model, load_weights
 
