@@ -6,6 +6,7 @@ File names are templates in the config, which are filled in and looked up below 
 import itertools
 from pathlib import Path
 
+from basic.bigfile import BigFile
 from basic.caption import CaptionFile, join_captions, read_captions
 from basic.config import reads
 from basic.errors import DataError, listing
@@ -146,7 +147,7 @@ class Collection:
 
     # ----------------------------------------------------------------------------- visual sources
 
-    def source(self, split, captions=None, image_size=0):
+    def source(self, split, captions, image_size):
         """The visual source of a split.
 
         Args:
@@ -172,8 +173,13 @@ class Collection:
         return source
 
     def feature_dim(self, split):
-        """Width of a split's features; 0 for images."""
-        return 0 if self.config.visual.kind == 'clip' else self.source(split).dim
+        """Width of a split's features, from a look at their size; 0 for images."""
+        files = self.visual_files(split)
+        if 'frames' in files:
+            return BigFile(files['frames']).dim
+        if 'pooled' in files:
+            return PooledSource(files['pooled'], files['ids']).dim
+        return 0
 
     def _open_source(self, split, captions, image_size):
         visual, paths = self.config.visual, self.visual_files(split)
