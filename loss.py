@@ -208,18 +208,19 @@ class NRCCRLoss(nn.Module):
         """The set of what the terms that are computed read, see `basic.config.TERMS`."""
         return {part for term in self.weights for part in TERMS[term]}
 
-    def forward(self, encoded, fake_logits=None, owner=None):
+    def forward(self, encoded, fake_logits=None, visual_of=None):
         """Unweighted terms.
 
         Args:
             encoded: `model.Encoded` of the batch.
             fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph
                 to the encoder; None if no term reads the tokens.
-            owner: (N,), the visual item of each pair, as a number; for `mask_same_visual` alone.
+            visual_of: (N,), the visual item of each pair, as a number; for `mask_same_visual`
+                alone.
         Returns:
             dict of term -> scalar, for the terms of weight above 0.
         """
-        same = owner[:, None] == owner[None, :] if self.mask_same_visual else None  # (N, N)
+        same = visual_of[:, None] == visual_of[None, :] if self.mask_same_visual else None  # (N, N)
         return {term: self.terms[term](encoded, fake_logits, same) for term in self.weights}
 
     def total(self, terms):

@@ -258,7 +258,7 @@ def test_training_is_that_of_one_process(
     )
     tree = tmp_path / 'config.yaml'
     tree.write_text(yaml.safe_dump(config_to_dict(config)), encoding='utf-8')
-    batch = replace(make_batch(kind), owner=torch.tensor([0, 1, 0, 2, 1, 1]))
+    batch = replace(make_batch(kind), visual_of=torch.tensor([0, 1, 0, 2, 1, 1]))
     batch = replace(batch.each(lambda tensor: tensor[:pairs]), total=pairs)
     expected, gradients, statistics, weights = _steps(config, batch)
     # From the second step on Adam has walked on the rounding of the first: released figures move by

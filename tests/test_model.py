@@ -219,7 +219,7 @@ def test_positions_of_other_models_are_counted_as_they_count_them():
             name='', pretrained=False, dropout=0.0, architecture={'model_type': kind, **sizes}
         )
         encoder = _text_encoder(bert)
-        assert encoder.longest == longest
+        assert encoder.max_tokens == longest
         assert encoder(torch.full((1, longest), 5), torch.ones(1, longest)).shape == (1, 8)
 
 

@@ -215,7 +215,7 @@ def test_the_result_is_that_of_the_papers_weight():
     config = load_config(overrides=['data.collection=x', 'eval.weights=[0]', 'train.val_weight=1'])
     generator = torch.Generator().manual_seed(0)
     embeddings = Embeddings(*(torch.randn(n, 4, generator=generator) for n in (2, 3, 3)))
-    eval_set = SimpleNamespace(split='test', owner=np.array([0, 1, 1]))
+    eval_set = SimpleNamespace(split='test', visual_of=np.array([0, 1, 1]))
     report = evaluate(embeddings, eval_set, config)
     assert report['result']['weight'] == 1.0 and report['units']['mAP'] == 'from 0 to 1'
     # all that there is
@@ -413,7 +413,7 @@ def test_examples_are_the_ranks_of_the_test():
     embeddings = Embeddings(*(torch.randn(n, 4, generator=generator) for n in (7, 9, 9)))
     eval_set = SimpleNamespace(
         split='val',
-        owner=np.array([0, 0, 1, 2, 3, 4, 5, 6, 6]),
+        visual_of=np.array([0, 0, 1, 2, 3, 4, 5, 6, 6]),
         caption_ids=[f'c{i}' for i in range(9)],
         visual_ids=list('abcdefg'),
         texts={'en': [f'en {i}' for i in range(9)], 'tgt': [f'tgt {i}' for i in range(9)]},

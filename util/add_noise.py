@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 from basic.caption import caption_lines, read_captions, split_line
-from basic.collection import CollectionFiles
+from basic.collection import Collection
 from basic.command import command
 from basic.config import ConfigError, load_config
 from basic.files import write_atomically
@@ -175,7 +175,7 @@ def add_noise(
         raise ConfigError(
             f'--output-suffix {suffix!r}: expected a part of a file name, without braces'
         )
-    path = CollectionFiles(config, rootpath).caption_path('train', 'tgt')
+    path = Collection(config, rootpath).caption_path('train', 'tgt')
     target = path.with_name(with_suffix(path.name, suffix))
     if target.exists() and not overwrite:
         raise ConfigError(

@@ -63,14 +63,14 @@ def check_captions(report, collection, split, *, encoders, column):
     """Read, join, tokenise and check the branches of a split.
 
     Args:
-        report: util.check_data.Report; collection: data_provider.Collection.
+        report: util.check_data.Report; collection: basic.collection.Collection.
         encoders: util.check_data.Encoders.
         column: dict row label -> cell of this split, which is filled in.
     Returns:
         dict role -> CaptionFile of the files that can be read.
     """
     files = {}
-    for role in collection.roles(split):
+    for role in collection.branches(split):
         path = report.attempt(collection.caption_path, split, role)
         if path is not None:
             bad = []
@@ -78,7 +78,7 @@ def check_captions(report, collection, split, *, encoders, column):
             report.add(bad, kind=f'problems in {path}')
             if file is not None:
                 files[role] = file
-    first = files.get(collection.roles(split)[0])
+    first = files.get(collection.branches(split)[0])
     for role, file in files.items():
         _check_alike(report, file)
         expected = BRANCHES[split][role].format(lang=collection.config.data.lang)

@@ -144,7 +144,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     report = Report(quick=quick)
     encoders = check_encoders(report, config)
     with telling('checking the data'):
-        from data_provider import Collection
+        from basic.collection import Collection
         from util.check_captions import check_captions
         from util.check_visuals import check_visuals
 
@@ -157,7 +157,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         column = report.table[split] = {}
         with telling(f'checking captions of {split}'):
             files = check_captions(report, collection, split, encoders=encoders, column=column)
-        lead = collection.roles(split)[0]
+        lead = collection.branches(split)[0]
         if lead in files:
             seen[split] = set(files[lead].visual_ids)
             kind = 'images' if config.visual.kind == 'clip' else 'features'

@@ -26,7 +26,7 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
     """Open the visual items of a split, and read all of them, unless `scanned` is None.
 
     Args:
-        report: util.check_data.Report; collection: data_provider.Collection.
+        report: util.check_data.Report; collection: basic.collection.Collection.
         captions: CaptionFile.
         image_size: S.
         column: dict row label -> cell of this split, which is filled in.

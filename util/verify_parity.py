@@ -36,7 +36,7 @@ from basic.config import TERMS
 from basic.pretrained.tokenizer import load_tokenizer
 from basic.released_weights import PARTS
 from basic.runtime import choose_devices, set_precision
-from basic.scoring import fuse, score, similarity
+from basic.scoring import fuse, scored, similarity
 from data_provider import Batch
 from loss import build_loss, discriminator_loss
 from model import build_model, load_weights
@@ -373,7 +373,8 @@ def check_metrics(path):
     )
     lines = golden['weights_t2v_v2t']
     rows = []
-    for line, metrics in zip(lines, score(visual, en, tgt, golden['owner'], lines[:, 0].tolist())):
+    scoring = scored(visual, en, tgt, golden['owner'], lines[:, 0].tolist())
+    for line, metrics in zip(lines, scoring.metrics()):
         ours = [
             metrics[way][name]
             for way in ('t2v', 'v2t')

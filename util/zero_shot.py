@@ -18,19 +18,17 @@ N captions or images of a batch, L tokens, E width of the model's common space.
 
 import argparse
 import inspect
-import logging
 import math
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from basic import distributed
-from basic.collection import validation_weights
+from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
@@ -46,7 +44,7 @@ from basic.run_folder import (
     record_start,
 )
 from basic.runtime import choose_devices
-from data_provider import Collection, EvalSet, VisualBatches, present_items
+from data_provider import EvalSet, VisualBatches, join_split
 from evaluation import (
     choose_weight,
     Embeddings,
@@ -61,7 +59,6 @@ from evaluation import (
 from train import default_run_folder
 
 NAME = 'zero_shot'
-log = logging.getLogger(__name__)
 
 
 class ProcessedImages:
@@ -83,7 +80,7 @@ class ProcessedImages:
 
 
 class TextBatches(Dataset):
-    """The captions of a split: item i is batch i, a dict role -> list of str."""
+    """Captions of a split. An index is a batch's number, an item dict branch -> list of str."""
 
     def __init__(self, texts, *, batch_size):
         self.texts, self.batch_size = texts, batch_size
@@ -93,7 +90,7 @@ class TextBatches(Dataset):
 
     def __getitem__(self, number):
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return {role: texts[place] for role, texts in self.texts.items()}
+        return {branch: texts[place] for branch, texts in self.texts.items()}
 
 
 def open_split(config, rootpath, split, processor, batch_size, weights=None):
@@ -107,32 +104,25 @@ def open_split(config, rootpath, split, processor, batch_size, weights=None):
         DataError: files or images are missing, or captions do not join.
     """
     collection = Collection(config, rootpath)
-    files = collection.captions(split, weights)
-    # The size has no effect: the processor resizes the images.
-    source = collection.source(split, next(iter(files.values())), image_size=224)
-    files, visual_ids, gone = present_items(config, split, source, files)
-    first = next(iter(files.values()))
-    if gone:
-        log.warning('%s', gone)
-    row = {name: i for i, name in enumerate(visual_ids)}
+    # The processor resizes the images.
+    joined = join_split(collection, split, image_size=224, weights=weights)
+    texts = {branch: file.texts for branch, file in joined.files.items()}
+    images = ProcessedImages(joined.source, processor)
     return EvalSet(
         split=split,
         order={},
-        owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
-        captions=Loader(
-            TextBatches({role: file.texts for role, file in files.items()}, batch_size=batch_size),
-            workers=0,
-        ),
+        visual_of=joined.visual_of,
+        captions=Loader(TextBatches(texts, batch_size=batch_size), workers=0),
         visuals=Loader(
-            VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
+            VisualBatches(images, joined.visual_ids, batch_size=batch_size),
             workers=config.train.workers,
             processes=True,
         ),
-        caption_ids=[f'{visual}#{n}' for visual, n in first.ids],
-        visual_ids=visual_ids,
+        caption_ids=joined.caption_ids,
+        visual_ids=joined.visual_ids,
         feature_dim=0,
-        branches=tuple(files),
-        left_out=gone,
+        branches=tuple(joined.files),
+        left_out=joined.left_out,
     )
 
 
@@ -146,13 +136,15 @@ class DualEncoder:
 
     def __init__(self, model, tokenizer, device):
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
-        self.longest = min(longest_text(model), tokenizer.model_max_length)
-        # SigLIP was trained on texts padded to the full length, and attends to the padding.
+        self.max_tokens = min(longest_text(model), tokenizer.model_max_length)
+        # SigLIP was trained on texts padded to its full length, and reads the padding.
         self.padding = 'max_length' if model.config.model_type.startswith('siglip') else True
 
     def texts(self, texts):
         options = (
-            {'truncation': True, 'max_length': self.longest} if math.isfinite(self.longest) else {}
+            {'truncation': True, 'max_length': self.max_tokens}
+            if math.isfinite(self.max_tokens)
+            else {}
         )
         inputs = self.tokenizer(list(texts), padding=self.padding, return_tensors='pt', **options)
         return self._features(self.model.get_text_features, inputs)
@@ -193,11 +185,12 @@ def encode(encoder, eval_set):
         ]
     )
     parts = [
-        {role: encoder.texts(some) for role, some in texts.items()}
+        {branch: encoder.texts(some) for branch, some in texts.items()}
         for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')
     ]
     return Embeddings(
-        visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches}
+        visual,
+        **{branch: torch.cat([part[branch] for part in parts]) for branch in eval_set.branches},
     )
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from basic.bigfile import BigFile
 from basic.caption import Tokens, clean_english
-from data_provider import Batch, Collection
+from basic.collection import Collection
+from data_provider import Batch
 
 
 class SampleBySample(Dataset):

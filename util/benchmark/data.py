@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.collection import CollectionFiles
+from basic.collection import Collection
 from basic.config import SPLITS, load_config
 from util.make_demo.bert import BERT, write_text_encoder
 from util.make_demo.captions import caption_tags, write_branch
@@ -173,7 +173,7 @@ def make_data(folder, collection, sizes, *, seed=1, report=print):
     rng = np.random.default_rng(seed)
     frames = folder / collection / config.data.frames.format(feature=config.visual.feature)
     write_features(frames, names, sizes.dim, rng)
-    files = CollectionFiles(config, folder)
+    files = Collection(config, folder)
     for split in SPLITS:
         videos = [names.pop() for _ in range(getattr(sizes, split))]
         for role, tag in caption_tags(split, config.data.lang).items():

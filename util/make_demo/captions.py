@@ -15,13 +15,13 @@ def write_captions(root, folder, collection, lang, *, seed, noise, splits):
     """Every caption file of a language, and the id lists, under the names that the collection's
     config gives them."""
     with telling('loading PyTorch', plain=False):
-        from basic.collection import CollectionFiles  # imports torch, which takes seconds
+        from basic.collection import Collection  # imports torch, which takes seconds
     tasks = (1, 2) if collection == 'multi30k' else (1,)
     for task in tasks:
         config = load_config(
             CONFIGS / f'{collection}.yaml', [f'data.lang={lang}', f'data.task={task}']
         )
-        files = CollectionFiles(config, root)
+        files = Collection(config, root)
         for split in SPLITS:
             count = FLICKR_CAPTIONS if task == 2 and split == 'train' else COLLECTIONS[collection]
             write_split(
