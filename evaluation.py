@@ -1,10 +1,10 @@
 """Evaluate a trained model: encode a split, score, fuse the two text branches, measure.
 
     python evaluation.py --checkpoint RUN_DIR_OR_FILE [--rootpath ROOT] [--split val|test]
-    [key=value ...]
+                         [key=value ...]
 
-With eval.weights=[0] the target-language queries are read and encoded alone: they need no
-translated ones. With [1] likewise the translated ones.
+With eval.weights=[0] only the target-language queries are read and encoded, with [1] only their
+translations into English.
 
 Q captions, V visual items, E common space.
 """
@@ -22,38 +22,28 @@ import sys
 import textwrap
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from basic import distributed
-from basic.caption import load_tokenizer
+from basic import distributed, run_folder, runtime
 from basic.checkpoint import BEST, load_checkpoint
-from basic.command import command, memory_advice
-from basic.collection import CollectionFiles, scored_branches, validation_weights
-from basic.config import config_changes, config_from_dict, config_to_dict
+from basic.collection import Collection, scored_branches, validation_weights
+from basic.command import command, memory_advice, telling
+from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
 from basic.files import holder_of, write_atomically
 from basic.logger import counted, progress, tell
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
-from basic.run_folder import ALTERED, CONFIG, LOCK, MAY_DIFFER, METRICS, RANKS, TOKENIZER
-from basic.runtime import autocast, choose_devices, keep_logs_tidy, set_precision
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders
-from model import build_model, check_text, load_weights, refuse_misfit
+from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
 
-# what an option may change, and the test is still the run's own: where things lie, and how fast
-# they are
-SAME_TEST = (
-    *MAY_DIFFER,
-    'text.bert',
-    'text.pretrained',
-    'visual.clip',
-    'visual.clip_pretrained',
-    'data.images',
-)
-COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}  # and how wide each is
-# Of the figures in metrics.json; what people see has mAP in per cent.
+# A test with another value of these is still the run's own.
+SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')
+COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}  # name -> width
+# Of the figures in metrics.json; the table for people has mAP in per cent.
 UNITS = {
     'R@k': 'per cent',
     'SumR': 'per cent, six recalls added',
@@ -61,12 +51,87 @@ UNITS = {
     'MeanR': 'rank, from 1',
     'mAP': 'from 0 to 1',
 }
-WIDTH = 79  # characters that a line for people has at most, but for paths
+WIDTH = 79  # characters that a line for people has at most, except for paths
+
+
+# ------------------------------------------------------------------------------- model and loaders
+
+
+class Assembled(NamedTuple):
+    """What `assemble` makes."""
+
+    config: Config  # with the width of the features found
+    tokenizer: Any
+    model: NRCCR  # on the device
+    loaders: dict[str, Any]  # split -> data_provider.TrainLoader or EvalSet
+
+
+def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=None, weights=None):
+    """Tokenizer, model and loaders, in this order, for a training and for a test alike.
+
+    Args:
+        config: basic.config.Config.
+        rootpath: folder that holds the collection's folder.
+        splits: of train, val, test.
+        device: torch.device of the model.
+        checkpoint: basic.checkpoint.Checkpoint whose weights the model gets; None: pretrained ones,
+            as the config names them.
+        tokenizer: hub name or folder; None: the one saved beside the checkpoint, else `text.bert`.
+        weights: shares w that val and test are scored with, see `Collection.branches`.
+    Returns:
+        Assembled.
+    Raises:
+        ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right.
+    """
+    with telling('loading the encoders and the data'):
+        name = tokenizer or saved_tokenizer(checkpoint) or config.text.bert
+        tokenizer = load_tokenizer(name, config.text.lowercase)
+
+        # The width of the features decides the shape of the model, ...
+        config = with_feature_dim(config, rootpath, splits[0])
+        if checkpoint:
+            refuse_misfit(config, checkpoint)
+        architecture = checkpoint.architecture if checkpoint else None
+        model = build_model(config, config.visual.feature_dim, architecture)
+        if checkpoint:
+            load_weights(model, checkpoint)
+        model.to(device)
+
+        # ... and the model the size of the images, and what is kept of them.
+        loaders = build_loaders(
+            config,
+            rootpath,
+            tokenizer,
+            splits=splits,
+            image_size=model.image_size,
+            device=device,
+            image_encoder=model.visual_encoder,
+            weights=weights,
+        )
+        check_text(model, tokenizer, loaders.values())
+    return Assembled(config, tokenizer, model, loaders)
+
+
+def saved_tokenizer(checkpoint):
+    """The tokenizer's folder beside a checkpoint, as text; None if there is none."""
+    folder = checkpoint and checkpoint.path.parent / run_folder.TOKENIZER
+    return str(folder) if folder and folder.is_dir() else None
+
+
+def with_feature_dim(config, rootpath, split):
+    """The config with the width of the features on disk, where it leaves that open."""
+    if config.visual.kind == 'clip' or config.visual.feature_dim:
+        return config
+    tree = config_to_dict(config)
+    tree['visual']['feature_dim'] = Collection(config, rootpath).feature_dim(split)
+    return config_from_dict(tree)
+
+
+# -------------------------------------------------------------------------------------- embeddings
 
 
 class Embeddings(NamedTuple):
-    """A split in the common space, float32, L2-normalised; a branch that no weight needs is
-    None."""
+    """A split in the common space, L2-normalised, float32; a branch that was not needed is None."""
 
     visual: torch.Tensor  # (V, E)
     en: torch.Tensor | None = None  # (Q, E)
@@ -75,11 +140,10 @@ class Embeddings(NamedTuple):
 
 @torch.no_grad()
 def encode(model, eval_set, device, precision='fp32'):
-    """Encode a split in evaluation mode, a share of its batches in each process; the model's mode
-    is left as it was.
+    """Encode a split in evaluation mode, a share of its batches in each process.
 
     Args:
-        model: model.NRCCR on `device`.
+        model: model.NRCCR on `device`; afterwards it is in the mode that it was in before.
         eval_set: data_provider.EvalSet. With `padded_mean` pooling its batches matter.
         precision: of the encoders, see basic.config.Compute; the projections are computed in
             float32.
@@ -88,25 +152,25 @@ def encode(model, eval_set, device, precision='fp32'):
     """
     was_training = model.training
     model.eval()
-    parts = {'visual': [], **{role: [] for role in eval_set.branches}}
-    for batch, mask in shown(eval_set.visuals, f'encoding {eval_set.split}: visual items, batch'):
+    parts = {'visual': [], **{branch: [] for branch in eval_set.branches}}
+
+    for visual, mask in shown(eval_set.visuals, f'encoding {eval_set.split}: visual items, batch'):
+        visual = visual.to(device, non_blocking=True)
         mask = None if mask is None else mask.to(device, non_blocking=True)
-        with autocast(device, precision):
-            parts['visual'].append(model.encode_visual(batch.to(device, non_blocking=True), mask))
+        with runtime.autocast(device, precision):
+            parts['visual'].append(model.encode_visual(visual, mask))  # (N, E)
+
     for pair in shown(eval_set.captions, f'encoding {eval_set.split}: captions, batch'):
-        for role, tokens in zip(('en', 'tgt'), pair):
-            if role not in eval_set.branches:
-                continue
-            tokens = tokens.to(device, non_blocking=True)
-            with autocast(device, precision):
-                parts[role].append(model.encode_text(tokens.ids, tokens.mask))
+        for branch, tokens in zip(('en', 'tgt'), pair):
+            if branch in eval_set.branches:
+                tokens = tokens.to(device, non_blocking=True)
+                with runtime.autocast(device, precision):
+                    parts[branch].append(model.encode_text(tokens.ids, tokens.mask))  # (N, E)
+
     model.train(was_training)
-    return Embeddings(
-        **{
-            role: in_order(distributed.gather_batches(encoded, device), eval_set.order.get(role))
-            for role, encoded in parts.items()
-        }
-    )
+    whole = {name: distributed.gather_batches(part, device) for name, part in parts.items()}
+    order = eval_set.order
+    return Embeddings(**{name: in_order(rows, order.get(name)) for name, rows in whole.items()})
 
 
 def shown(batches, label):
@@ -115,16 +179,17 @@ def shown(batches, label):
 
 
 def in_order(rows, order):
-    """Rows (N, E) of which the one in place i is item order[i] -> sorted by item; order None: as
-    they are."""
+    """Sort rows (N, E), of which row i is item order[i], by item; order None: they are sorted."""
     if order is None:
         return rows
     return torch.empty_like(rows).index_copy_(0, torch.from_numpy(order).to(rows.device), rows)
 
 
+# ------------------------------------------------------------------------------------------ scores
+
+
 def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
-    """Metrics of a split at each weight of the English branch; of several processes, all must call
-    it.
+    """Metrics of a split at each weight of the English branch; every process must call it.
 
     Args:
         embeddings: Embeddings of the split.
@@ -138,36 +203,39 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
             rows: for each w a dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics`
             gives them; and, if wanted, ranks: see `collect_ranks`.
     """
-    used = float(config.train.val_weight)
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
-    en, tgt = branches_for(weights, embeddings)
+    en, tgt = branches_for(weights, embeddings)  # (Q, E) each
     scoring = scored(
         embeddings.visual,
         en,
         tgt,
-        eval_set.owner,
+        eval_set.visual_of,
         weights,
         ties=config.eval.ties,
         memory=config.compute.score_memory,
         progress=counted(f'scoring {eval_set.split}: block', shown=distributed.is_main()),
     )
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
+    val_weight = float(config.train.val_weight)
     report = {
         'split': eval_set.split,
         'captions': len(en),
         'visuals': len(embeddings.visual),
         'ties': config.eval.ties,
         'units': UNITS,
-        'val_weight': used,
-        'result': result_of(rows, used),
+        'val_weight': val_weight,
+        'result': result_of(rows, val_weight),
         'rows': rows,
     }
-    return {**report, 'ranks': collect_ranks(scoring, weights, eval_set)} if with_ranks else report
+    if with_ranks:
+        report['ranks'] = collect_ranks(scoring, weights, eval_set)
+    return report
 
 
 def result_of(rows, val_weight):
-    """The one result of a test, that of the paper's protocol: at the w that validation used (else
-    the first row's).
+    """The one result of a test, by the paper's protocol: at the w that validation used.
+
+    Where that w has no row, the first row is the result.
 
     Returns:
         dict: weight, SumR, and R@1 of t2v and of v2t.
@@ -186,7 +254,8 @@ def branches_for(weights, embeddings):
     Raises:
         ValueError: a weight needs a branch that was not encoded.
     """
-    absent = [role for role in scored_branches(weights) if getattr(embeddings, role) is None]
+    needed = scored_branches(weights)
+    absent = [branch for branch in needed if getattr(embeddings, branch) is None]
     if absent:
         shown = ', '.join(f'{w:g}' for w in weights)
         raise ValueError(
@@ -198,12 +267,11 @@ def branches_for(weights, embeddings):
 
 
 def reported_weights(config, *more, branches=('en', 'tgt')):
-    """The weights that a report has, falling: `eval.weights`, the one that validation uses, and
-    more.
+    """The weights of a report, falling: `eval.weights`, the one that validation uses, and more.
 
     Args:
-        branches: of the queries that are there; one of the other weights that needs more is left
-            out.
+        branches: of the queries that are there. The last two kinds of weights are left out where
+            they need others.
     """
     others = [
         weight
@@ -214,122 +282,111 @@ def reported_weights(config, *more, branches=('en', 'tgt')):
 
 
 def collect_ranks(scoring, weights, eval_set):
-    """What ranks.npz holds: from what place on each query finds a right item. S visual items have
-    captions.
+    """What ranks.npz holds: the rank of each query's first right item.
 
     Returns:
-        dict of arrays: weights (W,); t2v (W, Q) and v2t (W, S) float32; owner (Q,) int64, the place
-            in v2t of each caption's visual item; caption_ids (Q,) and visual_ids (S,), text.
+        dict of arrays: weights (W,); t2v (W, Q) and v2t (W, S) float32, S visual items having
+            captions; owner (Q,) int64, the place in v2t of each caption's visual item; caption_ids
+            (Q,) and visual_ids (S,), text.
     """
     t2v, v2t = (torch.stack(ranks).float().cpu().numpy() for ranks in zip(*scoring.ranks()))
-    searching, owner = np.unique(np.asarray(eval_set.owner), return_inverse=True)
+    searching, place = np.unique(np.asarray(eval_set.visual_of), return_inverse=True)
     return {
         'weights': np.array(weights),
         't2v': t2v,
         'v2t': v2t,
-        'owner': owner,
+        'owner': place,
         'caption_ids': np.array(eval_set.caption_ids, dtype=str),
         'visual_ids': np.array(eval_set.visual_ids, dtype=str)[searching],
     }
 
 
 def choose_weight(embeddings, eval_set, config):
-    """Choose w on the validation split: the best SumR, and where several have it, the one nearest
-    to `val_weight`.
+    """Choose w on the validation split: the best SumR; of several, the nearest to `val_weight`.
 
     Args:
-        as `evaluate` has; the weights to choose from are `eval.weight_grid` (or else
-        `eval.weights`), and `val_weight`.
+        embeddings, eval_set, config: as `evaluate` has; the weights to choose from are
+            `eval.weight_grid` (or else `eval.weights`), and `val_weight`.
     Returns:
         dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
     """
-    used = float(config.train.val_weight)
     rows = evaluate(embeddings, eval_set, config, validation_weights(config))['rows']
-    best = max(
-        rows,
-        key=lambda row: (
-            round(row['SumR'], 6),
-            -round(abs(row['weight'] - used), 6),
-            -row['weight'],
-        ),
-    )
+
+    def merit(row):
+        distance = abs(row['weight'] - float(config.train.val_weight))
+        return round(row['SumR'], 6), -round(distance, 6), -row['weight']
+
     return {
-        'chosen_weight': best['weight'],
+        'chosen_weight': max(rows, key=merit)['weight'],
         'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows],
     }
 
 
+# ---------------------------------------------------------------------------------------- examples
+
+
 class Found(NamedTuple):
-    """A visual item that a search has found: its place, its score, whether it is right, a caption
-    of it."""
+    """A visual item that a search has found."""
 
     rank: int
     score: float
     visual_id: str
     right: bool
-    caption: str
+    caption: str  # one of the item's
 
 
 class Example(NamedTuple):
-    """A search, to be looked at. texts: the query, target language first; rank: the right item's;
-    found: list."""
+    """A search, to be looked at."""
 
     caption_id: str
-    texts: list[str]
-    rank: int
+    texts: list[str]  # the query, target language first
+    rank: int  # the right item's
     found: list[Found]
 
 
 @torch.no_grad()
 def search_examples(embeddings, eval_set, config, *, queries=4, top=5):
-    """What some queries find at the weight that validation uses; the captions at even distances in
-    the split.
+    """What some queries, evenly spread over the split, find at the weight that validation uses.
 
     Args:
         embeddings, eval_set, config: as `evaluate` has; eval_set with its texts.
-        queries: how many; top: visual items of each, and the right one after them, if it is not
-            among them.
+        queries: how many.
+        top: visual items of each; the right one comes after them if it is not among them.
     Returns:
         list of Example.
     """
-    owner, weight = np.asarray(eval_set.owner), config.train.val_weight
-    rows = sorted({round(place) for place in np.linspace(0, len(owner) - 1, queries)})
-    roles = [role for role in ('en', 'tgt') if getattr(embeddings, role) is not None]
-    found = {
-        role: _normalised_scores(getattr(embeddings, role), embeddings.visual, rows)
-        for role in roles
-    }
-    # (queries, V)
-    scores = mix(found['en'], found['tgt'], weight) if len(found) == 2 else found[roles[0]]
-    # caption of each item
-    first = {visual: row for row, visual in reversed(list(enumerate(owner.tolist())))}
+    visual_of = np.asarray(eval_set.visual_of).tolist()
+    rows = sorted({round(place) for place in np.linspace(0, len(visual_of) - 1, queries)})
+    branches = [branch for branch in ('tgt', 'en') if getattr(embeddings, branch) is not None]
+    scores = [
+        _normalised_scores(getattr(embeddings, branch), embeddings.visual, rows)
+        for branch in branches
+    ]  # (queries, V) each
+    if len(branches) == 2:
+        tgt, en = scores
+        scores = [mix(en, tgt, config.train.val_weight)]
+    first_caption = {}  # of each visual item
+    for row, item in enumerate(visual_of):
+        first_caption.setdefault(item, row)
 
-    def text(row):
-        return [eval_set.texts[role][row] for role in reversed(roles)]
+    def texts(row):
+        return [eval_set.texts[branch][row] for branch in branches]
+
+    def found(item, place, score, right):
+        caption = texts(first_caption[item])[-1] if item in first_caption else ''
+        return Found(place, score, eval_set.visual_ids[item], item == right, caption)
 
     examples = []
-    for row, line in zip(rows, scores.cpu()):
-        order = line.argsort(descending=True, stable=True).tolist()
-        rank = order.index(owner[row]) + 1
-        places = [*range(1, min(top, len(order)) + 1), *([rank] if rank > top else [])]
-        examples.append(
-            Example(
-                eval_set.caption_ids[row],
-                text(row),
-                rank,
-                [
-                    Found(
-                        place,
-                        float(line[item]),
-                        eval_set.visual_ids[item],
-                        item == owner[row],
-                        text(first[item])[-1] if item in first else '',
-                    )
-                    for place in places
-                    for item in [order[place - 1]]
-                ],
-            )
-        )
+    for row, line in zip(rows, scores[0].cpu()):
+        order, right = line.argsort(descending=True, stable=True).tolist(), visual_of[row]
+        rank = order.index(right) + 1
+        places = list(range(1, min(top, len(order)) + 1))
+        if rank > top:
+            places.append(rank)
+        items = [
+            found(order[place - 1], place, float(line[order[place - 1]]), right) for place in places
+        ]
+        examples.append(Example(eval_set.caption_ids[row], texts(row), rank, items))
     return examples
 
 
@@ -337,54 +394,28 @@ def _normalised_scores(captions, visual, rows):
     """Scores (len(rows), V) of some captions, min-max normalised over the scores of all of them."""
     low, high = [], []
     for block in captions.split(1024):
-        scores = similarity(block, visual)
+        scores = similarity(block, visual)  # (1024, V)
         low.append(scores.min())
         high.append(scores.max())
-    return normalise(
-        similarity(captions[rows], visual), torch.stack(low).min(), torch.stack(high).max()
-    )
+    scores = similarity(captions[rows], visual)
+    return normalise(scores, torch.stack(low).min(), torch.stack(high).max())
+
+
+# --------------------------------------------------------------------------------------- the table
 
 
 def table(report):
-    """The rows of a report (see `evaluate_checkpoint`) as aligned text, for people, within
-    `WIDTH`."""
+    """A report of `evaluate_checkpoint` as aligned text for people, within `WIDTH`."""
     lines = [
-        (
-            f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,}'
-            f' captions, {report["visuals"]:,} visual items'
-        ),
+        f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,}'
+        f' captions, {report["visuals"]:,} visual items',
         f'model of epoch {report["epoch"]}; ties {report["ties"]}',
     ]
-    used, chosen = report['result']['weight'], report.get('chosen_weight')
+    names = ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
     for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
-        last = way == 'v2t'
-        lines += [
-            '',
-            title,
-            f'{"w":<5}'
-            + ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
-            + '    SumR' * last,
-        ]
-        for row in report['rows']:
-            cells = [
-                (
-                    f'{100 * row[way][name]:{width}.2f}'
-                    if name == 'mAP'
-                    else f'{row[way][name]:{width}.1f}'
-                )
-                for name, width in COLUMNS.items()
-            ]
-            marks = [
-                mark
-                for mark, weight in (('result', used), ('chosen', chosen))
-                if row['weight'] == weight
-            ]
-            lines.append(
-                f'{row["weight"]:<5.4g}'
-                + ''.join(cells)
-                + f'{row["SumR"]:8.1f}' * last
-                + (f'  <- {", ".join(marks)}' if marks else '')
-            )
+        sum_heading = '    SumR' if way == 'v2t' else ''  # beside the last of the figures it adds
+        lines += ['', title, f'{"w":<5}{names}{sum_heading}']
+        lines += [_table_row(report, row, way) for row in report['rows']]
     notes = [
         'w: share of the English branch in the score; R@k, mAP and SumR in per cent.'
         f' {which_w(report)}'
@@ -395,7 +426,24 @@ def table(report):
             f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items'
             ' are missing (data.missing=skip): not to be compared with published results.'
         )
-    return '\n'.join([*lines, '', *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+    wrapped = [line for note in notes for line in textwrap.wrap(note, WIDTH)]
+    return '\n'.join([*lines, '', *wrapped])
+
+
+def _table_row(report, row, way):
+    """The figures of one direction at one w, and whether that w is the result's, or chosen."""
+    line = f'{row["weight"]:<5.4g}'
+    for name, width in COLUMNS.items():
+        figure = row[way][name]
+        line += f'{100 * figure:{width}.2f}' if name == 'mAP' else f'{figure:{width}.1f}'
+    if way == 'v2t':
+        line += f'{row["SumR"]:8.1f}'
+    marks = []
+    if row['weight'] == report['result']['weight']:
+        marks.append('result')
+    if row['weight'] == report.get('chosen_weight'):
+        marks.append('chosen')
+    return f'{line}  <- {", ".join(marks)}' if marks else line
 
 
 def which_w(report):
@@ -451,46 +499,35 @@ def evaluate_checkpoint(
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right;
             says what.
     """
-    device = distributed.start(choose_devices(device))
+    device = distributed.start(runtime.choose_devices(device))
     tell(f'reading {path}')
     checkpoint = load_checkpoint(path, overrides)
     config = with_images(checkpoint.config, images) if images else checkpoint.config
-    set_precision(config.compute.precision)
     rootpath = Path(rootpath) if rootpath else root_of(checkpoint.path, config)
-    tell('making its tokenizer and model')
-    saved, tokenizer_given = checkpoint.path.parent / TOKENIZER, tokenizer
-    tokenizer = load_tokenizer(
-        tokenizer or (str(saved) if saved.is_dir() else config.text.bert), config.text.lowercase
-    )
-    refuse_misfit(config, checkpoint)
-    model = build_model(config, architecture=checkpoint.architecture)
-    load_weights(model, checkpoint)
-    model.to(device)
+    runtime.set_precision(config.compute.precision)
+
     choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
-    weights = reported_weights(
-        config,
-        *([choice['chosen_weight']] if checkpoint.choice else []),
-        branches=CollectionFiles(config, rootpath).branches_there(split),
-    )
-    tell(f'opening the {split} split in {rootpath}')
-    eval_set = build_loaders(
+    chosen = [choice['chosen_weight']] if checkpoint.choice else []
+    branches = Collection(config, rootpath).branches_there(split)
+    weights = reported_weights(config, *chosen, branches=branches)
+
+    _, _, model, loaders = assemble(
         config,
         rootpath,
-        tokenizer,
         splits=(split,),
-        image_size=model.image_size,
         device=device,
-        image_encoder=model.visual_encoder,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
         weights=weights,
-    )[split]
-    check_text(model, tokenizer, [eval_set])
-    tell(
-        f'encoding {len(eval_set.caption_ids):,} captions and {len(eval_set.visual_ids):,} visual'
-        ' items'
     )
+    eval_set = loaders[split]
+
+    captions, items = len(eval_set.caption_ids), len(eval_set.visual_ids)
+    tell(f'encoding {captions:,} captions and {items:,} visual items of {split}')
     embeddings = encode(model, eval_set, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
+
     tell(f'scoring at {len(weights)} weights')
     return {
         'checkpoint': str(checkpoint.path),
@@ -498,7 +535,7 @@ def evaluate_checkpoint(
         'config': config.name,
         'collection': config.data.collection,
         'lang': config.data.lang,
-        'altered': alterations(checkpoint, config, tokenizer_given),
+        'altered': alterations(checkpoint, config, tokenizer),
         **choice,
         **left_out(eval_set),
         **evaluate(embeddings, eval_set, config, weights, with_ranks=True),
@@ -511,27 +548,30 @@ def left_out(eval_set):
 
 
 def alterations(checkpoint, config, tokenizer=None):
-    """In what a test differs from that of a run's best model as it was trained; its result has
-    files of its own then.
+    """In what a test differs from that of a run's best model as it was trained.
+
+    The result of a test that differs has files of its own, see `write_report`.
 
     Args:
-        checkpoint: basic.checkpoint.Checkpoint; a released one is no run of ours, and is tested as
-            one pleases.
-        config: what it was tested with; tokenizer: one that was asked for.
+        checkpoint: basic.checkpoint.Checkpoint; with a released one, nothing counts as different.
+        config: what it was tested with.
+        tokenizer: one that was asked for.
     Returns:
         list of str, such as 'eval.ties: 'pessimistic' -> 'mean''; empty: in nothing.
     """
     if checkpoint.released:
         return []
     found = config_changes(config_to_dict(checkpoint.stored), config_to_dict(config), SAME_TEST)
-    if checkpoint.path.name != BEST and (checkpoint.path.parent / CONFIG).is_file():
-        found.append(f'the model of {checkpoint.path.name}, not of {BEST}')
-    return found + ([f'tokenizer {tokenizer}'] if tokenizer else [])
+    folder, name = checkpoint.path.parent, checkpoint.path.name
+    if name != BEST and (folder / run_folder.CONFIG).is_file():
+        found.append(f'the model of {name}, not of {BEST}')
+    if tokenizer:
+        found.append(f'tokenizer {tokenizer}')
+    return found
 
 
 def root_of(path, config):
-    """ROOTPATH of a run that lies at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else
-    ValueError."""
+    """ROOTPATH of a run at ROOTPATH/<collection>/runs/<name>/<seed>/<file>; else ValueError."""
     folders = Path(os.path.abspath(path)).parents
     spellings = [name.casefold() for name in (config.data.collection, *config.data.aliases)]
     if len(folders) > 4 and folders[2].name == 'runs' and folders[3].name.casefold() in spellings:
@@ -552,7 +592,7 @@ def with_images(config, folder):
     if config.visual.kind != 'clip':
         raise ValueError(
             f'an image folder ({folder}) was given, but this model reads features, not images '
-            f'(visual.kind={config.visual.kind}): leave it away (do_test_multi30k.sh: None)'
+            f'(visual.kind={config.visual.kind}): omit it (do_test_multi30k.sh: None)'
         )
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
@@ -566,61 +606,74 @@ def with_images(config, folder):
     return config_from_dict(tree)
 
 
-def save_embeddings(folder, embeddings, eval_set):
-    """Write visual.npy, en.npy, tgt.npy (float32), owner.npy (int64), visual_ids.txt and
-    caption_ids.txt.
+# ------------------------------------------------------------------------------------------- files
 
-    There is no file of a branch that was not encoded.
+
+def save_embeddings(folder, embeddings, eval_set):
+    """Write the embeddings, and what their rows are, into a folder.
+
+    Its files: visual.npy, en.npy, tgt.npy (float32), owner.npy (int64, the visual item of each
+    caption), visual_ids.txt and caption_ids.txt. A branch that was not encoded has no file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+
+    def save_array(name, array):
+        write_atomically(folder / f'{name}.npy', partial(np.save, arr=array))
+
     for name, tensor in embeddings._asdict().items():
         if tensor is None:
             (folder / f'{name}.npy').unlink(missing_ok=True)  # of an earlier evaluation
-            continue
-        write_atomically(folder / f'{name}.npy', partial(np.save, arr=tensor.cpu().numpy()))
-    write_atomically(folder / 'owner.npy', partial(np.save, arr=np.asarray(eval_set.owner)))
+        else:
+            save_array(name, tensor.cpu().numpy())
+    save_array('owner', np.asarray(eval_set.visual_of))
     for name in ('visual_ids', 'caption_ids'):
-        write_atomically(
-            folder / f'{name}.txt', ''.join(f'{item}\n' for item in getattr(eval_set, name))
-        )
+        lines = ''.join(f'{item}\n' for item in getattr(eval_set, name))
+        write_atomically(folder / f'{name}.txt', lines)
 
 
 def write_report(report, output=None, folder=None, *, own=False):
-    """Write a report as JSON and its ranks as .npz: to `output`, or into a folder, or, if
-    read-only, here.
+    """Write a report as JSON and its ranks as .npz.
 
-    The folder is that of the checkpoint unless another is given. The ranks go to ranks.npz beside
-    metrics.json (for val ranks_val.npz), or to OUTPUT with the ending .npz. What an altered test
-    finds (see `alterations`) goes to metrics_altered.json and ranks_altered.npz, and leaves the
-    run's own result alone. A run folder that another process trains in counts as read-only, unless
-    `own` says that this process does.
+    They go to OUTPUT and, for the ranks, to OUTPUT with the ending .npz; or else into a folder as
+    metrics.json and ranks.npz (for val metrics_val.json and ranks_val.npz). An altered test (see
+    `alterations`) writes metrics_altered.json and ranks_altered.npz, and leaves the run's own
+    result alone. If the folder is read-only, or another process trains in it, they go into the
+    current folder.
 
+    Args:
+        report: of `evaluate_checkpoint`.
+        output: path of the JSON file.
+        folder: None: that of the checkpoint.
+        own: this process is the one that trains in the folder.
     Returns:
         the path of the JSON file.
     """
-    beside = Path(folder or Path(report['checkpoint']).parent)
-    names = [files[report['split']] for files in (METRICS, RANKS)]
+    folder = Path(folder or Path(report['checkpoint']).parent)
+    metrics, ranks = (files[report['split']] for files in (run_folder.METRICS, run_folder.RANKS))
     if report.get('altered'):
-        names = [ALTERED[name] for name in names]
-    path = Path(output) if output else beside / names[0]
-    ranks = path.with_suffix('.npz') if output else beside / names[1]
-    holder = None if own or output else holder_of(beside / LOCK)
+        metrics, ranks = run_folder.ALTERED[metrics], run_folder.ALTERED[ranks]
+    if output:
+        path = Path(output)
+        try:
+            _write_both(report, path, path.with_suffix('.npz'))
+        except OSError as error:
+            raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
+        return path
+    holder = None if own else holder_of(folder / run_folder.LOCK)
     try:
         if holder:
             raise PermissionError(errno.EBUSY, f'it is in use by {holder}')
-        _write_both(report, path, ranks)
+        _write_both(report, folder / metrics, folder / ranks)
+        return folder / metrics
     except OSError as error:
-        if output:
-            raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
-        path, ranks = Path.cwd() / path.name, Path.cwd() / ranks.name
-        print(
-            f'note: {beside} cannot be written to ({error.strerror or error}); {path.name} and'
-            f' {ranks.name} go here',
-            file=sys.stderr,
-        )
-        _write_both(report, path, ranks)
-    return path
+        reason = error.strerror or error
+    print(
+        f'note: {folder} cannot be written to ({reason}); {metrics} and {ranks} go here',
+        file=sys.stderr,
+    )
+    _write_both(report, Path.cwd() / metrics, Path.cwd() / ranks)
+    return Path.cwd() / metrics
 
 
 def _write_both(report, path, ranks):
@@ -632,25 +685,22 @@ def _write_both(report, path, ranks):
     write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
 
 
+# -------------------------------------------------------------------------------- the command line
+
+
 @command('evaluation.py')
 def main(argv=None):
     """The command line; returns the exit status, see basic.command."""
     args = evaluation_arguments(argv)
-    keep_logs_tidy()
-    folder = args.save_embeddings
-    if folder == '':
-        folder = Path(
-            args.checkpoint if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent
-        )
-        folder = folder / f'embeddings_{args.split}'
+    runtime.keep_logs_tidy()
     if args.print_config:
         print(describe_config(load_checkpoint(args.checkpoint, args.overrides).config), end='')
         return 0
-    devices = choose_devices(args.device)
+    devices = runtime.choose_devices(args.device)
     if len(devices) > 1 and not distributed.launched():
-        return distributed.launch(
-            __file__, sys.argv[1:] if argv is None else argv, processes=len(devices)
-        )
+        words = sys.argv[1:] if argv is None else argv
+        return distributed.launch(__file__, words, processes=len(devices))
+    folder = embeddings_folder(args)
     with memory_advice(
         'compute.score_memory=256 (same result), compute.precision=bf16 and a smaller'
         ' eval.test_batch_size (with text.pooling=padded_mean it moves figures a little) need less'
@@ -674,6 +724,14 @@ def main(argv=None):
         print(result_line(report))
     distributed.stop()
     return 0
+
+
+def embeddings_folder(args):
+    """Where --save-embeddings writes: what it names, or a folder beside the checkpoint; or None."""
+    if args.save_embeddings != '':
+        return args.save_embeddings
+    given = Path(args.checkpoint)
+    return (given if given.is_dir() else given.parent) / f'embeddings_{args.split}'
 
 
 if __name__ == '__main__':

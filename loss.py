@@ -1,4 +1,4 @@
-"""The loss: one function a term, the map of terms, and their weighted sum.
+"""The loss: one function per term, and their weighted sum.
 
 N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised,
 row i of each belonging to pair i; similarity is their dot product.
@@ -17,6 +17,8 @@ no negatives: its teacher gives such a pair the probability that it finds.
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from basic.config import TERMS
 
 
 def triplet(x, y, *, margin, hardest=True, same=None):
@@ -137,6 +139,10 @@ def discriminator_loss(real_logits, fake_logits):
 class NRCCRLoss(nn.Module):
     """The encoders' loss as a dict of unweighted named terms; `total` weights and adds them.
 
+    Each term of `basic.config.TERMS` is a method of its name. It takes the embeddings `e`, of which
+    it reads what its row in the table says, the discriminator's `fake_logits`, and `same`, True at
+    pairs that are no negatives.
+
     Args:
         weights: dict of term -> weight; a term of weight 0 is not computed.
         contrastive: `triplet` or `infonce`, what the terms triplet_en and triplet_tgt are.
@@ -158,46 +164,66 @@ class NRCCRLoss(nn.Module):
         mask_same_visual=False,
     ):
         super().__init__()
+        self.margin, self.hardest, self.contrastive = margin, hardest, contrastive
+        self.temperature, self.smooth_l1_beta = temperature, smooth_l1_beta
+        self.detach_teacher_visual = detach_teacher_visual
+        self.detach_cross_feature = detach_cross_feature
         self.mask_same_visual = mask_same_visual
+        self.terms = {term: getattr(self, term) for term in TERMS}
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
 
-        def to_visual(text, e, same):
-            if contrastive == 'infonce':
-                return infonce(text, e.visual, log_scale=e.log_scale, same=same)
-            return triplet(text, e.visual, margin=margin, hardest=hardest, same=same)
+    def triplet_en(self, e, fake_logits=None, same=None):
+        return self._to_visual(e.en, e, same)
 
-        self.terms = {
-            'triplet_en': lambda e, _, same=None: to_visual(e.en, e, same),
-            'triplet_tgt': lambda e, _, same=None: to_visual(e.tgt, e, same),
-            'kd_sim': lambda e, *_: similarity_distillation(
-                e.cross,
-                e.tgt,
-                e.visual,
-                temperature=temperature,
-                detach_visual=detach_teacher_visual,
-            ),
-            'kd_feat': lambda e, *_: feature_distillation(
-                e.cross, e.tgt, beta=smooth_l1_beta, detach_cross=detach_cross_feature
-            ),
-            'triplet_back': lambda e, _, same=None: triplet(
-                e.en, e.back, margin=margin, hardest=hardest, same=same
-            ),
-            'back_visual': lambda e, _, same=None: to_visual(e.back, e, same),
-            'adversarial': lambda _, fake_logits, same=None: adversarial(fake_logits),
-        }
+    def triplet_tgt(self, e, fake_logits=None, same=None):
+        return self._to_visual(e.tgt, e, same)
 
-    def forward(self, encoded, fake_logits=None, owner=None):
+    def kd_sim(self, e, fake_logits=None, same=None):
+        return similarity_distillation(
+            e.cross,
+            e.tgt,
+            e.visual,
+            temperature=self.temperature,
+            detach_visual=self.detach_teacher_visual,
+        )
+
+    def kd_feat(self, e, fake_logits=None, same=None):
+        return feature_distillation(
+            e.cross, e.tgt, beta=self.smooth_l1_beta, detach_cross=self.detach_cross_feature
+        )
+
+    def triplet_back(self, e, fake_logits=None, same=None):
+        return triplet(e.en, e.back, margin=self.margin, hardest=self.hardest, same=same)
+
+    def back_visual(self, e, fake_logits=None, same=None):
+        return self._to_visual(e.back, e, same)
+
+    def adversarial(self, e, fake_logits=None, same=None):
+        return adversarial(fake_logits)
+
+    def _to_visual(self, text, e, same):
+        if self.contrastive == 'infonce':
+            return infonce(text, e.visual, log_scale=e.log_scale, same=same)
+        return triplet(text, e.visual, margin=self.margin, hardest=self.hardest, same=same)
+
+    @property
+    def reads(self):
+        """The set of what the terms that are computed read, see `basic.config.TERMS`."""
+        return {part for term in self.weights for part in TERMS[term]}
+
+    def forward(self, encoded, fake_logits=None, visual_of=None):
         """Unweighted terms.
 
         Args:
             encoded: `model.Encoded` of the batch.
             fake_logits: (N, 2), the updated discriminator on the translation's tokens, with a graph
-                to the encoder.
-            owner: (N,), the visual item of each pair, as a number; for `mask_same_visual` alone.
+                to the encoder; None if no term reads the tokens.
+            visual_of: (N,), the visual item of each pair, as a number; for `mask_same_visual`
+                alone.
         Returns:
             dict of term -> scalar, for the terms of weight above 0.
         """
-        same = owner[:, None] == owner[None, :] if self.mask_same_visual else None  # (N, N)
+        same = visual_of[:, None] == visual_of[None, :] if self.mask_same_visual else None  # (N, N)
         return {term: self.terms[term](encoded, fake_logits, same) for term in self.weights}
 
     def total(self, terms):

@@ -1,10 +1,9 @@
-"""NRCCR's model: visual encoders, text encoder with its cross branch, projections; its teacher by
-momentum.
+"""NRCCR's model: visual encoders, text encoder with its cross branch, projections, teacher.
 
-N pairs, L tokens, F frames, D width of a feature or of BERT's tokens, W and H widths out of the
-visual and the text encoder, E common space. With several processes a batch here is a process's
-share, n of N pairs. Masks are (N, L) or (N, F), 1 on real positions. Modules take explicit
-arguments; only `build_model` sees the config.
+N pairs, L tokens, F frames, S side of an image, D width of a feature or of BERT's tokens, P width
+of CLIP's embeddings, W and H widths out of the visual and the text encoder, E common space. With
+several processes a batch here is a process's share, n of N pairs. Masks are (N, L) or (N, F), 1 at
+real positions. Modules take explicit arguments; only the `build_*` functions see the config.
 """
 
 import math
@@ -19,46 +18,24 @@ from torch.utils.checkpoint import checkpoint
 
 from basic.config import reads
 from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
-from basic.distributed import GlobalBatchNorm1d, gather, shared
+from basic.distributed import gather, shared
 from basic.errors import DataError
 from basic.images import CLIP_MEAN, CLIP_STD
-from basic.layers import AttentionBlock, InputProjection, LearnedPositions, pool
-from basic.pretrained import (
-    bert_layers,
-    bert_mask,
-    bert_positions,
-    build_bert,
-    build_clip,
-    checkpoint_layers,
-    plain,
-)
+from basic.layers import AttentionBlock, GlobalBatchNorm1d, InputProjection, LearnedPositions, pool
+from basic.pretrained.encoders import bert_layers, bert_mask, bert_positions, build_bert, build_clip
+from basic.pretrained.encoders import checkpoint_layers, plain
 from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length
 FIRST_TEMPERATURE, LARGEST_SCALE = 0.07, 100  # of InfoNCE, as in CLIP: the scale is 1 / temperature
 
 
-class Pooled(NamedTuple):
-    """What the encoders make of a batch: (n, W) visual, (n, H) a branch; BERT's tokens (n, L, D)
-    for the discriminator.
-
-    `tgt`, `cross` and `back` are None where no loss term needs them.
-    """
-
-    visual: torch.Tensor
-    en: torch.Tensor
-    tgt: torch.Tensor | None
-    cross: torch.Tensor | None
-    back: torch.Tensor | None
-    tokens_en: torch.Tensor
-    tokens_tgt: torch.Tensor | None
-
-
 class Encoded(NamedTuple):
-    """A training batch in the common space: (N, E) each, L2-normalised, of all processes together;
-    tokens as above.
+    """What the model makes of a training batch.
 
-    `log_scale` is InfoNCE's learned log(1 / temperature), None without it.
+    Out of the encoders (`NRCCR.encode_branches`) the embeddings are (n, W) for visual and (n, H)
+    for each branch; in the common space (`NRCCR.project`) they are (N, E) each, L2-normalised, of
+    all processes together. `tgt`, `cross` and `back` are None where no loss term needs them.
     """
 
     visual: torch.Tensor
@@ -66,9 +43,13 @@ class Encoded(NamedTuple):
     tgt: torch.Tensor | None
     cross: torch.Tensor | None
     back: torch.Tensor | None
-    tokens_en: torch.Tensor
-    tokens_tgt: torch.Tensor | None
-    log_scale: torch.Tensor | None = None
+    tokens_en: torch.Tensor  # (n, L, D), BERT's, for the discriminator
+    tokens_tgt: torch.Tensor | None  # (n, L, D)
+    log_scale: torch.Tensor | None = None  # InfoNCE's learned log(1 / temperature)
+
+    def each(self, function):
+        """The tuple with function(tensor) for each of its tensors."""
+        return Encoded(*(None if part is None else function(part) for part in self))
 
 
 class VideoEncoder(nn.Module):
@@ -102,9 +83,10 @@ class VideoEncoder(nn.Module):
         self.width = hidden
 
     def forward(self, frames, mask):
-        """frames (N, F, D), mask (N, F) -> (N, H)."""
-        x = self.positions(self.input(frames))  # (N, F, H)
-        return pool(self.block(x, mask), mask, self.pooling)
+        """frames (N, F, D), mask (N, F) -> (N, W)."""
+        x = self.positions(self.input(frames))  # (N, F, W)
+        x = self.block(x, mask)  # (N, F, W)
+        return pool(x, mask, self.pooling)  # (N, W)
 
 
 class FeatureEncoder(nn.Module):
@@ -120,8 +102,9 @@ class FeatureEncoder(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Images through CLIP's image tower, then a linear layer: pixels (N, 3, S, S) or embeddings (N,
-    P) -> (N, H).
+    """Images through CLIP's image tower, then a linear layer.
+
+    Reads pixels (N, 3, S, S), or the tower's embeddings (N, P), and gives (N, W).
 
     Args:
         clip: transformers' CLIPVisionModelWithProjection.
@@ -139,15 +122,15 @@ class ClipEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def embed(self, pixels):
-        """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P), not
-        normalised."""
+        """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         with torch.set_grad_enabled(self.train_clip and torch.is_grad_enabled()):
             return self.clip(pixel_values=pixels).image_embeds
 
     def forward(self, visual, mask=None):
-        return self.linear(visual if visual.dim() == 2 else self.embed(visual))
+        embeddings = visual if visual.dim() == 2 else self.embed(visual)  # (N, P)
+        return self.linear(embeddings)  # (N, W)
 
 
 class TextEncoder(nn.Module):
@@ -205,10 +188,10 @@ class TextEncoder(nn.Module):
             attention=attention,
         )
         self.pooling, self.padding_matters = pooling, padding_matters
-        self.longest = bert_positions(bert)
+        self.max_tokens = bert_positions(bert)
 
     def tokens(self, branches, together=None):
-        """BERT's token outputs of several branches, in one pass or in one a branch.
+        """BERT's token outputs of several branches, in one pass or in one per branch.
 
         Padding is masked as a key in BERT, so a branch's output at its own positions does not
         depend on how far the pass is padded: each branch is cut back to its own length. A GPU gains
@@ -224,39 +207,38 @@ class TextEncoder(nn.Module):
             ValueError: a branch longer than BERT's positions.
         """
         longest = max(ids.shape[1] for ids, _ in branches)
-        if longest > self.longest:
+        if longest > self.max_tokens:
             raise ValueError(
-                f'a caption of {longest} tokens, but this BERT has only {self.longest} positions:'
-                f' set text.positions={self.longest} or less, then longer captions are cut'
+                f'a caption of {longest} tokens, but this BERT has only {self.max_tokens}'
+                f' positions: set text.positions={self.max_tokens} or less, then longer captions'
+                ' are cut'
             )
         if together is None:
             together = len(branches) > 1 and branches[0][0].device.type != 'cpu'
         if self.padding_matters and not together:
             return [self._bert(ids, mask.to(ids.dtype)) for ids, mask in branches]
+
         padded = [
             F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1]))
             for ids, mask in branches
-        ]
+        ]  # (2, n, longest) each
         ids, mask = torch.cat(padded, dim=1)  # (branches * n, longest) each
         output = self._bert(ids, mask) if self.padding_matters else self._bert_by_length(ids, mask)
-        parts = output.split([len(ids) for ids, _ in branches])
+        parts = output.split([len(ids) for ids, _ in branches])  # (n, longest, D) each
         return [part[:, : ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
 
     def _bert(self, ids, mask):
         return self.bert(input_ids=ids, attention_mask=bert_mask(self.bert, mask)).last_hidden_state
 
     def _bert_by_length(self, ids, mask):
-        """(K, L) int64 each -> (K, L, D), zeros at padding: short captions together, then longer
-        ones."""
+        """(K, L) int64 each -> (K, L, D), zeros at padding: captions of like length together."""
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
-        longest = lengths[order].tolist()  # the one wait for the GPU
+        rising = lengths[order].tolist()  # the one wait for the GPU
         output = None
         for start in range(0, len(ids), GROUP):
-            rows, width = (
-                order[start : start + GROUP],
-                max(longest[min(start + GROUP, len(ids)) - 1], 1),
-            )
+            rows = order[start : start + GROUP]
+            width = max(rising[min(start + GROUP, len(ids)) - 1], 1)  # of the group's longest
             part = self._bert(ids[rows, :width], mask[rows, :width]) * mask[rows, :width, None]
             if output is None:
                 output = part.new_zeros(*ids.shape, part.shape[-1])
@@ -272,8 +254,7 @@ class TextEncoder(nn.Module):
         return pool(self.block(x, mask), mask, self.pooling)
 
     def attend_across(self, en, en_mask, tgt, tgt_mask):
-        """The cross branch: English queries over the translation, pooled together with the
-        translation's inputs.
+        """The cross branch: English queries over the translation, pooled with the translation.
 
         Args:
             en (N, L1, H), tgt (N, L2, H): the two branches' inputs to the block, with their masks.
@@ -281,14 +262,16 @@ class TextEncoder(nn.Module):
             (N, H).
         """
         crossed = self.block(en, en_mask, context=tgt, context_mask=tgt_mask)  # (N, L1, H)
-        return pool(
-            torch.cat([crossed, tgt], dim=1), torch.cat([en_mask, tgt_mask], dim=1), self.pooling
-        )
+        both = torch.cat([crossed, tgt], dim=1)  # (N, L1 + L2, H)
+        mask = torch.cat([en_mask, tgt_mask], dim=1)  # (N, L1 + L2)
+        return pool(both, mask, self.pooling)
 
     def cross(self, en, tgt):
         """The cross branch from its captions, two basic.caption.Tokens of n rows -> (n, H)."""
-        tokens = self.tokens([(en.ids, en.mask), (tgt.ids, tgt.mask)])
-        return self.attend_across(self.inputs(tokens[0]), en.mask, self.inputs(tokens[1]), tgt.mask)
+        tokens_en, tokens_tgt = self.tokens([(en.ids, en.mask), (tgt.ids, tgt.mask)])
+        return self.attend_across(
+            self.inputs(tokens_en), en.mask, self.inputs(tokens_tgt), tgt.mask
+        )
 
     def forward(self, ids, mask):
         """ids (N, L), mask (N, L) -> (N, H)."""
@@ -357,18 +340,21 @@ class NRCCR(nn.Module):
         return self.architecture['clip']['image_size'] if self.architecture['clip'] else 0
 
     def parameter_groups(self, *, lr, bert_lr):
-        """The main parameters as an optimiser takes them, with BERT's learning rate and that of the
-        rest; one group where they are the same."""
+        """The main parameters as an optimizer takes them: BERT's have a learning rate of their own.
+
+        Where it is 0 or the same, there is one group, else that of BERT is the second.
+        """
+        main = self.main_parameters()
         if bert_lr in (0, lr):
-            return [{'params': self.main_parameters(), 'lr': lr}]
+            return [{'params': main, 'lr': lr}]
         bert = {id(p) for p in self.text_encoder.bert.parameters()}
-        new = [p for p in self.main_parameters() if id(p) not in bert]
-        pretrained = [p for p in self.main_parameters() if id(p) in bert]
-        return [{'params': new, 'lr': lr}, {'params': pretrained, 'lr': bert_lr}]
+        return [
+            {'params': [p for p in main if id(p) not in bert], 'lr': lr},
+            {'params': [p for p in main if id(p) in bert], 'lr': bert_lr},
+        ]
 
     def main_parameters(self):
-        """The trained parameters of encoders and projections: the discriminator has an optimiser of
-        its own."""
+        """The trained parameters of encoders and projections, without the discriminator's."""
         return [
             p
             for name, p in self.named_parameters()
@@ -377,8 +363,7 @@ class NRCCR(nn.Module):
 
     @torch.no_grad()
     def keep_in_bounds(self):
-        """After an optimiser's step: InfoNCE's scale is at most 100. Clamped in place, it can come
-        down again."""
+        """After an optimizer's step: clamp InfoNCE's scale to 100, from where it can come down."""
         if self.log_scale is not None:
             self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
@@ -400,89 +385,76 @@ class NRCCR(nn.Module):
                 backward pass gets there: gradients of a large batch with all its negatives, in the
                 memory of a small one.
         """
-        # no pair of a short batch, but a part in what all processes do together
         if not len(batch.index):
-            pooled = Pooled(
-                *(
-                    None if part is None else part[:0]
-                    for part in self.encode_branches(batch.stand_in())
-                )
-            )
+            # A short batch has no pair for this process, which must still take part in what all do.
+            encoded = self.encode_branches(batch.stand_in()).each(lambda part: part[:0])
         elif micro_batch and micro_batch < len(batch.index):
-            # `checkpoint` keeps the random numbers of the devices of those tensors that it is given
-            # by themselves.
-            parts = [
-                checkpoint(
-                    lambda part, _: self.encode_branches(part),
-                    part,
-                    part.index,
-                    use_reentrant=False,
-                )
-                for part in batch.split(micro_batch)
-            ]
-            pooled = Pooled(
+            parts = [self._encode_again_later(part) for part in batch.split(micro_batch)]
+            encoded = Encoded(
                 *(None if column[0] is None else torch.cat(column) for column in zip(*parts))
             )
         else:
-            pooled = self.encode_branches(batch)
-        return self.project(pooled, total=batch.total)
+            encoded = self.encode_branches(batch)
+        return self.project(encoded, total=batch.total)
+
+    def _encode_again_later(self, part):
+        """`encode_branches`, whose graph is dropped, and built again in the backward pass."""
+        # `checkpoint` keeps the random numbers of the devices of tensors among its arguments, and
+        # finds none inside a Batch: hence `part.index`.
+        return checkpoint(
+            lambda part, _: self.encode_branches(part), part, part.index, use_reentrant=False
+        )
 
     def encode_branches(self, batch):
-        """Everything before the projections, a function of each pair alone (but for its batch's
-        padding) -> Pooled."""
+        """Everything before the projections -> Encoded, (n, W) and (n, H).
+
+        It is a function of each pair alone, but for the padding of its batch.
+        """
         text = self.text_encoder
         used = {'en': True, 'tgt': self.use_tgt, 'back': self.use_back}
-        branches = {role: getattr(batch, role) for role, use in used.items() if use}
-        tokens = text.tokens([(branch.ids, branch.mask) for branch in branches.values()])
-        tokens = dict(zip(branches, tokens))  # (n, L, D) a branch
-        inputs = {role: text.inputs(part) for role, part in tokens.items()}  # (n, L, H) a branch
-        visual = self.visual_encoder(batch.visual, batch.visual_mask)
-        pooled = {
-            role: text.attend(inputs[role], branches[role].mask)
-            for role in branches
-            if role != 'back'
-        }
-        pooled['cross'] = (
-            text.attend_across(inputs['en'], batch.en.mask, inputs['tgt'], batch.tgt.mask)
-            if self.use_cross
-            else None
-        )
-        pooled['back'] = text.attend(inputs['back'], batch.back.mask) if self.use_back else None
-        return Pooled(
-            visual=visual,
-            **{'tgt': None, **pooled},
-            tokens_en=tokens['en'],
-            tokens_tgt=tokens.get('tgt'),
-        )
+        captions = {branch: getattr(batch, branch) for branch, use in used.items() if use}
+        tokens = text.tokens([(caption.ids, caption.mask) for caption in captions.values()])
+        tokens = dict(zip(captions, tokens))  # (n, L, D) each
+        inputs = {branch: text.inputs(part) for branch, part in tokens.items()}  # (n, L, H) each
 
-    def project(self, pooled, total):
-        """Pooled, of this process's share of `total` pairs -> Encoded, of all of them.
+        def attend(branch):
+            return text.attend(inputs[branch], captions[branch].mask)  # (n, H)
 
-        The text projection runs once a branch, in the order en, tgt, cross, back: each call moves
+        # Dropout draws its random numbers in this order.
+        visual = self.visual_encoder(batch.visual, batch.visual_mask)  # (n, W)
+        en = attend('en')
+        tgt = attend('tgt') if self.use_tgt else None
+        cross = None
+        if self.use_cross:
+            cross = text.attend_across(inputs['en'], batch.en.mask, inputs['tgt'], batch.tgt.mask)
+        back = attend('back') if self.use_back else None
+        return Encoded(visual, en, tgt, cross, back, tokens['en'], tokens.get('tgt'))
+
+    def project(self, encoded, total):
+        """This process's share of `total` pairs, (n, W) and (n, H) -> all of them, (N, E).
+
+        The text projection runs once per branch, in the order en, tgt, cross, back: each call moves
         its batch norm.
         """
 
         def to_space(projection, x):
             return None if x is None else gather(in_float32(projection, x), total)
 
-        return Encoded(
-            to_space(self.visual_projection, pooled.visual),
-            *(
-                to_space(self.text_projection, branch)
-                for branch in (pooled.en, pooled.tgt, pooled.cross, pooled.back)
-            ),
-            tokens_en=pooled.tokens_en,
-            tokens_tgt=pooled.tokens_tgt,
+        return encoded._replace(
+            visual=to_space(self.visual_projection, encoded.visual),
+            en=to_space(self.text_projection, encoded.en),
+            tgt=to_space(self.text_projection, encoded.tgt),
+            cross=to_space(self.text_projection, encoded.cross),
+            back=to_space(self.text_projection, encoded.back),
             log_scale=None if self.log_scale is None else shared(self.log_scale),
         )
 
 
 class MomentumTeacher(nn.Module):
-    """A slow copy of the text encoder and its projection, which computes the cross branch for the
-    distillation terms.
+    """A slow copy of the text encoder and its projection, which computes the cross branch.
 
     Its trained weights are exponential moving averages of the model's, theta <- m * theta + (1 - m)
-    * theta_model after each optimiser step (Tarvainen and Valpola 2017, arXiv 1703.01780); what is
+    * theta_model after each optimizer step (Tarvainen and Valpola 2017, arXiv 1703.01780); what is
     frozen in the model is shared with it. It runs without gradient and without dropout. Its batch
     norm takes the statistics of the batch, as the model's own does for this branch: those that the
     model has stored are of other branches. Evaluation has no use for it.
@@ -513,13 +485,11 @@ class MomentumTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch, micro_batch=0):
-        """A training batch, and pairs encoded at once, as for the model -> (N, E), of all processes
-        together."""
+        """The cross branch (N, E) of a training batch, of all processes; arguments as of NRCCR."""
         own = len(batch.index)
         parts = batch.split(micro_batch or own) if own else [batch.stand_in()]
-        # (n, H)
-        pooled = torch.cat([self.encoder.cross(part.en, part.tgt) for part in parts])[:own]
-        return gather(in_float32(self.projection, pooled), batch.total)
+        cross = torch.cat([self.encoder.cross(part.en, part.tgt) for part in parts])[:own]  # (n, H)
+        return gather(in_float32(self.projection, cross), batch.total)  # (N, E)
 
     def follow(self):
         """Move towards the model."""
@@ -537,8 +507,7 @@ class MomentumTeacher(nn.Module):
 
 
 def in_float32(projection, x):
-    """projection(x) in float32 under autocast too: the losses and the scores compare what comes
-    out."""
+    """projection(x) in float32 under autocast too: losses and scores compare what comes out."""
     with autocast(x.device, 'fp32'):
         return projection(x.float())
 
@@ -563,9 +532,7 @@ def build_model(config, feature_dim=0, architecture=None):
             f"key 'visual.kind' is '{visual.kind}', but the model reads "
             + ('images' if stored['clip'] else f'features {stored["feature_dim"]} wide')
         )
-    assert visual.kind == 'clip' or stored['feature_dim'] > 0, (
-        'the caller gives the width of the features'
-    )
+
     bert = build_bert(
         name=text.bert,
         pretrained=text.pretrained,
@@ -573,51 +540,16 @@ def build_model(config, feature_dim=0, architecture=None):
         architecture=stored['bert'],
         attention=compute.attention,
     )
-    clip_config = None
-    if visual.kind == 'clip':
-        clip = build_clip(
-            name=visual.clip, pretrained=visual.clip_pretrained, architecture=stored['clip']
-        )
-        clip_config = plain(clip.config)
-        visual_encoder = ClipEncoder(clip=clip, hidden=visual.hidden, train_clip=visual.train_clip)
-    elif visual.kind == 'pooled':
-        visual_encoder = FeatureEncoder(dim=stored['feature_dim'])
-    else:
-        visual_encoder = VideoEncoder(
-            dim=stored['feature_dim'],
-            hidden=visual.hidden,
-            heads=visual.heads,
-            qk_width=visual.qk_width,
-            score_scale=visual.score_scale,
-            positions=visual.positions,
-            dropout=visual.dropout,
-            pooling=visual.pooling,
-            attention=compute.attention,
-        )
-    text_encoder = TextEncoder(
-        bert=bert,
-        trained_layers=text.trained_layers,
-        train_embeddings=text.train_embeddings,
-        train_all=text.train_all,
-        hidden=text.hidden,
-        heads=text.heads,
-        qk_width=text.qk_width,
-        score_scale=text.score_scale,
-        positions=text.positions,
-        dropout=text.dropout,
-        pooling=text.pooling,
-        attention=compute.attention,
-        padding_matters='padded_mean'
-        in (text.pooling, *([config.discriminator.pooling] * ('tokens' in needed))),
-    )
+    visual_encoder = build_visual_encoder(config, stored['feature_dim'], stored['clip'])
+    text_encoder = build_text_encoder(config, bert)
     if compute.checkpointing:
         layers = bert_layers(bert)
-        checkpoint_layers(
-            layers if text.train_all else [layers[number] for number in text.trained_layers]
-        )
+        trained = layers if text.train_all else [layers[number] for number in text.trained_layers]
+        checkpoint_layers(trained)
     if compute.compile:
         bert.compile(dynamic=True)
         visual_encoder.compile(dynamic=True)
+    clip = plain(visual_encoder.clip.config) if visual.kind == 'clip' else None
     return NRCCR(
         visual_encoder=visual_encoder,
         text_encoder=text_encoder,
@@ -631,21 +563,86 @@ def build_model(config, feature_dim=0, architecture=None):
         learn_scale=loss.contrastive == 'infonce',
         architecture={
             'bert': plain(bert.config),
-            'clip': clip_config,
+            'clip': clip,
             'feature_dim': stored['feature_dim'],
         },
     )
 
 
+def build_visual_encoder(config, feature_dim, clip_architecture=None):
+    """The visual encoder of a config, for features of width `feature_dim` or for images."""
+    visual = config.visual
+    if visual.kind == 'clip':
+        clip = build_clip(
+            name=visual.clip, pretrained=visual.clip_pretrained, architecture=clip_architecture
+        )
+        return ClipEncoder(clip=clip, hidden=visual.hidden, train_clip=visual.train_clip)
+    assert feature_dim > 0, 'the caller gives the width of the features'
+    if visual.kind == 'pooled':
+        return FeatureEncoder(dim=feature_dim)
+    return VideoEncoder(
+        dim=feature_dim,
+        hidden=visual.hidden,
+        heads=visual.heads,
+        qk_width=visual.qk_width,
+        score_scale=visual.score_scale,
+        positions=visual.positions,
+        dropout=visual.dropout,
+        pooling=visual.pooling,
+        attention=config.compute.attention,
+    )
+
+
+def build_text_encoder(config, bert):
+    """The text encoder of a config around a BERT."""
+    text, poolings = config.text, [config.text.pooling]
+    if 'tokens' in reads(config.loss.weights):
+        poolings.append(config.discriminator.pooling)
+    return TextEncoder(
+        bert=bert,
+        trained_layers=text.trained_layers,
+        train_embeddings=text.train_embeddings,
+        train_all=text.train_all,
+        hidden=text.hidden,
+        heads=text.heads,
+        qk_width=text.qk_width,
+        score_scale=text.score_scale,
+        positions=text.positions,
+        dropout=text.dropout,
+        pooling=text.pooling,
+        attention=config.compute.attention,
+        padding_matters='padded_mean' in poolings,
+    )
+
+
+def build_discriminator(config, dim):
+    """The language discriminator on tokens of width `dim`."""
+    kind, pooling = config.discriminator.kind, config.discriminator.pooling
+    if kind == 'strong':
+        return ConvDiscriminator(dim=dim, pooling=pooling, relu_skip=config.discriminator.relu_skip)
+    discriminator = {'not-so-weak': MlpDiscriminator, 'weak': LinearDiscriminator}[kind]
+    return discriminator(dim=dim, pooling=pooling)
+
+
+def build_teacher(config, model):
+    """The momentum teacher of a model, or None where no term is taught by one."""
+    if config.loss.teacher != 'momentum' or 'cross' not in reads(config.loss.weights):
+        return None
+    teacher = MomentumTeacher(model, config.loss.teacher_momentum)
+    if config.compute.compile:
+        teacher.encoder.bert.compile(dynamic=True)
+    return teacher
+
+
 def refuse_misfit(config, checkpoint):
-    """Raise ValueError unless a checkpoint's tensors are those of the model that its config
-    describes.
+    """Raise ValueError unless a checkpoint's tensors fit the model that its config describes.
 
     The model is made without memory for its weights, so that a stranger's file cannot ask for a
     huge one.
 
     Args:
-        config: with the options of the command line; checkpoint: basic.checkpoint.Checkpoint.
+        config: with the options of the command line.
+        checkpoint: basic.checkpoint.Checkpoint.
     """
     try:
         with torch.device('meta'):
@@ -673,8 +670,7 @@ def refuse_misfit(config, checkpoint):
 
 
 def load_weights(model, checkpoint):
-    """Put a checkpoint's weights into a model; ValueError where an option has changed the model's
-    shape."""
+    """Put a checkpoint's weights into a model; ValueError where an option has changed its shape."""
     try:
         model.load_state_dict(checkpoint.model)
     except RuntimeError as error:
@@ -694,38 +690,15 @@ def check_text(model, tokenizer, loaders):
         loaders: data_provider's TrainLoader and EvalSets.
     """
     encoder = model.text_encoder
-    known, longest = (
-        encoder.bert.get_input_embeddings().num_embeddings,
-        max(loader.longest for loader in loaders),
-    )
+    known = encoder.bert.get_input_embeddings().num_embeddings
+    longest = max(loader.longest for loader in loaders)
     if len(tokenizer) > known:
         raise DataError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}:"
             ' give the one that belongs to it (text.bert; evaluation.py: --tokenizer)'
         )
-    if longest > encoder.longest:
+    if longest > encoder.max_tokens:
         raise DataError(
-            f'a caption has {longest} tokens, but this BERT only {encoder.longest} positions: set '
-            f'text.positions={encoder.longest} or less, then longer captions are cut'
+            f'a caption has {longest} tokens, but this BERT only {encoder.max_tokens} positions:'
+            f' set text.positions={encoder.max_tokens} or less, then longer captions are cut'
         )
-
-
-def build_teacher(config, model):
-    """The momentum teacher of a model, or None where the config has none, or no term that it would
-    teach."""
-    if config.loss.teacher != 'momentum' or 'cross' not in reads(config.loss.weights):
-        return None
-    teacher = MomentumTeacher(model, config.loss.teacher_momentum)
-    if config.compute.compile:
-        teacher.encoder.bert.compile(dynamic=True)
-    return teacher
-
-
-def build_discriminator(config, dim):
-    """The language discriminator on tokens of width `dim`."""
-    kind, pooling = config.discriminator.kind, config.discriminator.pooling
-    if kind == 'strong':
-        return ConvDiscriminator(dim=dim, pooling=pooling, relu_skip=config.discriminator.relu_skip)
-    return {'not-so-weak': MlpDiscriminator, 'weak': LinearDiscriminator}[kind](
-        dim=dim, pooling=pooling
-    )

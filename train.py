@@ -1,8 +1,7 @@
 """Train NRCCR on one collection, keep the best model, test it.
 
-    python train.py --config configs/vatex.yaml [--config configs/ablation/full.yaml] --rootpath
-    ROOT [--device 0]
-                    [key=value ...]
+    python train.py --config configs/vatex.yaml [--config configs/ablation/full.yaml]
+                    --rootpath ROOT [--device 0] [key=value ...]
 
 The run folder (ROOT/<collection>/runs/<config>_<lang>/seed_<n> unless --run-dir says otherwise)
 gets config.yaml, run.json, tokenizer/, log.jsonl, tb/ (TensorBoard), model_best.pt, last.pt and, at
@@ -28,64 +27,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.profiler import record_function
 
-from basic import distributed
+from basic import distributed, fingerprint, run_folder, runtime
 from basic.board import add_queries
-from basic.caption import load_tokenizer, save_tokenizer
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
-from basic.command import command, is_out_of_memory, killed_worker, telling, typed
-from basic.config import Config, config_from_dict, config_to_dict, flatten
+from basic.collection import Collection
+from basic.command import command, is_out_of_memory, killed_worker, typed
+from basic.config import Config, config_to_dict
 from basic.errors import DataError
-from basic.fingerprint import changes, data_fingerprint
-from basic.logger import epoch_progress, peak_memory, RunLog, show_test
+from basic.logger import RunLog, epoch_progress, peak_memory, show_test
+from basic.merge import flatten
 from basic.metric import recall_sum
-from basic.runtime import (
-    autocast,
-    choose_devices,
-    keep_logs_tidy,
-    phase,
-    random_states,
-    restore_random_states,
-    seed_everything,
-    set_precision,
-)
-from basic.run_folder import (
-    MAY_DIFFER,
-    METRICS,
-    TOKENIZER,
-    check_run_folder,
-    describe_start,
-    is_finished,
-    keep_best,
-    record_start,
-    remove_leftovers,
-    remove_reports,
-    RunFolder,
-    set_aside,
-    settle,
-)
+from basic.pretrained.tokenizer import save_tokenizer
 from basic.schedule import Schedule, build_schedule
-from data_provider import Collection, build_loaders
-from evaluation import (
-    choose_weight,
-    encode,
-    evaluate,
-    evaluate_checkpoint,
-    result_line,
-    search_examples,
-    table,
-    write_report,
-)
+from evaluation import assemble, choose_weight, encode, evaluate, evaluate_checkpoint
+from evaluation import result_line, search_examples, table, write_report
 from loss import NRCCRLoss, build_loss, discriminator_loss
-from model import (
-    NRCCR,
-    build_model,
-    build_teacher,
-    check_text,
-    load_weights,
-    MomentumTeacher,
-    refuse_misfit,
-)
+from model import NRCCR, MomentumTeacher, build_teacher
 
 SEED_STEP = 1_000_003  # between the seeds of two processes of a run
 
@@ -121,9 +80,12 @@ class Run:
         return self.schedule.epoch < self.config.train.epochs and not self.schedule.stop
 
 
+# ---------------------------------------------------------------------------------------- training
+
+
 def train(run):
     """Train epoch by epoch, from where the run is until its schedule or `train.epochs` ends it."""
-    schedule, config = run.schedule, run.config
+    config, schedule, val_set = run.config, run.schedule, run.loaders['val']
     with run_log(run) if distributed.is_main() else nullcontext() as log:
         while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
@@ -131,10 +93,11 @@ def train(run):
             trained = time.monotonic()
             check_data_unchanged(run)
 
-            val_set = run.loaders['val']
+            # The schedule learns from validation which model is best, when to lower the rate, and
+            # when to stop.
             embeddings = encode(run.model, val_set, run.device, config.compute.precision)
-            report = evaluate(embeddings, val_set, config, weights=[config.train.val_weight])
-            val = report['rows'][0]
+            weights = [config.train.val_weight]
+            val = evaluate(embeddings, val_set, config, weights)['rows'][0]
             choice, figure = None, recall_sum(val['t2v'])
             if config.train.select == 'sumr':
                 choice = choose_weight(embeddings, val_set, config)
@@ -145,66 +108,51 @@ def train(run):
                 choice = choice or choose_weight(embeddings, val_set, config)
                 save(run, NEXT_BEST, epoch=epoch, val=val, choice=choice)
             if log:
-                log.add(
-                    {
-                        'epoch': epoch,
-                        **means,
-                        'lr': run.optimizer.param_groups[0]['lr'],
-                        'val': val,
-                        'improved': decision.improved,
-                        'best_epoch': schedule.best_epoch,
-                        'halved': decision.halved,
-                        'speed': {
-                            'train_seconds': trained - started,
-                            'val_seconds': time.monotonic() - trained,
-                            'samples_per_s': (
-                                run.loaders['train'].dataset_size / (trained - started)
-                            ),
-                            'peak_memory_gib': peak_memory(run.device),
-                        },
-                    }
-                )
+                record = {
+                    'epoch': epoch,
+                    **means,
+                    'lr': run.optimizer.param_groups[0]['lr'],
+                    'val': val,
+                    'improved': decision.improved,
+                    'best_epoch': schedule.best_epoch,
+                    'halved': decision.halved,
+                    'speed': speed(run, started, trained),
+                }
+                log.add(record)
                 if decision.improved and log.board:
-                    log.show(
-                        add_queries,
-                        search_examples(embeddings, val_set, config),
-                        epoch,
-                        val_set.pictures,
-                    )
+                    examples = search_examples(embeddings, val_set, config)
+                    log.show(add_queries, examples, epoch, val_set.pictures)
             run.seconds = time.monotonic() - started
-            # this makes the epoch count, ...
+
+            # last.pt makes the epoch count; what is left to do then, a continuation would do too.
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))
             run.kept = epoch
-            if log:  # ... and what is left to do, a continuation would do, too
-                keep_best(run.folder, schedule.best_epoch)
-                settle(run.folder)  # an older run that this one replaces is not needed any more
-    if schedule.stop and distributed.is_main():
-        print(f'stopped: {schedule.epoch - schedule.best_epoch} epochs without improvement')
-    if config.train.schedule == 'cosine' and distributed.is_main():
-        if not run.unfinished and schedule.best_epoch < schedule.epoch:
-            print(
-                f'validation was best after epoch {schedule.best_epoch} of {schedule.epoch} and'
-                ' fell since: a shorter training may do better, try'
-                f' train.epochs={schedule.best_epoch}'
-            )
+            if log:
+                run_folder.keep_best(run.folder, schedule.best_epoch)
+                run_folder.settle(run.folder)  # an older run that this one replaces is not needed
+    if distributed.is_main():
+        tell_the_end(config, schedule)
 
 
-def check_data_unchanged(run):
-    """Raise DataError if a file of features was changed since the run began; images are read anew
-    each time."""
-    for source in (run.loaders['train'].dataset.source, run.loaders['val'].visuals.dataset.source):
-        if hasattr(source, 'check_unchanged'):
-            source.check_unchanged()
-
-
-def run_log(run):
-    """The RunLog of a run that goes on after its last finished epoch."""
-    return RunLog(run.folder, epoch=run.schedule.epoch, steps=len(run.loaders['train']))
+def tell_the_end(config, schedule):
+    """Say why a training ended early, or that it was too long."""
+    epochs, best = schedule.epoch, schedule.best_epoch
+    if schedule.stop:
+        print(f'stopped: {epochs - best} epochs without improvement')
+    elif config.train.schedule == 'cosine' and best < epochs:
+        print(
+            f'validation was best after epoch {best} of {epochs}, and fell: a shorter training may'
+            f' do better, try train.epochs={best}'
+        )
 
 
 def train_one_epoch(run, epoch, log=None):
-    """One pass over the training pairs; log: RunLog for its steps.
+    """One pass over the training pairs.
 
+    Args:
+        run: Run.
+        epoch: its number, from 1.
+        log: basic.logger.RunLog, for the steps.
     Returns:
         dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and
             accuracies, empty if no term needs it), means over the steps.
@@ -213,7 +161,6 @@ def train_one_epoch(run, epoch, log=None):
     """
     run.model.train()
     run.loaders['train'].set_epoch(epoch)
-    sums, options = {}, step_options(run)
     bar = epoch_progress(
         run.loaders['train'],
         epoch=epoch,
@@ -221,6 +168,7 @@ def train_one_epoch(run, epoch, log=None):
         last=run.seconds,
         shown=distributed.is_main(),
     )
+    sums, options = {}, step_options(run)
     for step, batch in enumerate(bar, 1):
         set_rates(run, step)
         try:
@@ -233,6 +181,7 @@ def train_one_epoch(run, epoch, log=None):
         bar.loss = sums['train/total'] / step
         if log:
             log.step(values, epoch=epoch, step=step, lr=run.optimizer.param_groups[0]['lr'])
+
     means = {'train': {}, 'discriminator': {}}
     for name, total in sums.items():
         group, key = name.split('/')
@@ -242,23 +191,22 @@ def train_one_epoch(run, epoch, log=None):
 
 def set_rates(run, step):
     """Give the optimizer the learning rates of a step, counted from 1."""
-    config, lr = run.config.train, run.schedule.lr_at(step - 1)
-    rates = [lr, lr * (config.bert_lr / config.lr)]  # one group where both are the same
+    options, lr = run.config.train, run.schedule.lr_at(step - 1)
+    rates = [lr, lr * (options.bert_lr / options.lr)]  # see NRCCR.parameter_groups
     for group, rate in zip(run.optimizer.param_groups, rates):
         group['lr'] = rate
 
 
 def step_options(run):
     """The keyword arguments of `train_step` that a run fixes."""
-    config = run.config
     return {
         'model': run.model,
         'criterion': run.criterion,
         'optimizer': run.optimizer,
         'discriminator_optimizer': run.discriminator_optimizer,
-        'grad_clip': config.train.grad_clip,
-        'micro_batch': config.compute.micro_batch,
-        'precision': config.compute.precision,
+        'grad_clip': run.config.train.grad_clip,
+        'micro_batch': run.config.compute.micro_batch,
+        'precision': run.config.compute.precision,
         'teacher': run.teacher,
     }
 
@@ -293,52 +241,39 @@ def train_step(
     Raises:
         NonFiniteLoss: the encoders' weights are those of before the step.
     """
-    discriminator, device = model.discriminator, batch.index.device
-    with phase('forward'), autocast(device, precision):
-        encoded = model(batch, micro_batch)
+    device = batch.index.device
+    with record_function('forward'), runtime.autocast(device, precision):
+        encoded = model(batch, micro_batch)  # embeddings (N, E), tokens (n, L, D)
         if teacher:
             encoded = encoded._replace(cross=teacher(batch, micro_batch))
 
-    def judge(tokens, branch):
-        with autocast(device, precision):
-            logits = discriminator(tokens, branch.mask)
-        return distributed.gather(logits.float(), batch.total)  # (N, 2)
-
-    fake_logits, report = None, {}
-    if 'adversarial' in criterion.weights:
-        with phase('discriminator'):
-            # It learns to tell English from translated tokens; no gradient of that reaches the
-            # encoder.
-            loss, report = discriminator_loss(
-                judge(encoded.tokens_en.detach(), batch.en),
-                judge(encoded.tokens_tgt.detach(), batch.tgt),
+    fake_logits, discriminator_figures = None, {}
+    if 'tokens' in criterion.reads:
+        with record_function('discriminator'):
+            fake_logits, discriminator_figures = discriminator_step(
+                batch, encoded, model.discriminator, discriminator_optimizer, precision
             )
-            discriminator_optimizer.zero_grad()
-            loss.backward()
-            distributed.sum_gradients(discriminator.parameters())
-            discriminator_optimizer.step()
-            # The updated one judges the encoder, whose gradient goes through the discriminator, not
-            # into it.
-            discriminator.requires_grad_(False)
-            fake_logits = judge(encoded.tokens_tgt, batch.tgt)
-            discriminator.requires_grad_(True)
 
-    with phase('loss'):
-        owner = distributed.gather(batch.owner, batch.total) if criterion.mask_same_visual else None
-        terms = criterion(encoded, fake_logits, owner)
+    with record_function('loss'):
+        visual_of = None
+        if criterion.mask_same_visual:
+            visual_of = distributed.gather(batch.visual_of, batch.total)  # (N,)
+        terms = criterion(encoded, fake_logits, visual_of)
         total = criterion.total(terms)
-    with phase('backward'):
+
+    with record_function('backward'):
         optimizer.zero_grad()
         total.backward()
         parameters = model.main_parameters()
         distributed.sum_gradients(parameters)
-    with phase('optimizer'):
+
+    with record_function('optimizer'):
         norm = clip_grad_norm_(parameters, grad_clip or math.inf)
         figures = {
             'train/total': total,
             'train/grad_norm': norm,
             **{f'train/{name}': value for name, value in terms.items()},
-            **{f'discriminator/{name}': value for name, value in report.items()},
+            **{f'discriminator/{name}': value for name, value in discriminator_figures.items()},
         }
         if model.log_scale is not None:
             figures['train/scale'] = model.log_scale.exp()
@@ -348,14 +283,41 @@ def train_step(
         if teacher:
             teacher.follow()
         values = as_floats(figures)  # the one wait for a GPU, once it has all its work
-        if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss(
-                'the loss or its gradient is not finite: '
-                + ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
-                + '; a smaller train.lr, or compute.precision=fp32, may help; were the features '
-                'changed on disk? (python -m util.check_data looks at them)'
-            )
+    refuse_non_finite(values)
     return values
+
+
+def discriminator_step(batch, encoded, discriminator, optimizer, precision):
+    """The discriminator learns to tell English from translated tokens; then it judges the encoder.
+
+    Args:
+        batch, precision: as `train_step` has.
+        encoded: model.Encoded, of which the tokens (n, L, D) are read.
+        optimizer: of the discriminator.
+    Returns:
+        fake_logits (N, 2) on the translation's tokens, with a graph to the encoder; and figures of
+        `loss.discriminator_loss`.
+    """
+
+    def judge(tokens, captions):
+        with runtime.autocast(tokens.device, precision):
+            logits = discriminator(tokens, captions.mask)  # (n, 2)
+        return distributed.gather(logits.float(), batch.total)  # (N, 2)
+
+    # No gradient of its own loss reaches the encoder.
+    loss, figures = discriminator_loss(
+        judge(encoded.tokens_en.detach(), batch.en), judge(encoded.tokens_tgt.detach(), batch.tgt)
+    )
+    optimizer.zero_grad()
+    loss.backward()
+    distributed.sum_gradients(discriminator.parameters())
+    optimizer.step()
+
+    # The encoder's gradient goes through the updated discriminator, not into it.
+    discriminator.requires_grad_(False)
+    fake_logits = judge(encoded.tokens_tgt, batch.tgt)
+    discriminator.requires_grad_(True)
+    return fake_logits, figures
 
 
 def step_if_finite(optimizer, figures):
@@ -377,12 +339,47 @@ def step_if_finite(optimizer, figures):
 
 
 def as_floats(scalars):
-    """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of one for
-    each."""
+    """dict of scalar tensors -> dict of floats, with one wait for the GPU instead of many."""
     return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
-# ----------------------------------------------------------------------------- preparing and saving
+def refuse_non_finite(values):
+    """Raise NonFiniteLoss if a figure of a step is NaN or infinite."""
+    if not all(map(math.isfinite, values.values())):
+        figures = ', '.join(f'{name.split("/")[1]}={value:g}' for name, value in values.items())
+        raise NonFiniteLoss(
+            f'the loss or its gradient is not finite: {figures}; a smaller train.lr, or'
+            ' compute.precision=fp32, may help; were the features changed on disk?'
+            ' (python -m util.check_data looks at them)'
+        )
+
+
+def check_data_unchanged(run):
+    """Raise DataError if a file of features was changed since the run began.
+
+    Images are read anew each time, and need no such check.
+    """
+    for source in (run.loaders['train'].dataset.source, run.loaders['val'].visuals.dataset.source):
+        if hasattr(source, 'check_unchanged'):
+            source.check_unchanged()
+
+
+def run_log(run):
+    """The RunLog of a run that goes on after its last finished epoch."""
+    return RunLog(run.folder, epoch=run.schedule.epoch, steps=len(run.loaders['train']))
+
+
+def speed(run, started, trained):
+    """For a record: what an epoch took that `started` and was `trained` at these times."""
+    return {
+        'train_seconds': trained - started,
+        'val_seconds': time.monotonic() - trained,
+        'samples_per_s': run.loaders['train'].dataset_size / (trained - started),
+        'peak_memory_gib': peak_memory(run.device),
+    }
+
+
+# --------------------------------------------------------------------------------------- preparing
 
 
 class Start(NamedTuple):
@@ -396,8 +393,7 @@ class Start(NamedTuple):
 
 
 def check_start(args):
-    """Check, cheapest first, what can be wrong before any data are read: devices, run folder, files
-    that are not there.
+    """Check what can be wrong before any data are read: devices, run folder, missing files.
 
     Args:
         args: of basic.arguments.training_arguments.
@@ -407,12 +403,13 @@ def check_start(args):
         ValueError: (ConfigError, DataError) something that the user can put right; says what.
     """
     config, rootpath = args.config, Path(os.path.abspath(args.rootpath))
-    choose_devices(args.device)
-    folder = run_folder(args)
-    last = check_run_folder(
+    runtime.choose_devices(args.device)
+    folder = folder_of(args)
+    last = run_folder.check_run_folder(
         folder, config_to_dict(config), resume=args.resume, overwrite=args.overwrite
     )
-    Collection(config, rootpath).check_files(['train', 'val', *([] if args.no_test else ['test'])])
+    splits = ['train', 'val'] if args.no_test else ['train', 'val', 'test']
+    Collection(config, rootpath).check_files(splits)
     return Start(config, rootpath, folder, last, args.other_data)
 
 
@@ -427,42 +424,44 @@ def prepare(start, device, held=None):
         ValueError: (ConfigError, DataError, CheckpointError, Locked) something that the user can
             put right; says what.
     """
-    config, folder = start.config, start.folder
-    set_precision(config.compute.precision)
-    with telling('loading the encoders and the data'):
-        checkpoint = load_checkpoint(start.last) if start.last else None
-        tokenizer = load_tokenizer(
-            str(folder / TOKENIZER) if checkpoint else config.text.bert, config.text.lowercase
-        )
-        seed_everything(config.train.seed)
-        config, model, loaders = build_model_and_loaders(
-            config, start.rootpath, tokenizer, device, checkpoint
-        )
+    seed = start.config.train.seed
+    runtime.set_precision(start.config.compute.precision)
+    runtime.seed_everything(seed)
+    checkpoint = load_checkpoint(start.last) if start.last else None
+    config, tokenizer, model, loaders = assemble(
+        start.config,
+        start.rootpath,
+        splits=('train', 'val'),
+        device=device,
+        checkpoint=checkpoint,
+        tokenizer=str(start.folder / run_folder.TOKENIZER) if checkpoint else None,
+    )
+    distributed.broadcast_module(model)
     optimizer, discriminator_optimizer = build_optimizers(model, config)
     run = Run(
         config=config,
         rootpath=start.rootpath,
-        folder=folder,
+        folder=start.folder,
         device=device,
         loaders=loaders,
         model=model,
         criterion=build_loss(config),
-        schedule=build_schedule(config, steps=len(loaders['train'])),
         optimizer=optimizer,
         discriminator_optimizer=discriminator_optimizer,
-        data=data_fingerprint(loaders),
+        schedule=build_schedule(config, steps=len(loaders['train'])),
+        teacher=build_teacher(config, model),
+        data=fingerprint.data_fingerprint(loaders),
     )
-    distributed.broadcast_module(model)
-    run.teacher = build_teacher(config, model)
     if checkpoint:
         training = training_of(checkpoint)
         if not start.other_data:
-            check_same_data(training.get('data'), run.data, folder)
+            check_same_data(training.get('data'), run.data, run.folder)
         restore_training_state(run, training)
         run.kept = run.schedule.epoch
     else:
-        # the same weights, other dropout
-        seed_everything(config.train.seed + SEED_STEP * distributed.rank())
+        # The processes have the same weights, but each draws its own dropout.
+        runtime.seed_everything(seed + SEED_STEP * distributed.rank())
+
     distributed.wait_for_all()  # before anything changes that another process still looks at
     if held:
         held.open()
@@ -471,70 +470,8 @@ def prepare(start, device, held=None):
     return run
 
 
-def run_folder(args):
-    """The run folder that a command line names, or else the default one."""
-    if args.run_dir:
-        return Path(os.path.abspath(args.run_dir))
-    return default_run_folder(args.config, Path(os.path.abspath(args.rootpath)))
-
-
-def check_same_data(before, now, folder):
-    """Raise DataError, naming what differs, unless a run goes on with the data that it began with.
-
-    Args:
-        before: of basic.fingerprint, as last.pt has it; None in one of an older version; now: of
-            the data at hand.
-    """
-    different = changes(before, now) if before else []
-    if different:
-        raise DataError(
-            f'cannot resume {folder}: the data are not those that it was trained on '
-            f'({"; ".join(different)}): put them back, or start a run of its own with name=NAME; '
-            '--other-data goes on all the same'
-        )
-
-
-def default_run_folder(config, rootpath):
-    """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
-    noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
-    return (
-        Collection(config, rootpath).folder
-        / 'runs'
-        / f'{config.name}_{config.data.lang}{noise}'
-        / f'seed_{config.train.seed}'
-    )
-
-
-def open_run_folder(run, tokenizer, *, fresh):
-    """Clear the run's folder if it is a fresh run, write down how it starts, and say so."""
-    if fresh:
-        set_aside(run.folder)  # not before everything else has been found to be in order
-        save_tokenizer(tokenizer, run.folder / TOKENIZER)
-    else:
-        remove_leftovers(run.folder)
-        keep_best(run.folder, run.schedule.best_epoch)
-        if run.unfinished:
-            remove_reports(run.folder)  # they are of a shorter training
-    start = describe_start(
-        rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size()
-    )
-    start['data'] = run.data
-    start['left_out'] = {
-        split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out
-    }
-    record_start(run.folder, start, config_to_dict(run.config), resumed_after=run.schedule.epoch)
-    print(
-        f'{"training" if fresh else f"resuming after epoch {run.schedule.epoch}"}:'
-        f' {run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,}'
-        f' trained parameters\nat most {run.config.train.epochs} epochs on {start["device"]}\nrun'
-        f' folder {run.folder}',
-        flush=True,
-    )
-
-
 def build_optimizers(model, config):
-    """(Adam of encoders and projections, Adam of the discriminator), each one kernel for all its
-    parameters."""
+    """Adam of encoders and projections, and Adam of the discriminator; one kernel each."""
     return (
         torch.optim.Adam(
             model.parameter_groups(lr=config.train.lr, bert_lr=config.train.bert_lr), fused=True
@@ -548,40 +485,75 @@ def build_optimizers(model, config):
     )
 
 
-def build_model_and_loaders(config, rootpath, tokenizer, device, checkpoint=None):
-    """The config completed with the feature width found, the model on the device, the loaders."""
-    architecture = checkpoint.architecture if checkpoint else None
-    if checkpoint:
-        refuse_misfit(config, checkpoint)
-    if config.visual.kind == 'clip':  # the images' size is CLIP's, ...
-        model = build_model(config, architecture=architecture)
-        if checkpoint:
-            load_weights(model, checkpoint)
-        loaders = build_loaders(
-            config,
-            rootpath,
-            tokenizer,
-            image_size=model.image_size,
-            device=device,
-            image_encoder=model.visual_encoder,
+def check_same_data(before, now, folder):
+    """Raise DataError, naming what differs, unless a run goes on with the data that it began with.
+
+    Args:
+        before: of basic.fingerprint, as last.pt has it; None in one of an older version.
+        now: the same, of the data at hand.
+        folder: the run's.
+    """
+    different = fingerprint.changes(before, now) if before else []
+    if different:
+        raise DataError(
+            f'cannot resume {folder}: the data are not those that it was trained on '
+            f'({"; ".join(different)}): put them back, or start a run of its own with name=NAME; '
+            '--other-data goes on all the same'
         )
-    else:  # ... the model's input width is the features'
-        loaders = build_loaders(config, rootpath, tokenizer, device=device)
-        tree = config_to_dict(config)
-        tree['visual']['feature_dim'] = loaders['train'].feature_dim
-        config = config_from_dict(tree)
-        model = build_model(
-            config, feature_dim=config.visual.feature_dim, architecture=architecture
-        )
-        if checkpoint:
-            load_weights(model, checkpoint)
-    check_text(model, tokenizer, loaders.values())
-    return config, model.to(device), loaders
+
+
+def folder_of(args):
+    """The run folder that a command line names, or else the default one."""
+    if args.run_dir:
+        return Path(os.path.abspath(args.run_dir))
+    return default_run_folder(args.config, Path(os.path.abspath(args.rootpath)))
+
+
+def default_run_folder(config, rootpath):
+    """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
+    noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
+    name = f'{config.name}_{config.data.lang}{noise}'
+    return Collection(config, rootpath).folder / 'runs' / name / f'seed_{config.train.seed}'
+
+
+def open_run_folder(run, tokenizer, *, fresh):
+    """Clear the run's folder if it is a fresh run, write down how it starts, and say so."""
+    folder = run.folder
+    if fresh:
+        run_folder.set_aside(folder)  # not before everything else has been found to be in order
+        save_tokenizer(tokenizer, folder / run_folder.TOKENIZER)
+    else:
+        run_folder.remove_leftovers(folder)
+        run_folder.keep_best(folder, run.schedule.best_epoch)
+        if run.unfinished:
+            run_folder.remove_reports(folder)  # they are of a shorter training
+    start = run_folder.describe_start(
+        rootpath=run.rootpath, device=run.device, model=run.model, processes=distributed.size()
+    )
+    start['data'] = run.data
+    start['left_out'] = {
+        split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out
+    }
+    finished = run.schedule.epoch
+    run_folder.record_start(folder, start, config_to_dict(run.config), resumed_after=finished)
+    print(
+        f'{"training" if fresh else f"resuming after epoch {finished}"}:'
+        f' {run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,}'
+        f' trained parameters\nat most {run.config.train.epochs} epochs on {start["device"]}\nrun'
+        f' folder {folder}',
+        flush=True,
+    )
+
+
+# -------------------------------------------------------------------------------- saving, resuming
 
 
 def save(run, name, *, epoch, val, **more):
-    """Write a checkpoint into the run's folder, with `choice` (of w) or `training` (to resume).
-    Process 0 writes."""
+    """Write a checkpoint into the run's folder, in one process of several.
+
+    Args:
+        more: `choice` (of w) in that of the best model, `training` (to resume) in last.pt.
+    """
     if not distributed.is_main():
         return
     content = {
@@ -602,22 +574,8 @@ def training_state(run):
         'discriminator_optimizer': run.discriminator_optimizer.state_dict(),
         'teacher': run.teacher.weights() if run.teacher else None,
         'data': run.data,
-        'random': distributed.gather_objects(random_states(run.device)),
-    }  # of each process
-
-
-def release(run):
-    """Free what only training needs: the test builds a model of its own on the same device."""
-    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
-    run.loaders = {}
-    gc.collect()  # modules and their hooks refer to each other
-
-
-def changeable(config):
-    """As options, what a continuation may have changed: the best model's own config may be of the
-    time before."""
-    tree = flatten(config_to_dict(config))
-    return [f'{key}={json.dumps(tree[key])}' for key in MAY_DIFFER]
+        'random': distributed.gather_objects(runtime.random_states(run.device)),  # of each process
+    }
 
 
 def restore_training_state(run, state):
@@ -627,10 +585,12 @@ def restore_training_state(run, state):
     run.schedule.load_state_dict(state['schedule'])
     if run.teacher:
         run.teacher.restore(state['teacher'])
+    rank = distributed.rank()
     if len(state['random']) == distributed.size():
-        restored = restore_random_states(state['random'][distributed.rank()], run.device)
+        restored = runtime.restore_random_states(state['random'][rank], run.device)
     else:  # each process has another share now: nothing could continue exactly
-        seed_everything(run.config.train.seed + SEED_STEP * distributed.rank() + run.schedule.epoch)
+        seed = run.config.train.seed + SEED_STEP * rank + run.schedule.epoch
+        runtime.seed_everything(seed)
         restored = False
     if not restored and distributed.is_main():
         print(
@@ -640,7 +600,7 @@ def restore_training_state(run, state):
         )
 
 
-# --------------------------------------------------------------------------------- the command line
+# -------------------------------------------------------------------------------- the command line
 
 
 @command('train.py')
@@ -648,15 +608,16 @@ def main(argv=None):
     """The command line; returns the exit status, see basic.command; 1: the loss is not finite."""
     args = training_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
-    keep_logs_tidy()
-    devices = choose_devices(args.device)
+    runtime.keep_logs_tidy()
+    devices = runtime.choose_devices(args.device)
     if nothing_to_do(args):
         return 0
     if len(devices) > 1 and not distributed.launched():
         check_start(args)  # a mistake is told once, not by each process
         return distributed.launch(__file__, words, processes=len(devices))
+
     device = distributed.start(devices)
-    with RunFolder(run_folder(args)) if distributed.is_main() else nullcontext() as held:
+    with run_folder.RunFolder(folder_of(args)) if distributed.is_main() else nullcontext() as held:
         with advice(words):
             distributed.wait_for_all()  # until an interrupted replacement is settled
             run = prepare(check_start(args), device, held)
@@ -670,15 +631,18 @@ def main(argv=None):
 
 def nothing_to_do(args):
     """Whether --resume finds a run that is trained and tested; says so."""
-    finished = args.resume and is_finished(run_folder(args), args.config)
+    if not args.resume:
+        return False
+    folder = folder_of(args)
+    finished = run_folder.is_finished(folder, args.config)
     if finished and distributed.is_main():
-        print(f'nothing to do: {run_folder(args)} is finished and tested, see {METRICS["test"]}')
+        report = run_folder.METRICS['test']
+        print(f'nothing to do: {folder} is finished and tested, see {report}')
     return finished
 
 
 def test(run, device):
-    """Test the best model, show and write the result; last.pt is then deleted, unless it was asked
-    for."""
+    """Test the best model, show and write the result; delete last.pt, unless it is to be kept."""
     finished = not run.unfinished
     release(run)
     distributed.wait_for_all()  # until the best model is written
@@ -696,12 +660,29 @@ def test(run, device):
     print(result_line(report))
 
 
+def release(run):
+    """Free what only training needs: the test builds a model of its own on the same device."""
+    run.model = run.optimizer = run.discriminator_optimizer = run.teacher = None
+    run.loaders = {}
+    gc.collect()  # modules and their hooks refer to each other
+
+
+def changeable(config):
+    """As key=value options, what a continuation may change.
+
+    The best model's checkpoint may hold other values: those of before the continuation.
+    """
+    tree = flatten(config_to_dict(config))
+    return [f'{key}={json.dumps(tree[key])}' for key in run_folder.MAY_DIFFER]
+
+
 @contextmanager
 def advice(words, run=None):
     """Add to an error what helps, and how to go on after it, in the user's words.
 
     Args:
-        words: of the command line; run: None before it is prepared.
+        words: of the command line.
+        run: Run; None before it is prepared.
     """
     try:
         yield
@@ -717,16 +698,11 @@ def advice(words, run=None):
             )
         if killed_worker(error):
             error.add_note('a smaller train.workers needs less memory')
-        anew = run is None or not run.kept and '--overwrite' in words  # the older run is back, then
+        kept = f'epochs finished and kept: {run.kept}, in {run.folder}' if run else ''
+        # Before a first epoch is kept, --overwrite has put the older run back.
+        anew = run is None or not run.kept and '--overwrite' in words
         again = typed(words) if anew else typed(words, '--resume', without=('--overwrite',))
-        error.add_note(
-            (
-                f'epochs finished and kept: {run.kept}, in {run.folder}'
-                if run
-                else 'nothing was changed'
-            )
-            + f'. To go on:\n  {again}'
-        )
+        error.add_note(f'{kept or "nothing was changed"}. To go on:\n  {again}')
         raise
 
 

@@ -1,9 +1,9 @@
-"""BigFile: the features of a video collection as one float32 matrix on disk, a row a frame.
+"""BigFile: the features of a video collection as one float32 matrix on disk, one row per frame.
 
-A BigFile folder holds `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white
+A BigFile folder has `shape.txt` ("rows dims"), `id.txt` (the rows' frame ids, separated by white
 space), `feature.bin` (float32, little-endian, row-major, no header) and `video2frames.txt` (a
-Python dict literal, video id -> frame ids). Ids are text: UTF-8, or, where they are not,
-ISO-8859-1.
+Python dict literal, video id -> frame ids). Ids are UTF-8, or ISO-8859-1 if they are not valid
+UTF-8.
 """
 
 import ast
@@ -15,16 +15,16 @@ import numpy as np
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean, read_bytes, repeated, visual_id
 
-ENCODING = 'iso-8859-1'  # of what is not UTF-8; maps every byte
+ENCODING = 'iso-8859-1'  # for text that is not UTF-8; it decodes every byte
 
 
 class BigFile:
-    """The matrix of a BigFile folder, mapped into memory: nothing is read before it is used.
+    """The memory-mapped matrix of a BigFile folder.
 
     Attributes:
         rows, dim: its size, from shape.txt.
     Raises:
-        DataError: a file is missing, shape.txt is malformed or disagrees with the size of
+        DataError: a file is missing, or shape.txt is malformed or does not fit the size of
             feature.bin.
     """
 
@@ -36,23 +36,23 @@ class BigFile:
         if size != expected:
             raise DataError(
                 f'{self.folder / "shape.txt"}:1: {self.rows} rows of {self.dim} float32 numbers are'
-                f' {expected:,} bytes, but {self.path} has {size:,}; one of the two files is from'
-                ' another feature, or the download was cut short: fetch both again'
+                f' {expected:,} bytes, but {self.path} has {size:,}; the files belong to different'
+                ' features, or a download is incomplete: download both again'
             )
 
     def map(self):
-        """The features (rows, dim), float32, read-only, mapped from the file."""
+        """The features (rows, dim), float32, read-only, memory-mapped."""
         return np.asarray(np.memmap(self.path, dtype='<f4', mode='r', shape=(self.rows, self.dim)))
 
     def read_ids(self):
         """The frame id of each row, a list of `rows` strings.
 
         Raises:
-            DataError: id.txt is missing, has another number of ids, or has an id twice.
+            DataError: id.txt is missing, has another number of ids, or has duplicates.
         """
         path = self._file('id.txt')
-        # Split the bytes: as text in ISO-8859-1, 0x85 and 0xA0 are white space, and would cut
-        # UTF-8 ids in two.
+        # Split the bytes instead of text: in ISO-8859-1, 0x85 and 0xA0 are white space, which
+        # would split UTF-8 ids.
         ids = [_text(name) for name in read_bytes(path).split()]
         if len(ids) != self.rows:
             raise DataError(
@@ -61,21 +61,20 @@ class BigFile:
             )
         if len(set(ids)) != len(ids):
             raise DataError(
-                f'{path}: the same id more than once: {first_five(repeated(ids))}; an id may stand'
-                ' for one row only: write the features again with different ids'
+                f'{path}: duplicate ids: {first_five(repeated(ids))}; each row needs its own id:'
+                ' write the features again'
             )
         return ids
 
     def read_videos(self):
-        """Which rows make up each video.
+        """The rows of each video.
 
         Returns:
             ids (list of str), counts (videos,) int64, rows (frames,) int64: the rows of the first
-                video, then those of the second, and so on. A video without frames is left out: it
-                is as good as not there.
+                video, then those of the second, and so on. Videos without frames are omitted.
         Raises:
-            DataError: id.txt or video2frames.txt is wrong, or the second names frames that the
-                first lacks.
+            DataError: id.txt or video2frames.txt is wrong, or video2frames.txt has frames that
+                id.txt does not have.
         """
         path, row = (
             self._file('video2frames.txt'),
@@ -86,14 +85,13 @@ class BigFile:
         if absent:
             raise DataError(
                 f'{path}: {len(absent):,} frames are not in {self.folder / "id.txt"}: '
-                f'{first_five(absent)}{did_you_mean(absent, row)}; the two files are '
-                'of different features: fetch both again'
+                f'{first_five(absent)}{did_you_mean(absent, row)}; the files belong to '
+                'different features: download both again'
             )
         ids = [visual_id(name) for name in videos]
         if len(set(ids)) != len(ids):
             raise DataError(
-                f'{path}: the same video more than once: {first_five(repeated(ids))}; remove one of'
-                ' each'
+                f'{path}: duplicate videos: {first_five(repeated(ids))}; remove one of each'
             )
         rows = np.fromiter(
             (row[frame] for frames in videos.values() for frame in frames), dtype=np.int64
@@ -130,11 +128,11 @@ def read_video2frames(path):
     Returns:
         dict str -> list of str.
     Raises:
-        DataError: not such a literal, or a video id twice.
+        DataError: not such a literal, or a duplicate video id.
     """
     data = read_bytes(path)
     text = _text(data)
-    # Does a letter stand for a byte? In a file that is not UTF-8, and in Python 2's
+    # Is each character one byte? So it is in a file that is not UTF-8, and in Python 2's
     # '\\xe4\\xb8\\xad'.
     bytewise = '\\' in text if data.isascii() else text.encode('utf-8') != data
     try:
@@ -163,20 +161,18 @@ def read_video2frames(path):
     videos = dict(pairs)
     if len(videos) != len(pairs):
         again = repeated([video for video, _ in pairs])
-        raise DataError(
-            f'{path}: the same video more than once: {first_five(again)}; remove one of each'
-        )
+        raise DataError(f'{path}: duplicate videos: {first_five(again)}; remove one of each')
     return videos
 
 
 def _json_pairs(text):
-    """(key, value) pairs of a dict literal that is JSON but for its quotes, else None.
+    """(key, value) pairs of a dict literal that is JSON except for its quotes, else None.
 
-    A million frame ids take Python's own parser 13 seconds and a gigabyte; as JSON they take a
+    For a million frame ids, Python's own parser needs 13 seconds and a gigabyte, and JSON's a
     quarter of a second.
     """
     try:
-        # a tuple, unlike the lists inside
+        # A tuple of pairs, to tell it from a list.
         pairs = json.loads(text.replace("'", '"'), object_pairs_hook=tuple)
     except ValueError:
         return None
@@ -184,8 +180,7 @@ def _json_pairs(text):
 
 
 def _literal_pairs(text):
-    """(key, value) pairs of a dict literal in full Python syntax; raises ValueError or
-    SyntaxError."""
+    """(key, value) pairs of a dict literal in Python syntax; raises ValueError or SyntaxError."""
     tree = ast.parse(text.strip(), mode='eval').body
     if not isinstance(tree, ast.Dict):
         raise ValueError(f'a {type(tree).__name__.lower()}')
@@ -194,8 +189,7 @@ def _literal_pairs(text):
 
 
 def _literal(node):
-    """The value of a literal's syntax tree; ValueError (with `lineno`) for code, of which nothing
-    is run."""
+    """The value of a literal's syntax tree; ValueError (with `lineno`) for code, never run."""
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -222,7 +216,7 @@ def _literal(node):
 
 
 def _text(data):
-    """Bytes as text: UTF-8 where they are, else ISO-8859-1."""
+    """Decode bytes as UTF-8 if they are valid, else as ISO-8859-1."""
     try:
         return data.decode('utf-8')
     except UnicodeDecodeError:
@@ -230,8 +224,8 @@ def _text(data):
 
 
 def _as_utf8(name):
-    """An id of which each letter is a byte, as UTF-8; as it is, where it cannot be that."""
+    """Decode an id in which each character is a byte as UTF-8, if it is valid."""
     try:
         return name if name.isascii() else name.encode(ENCODING).decode('utf-8')
-    except UnicodeError:  # a letter that is no byte, or bytes that are no UTF-8
+    except UnicodeError:  # a character above 255, or bytes that are not UTF-8
         return name

@@ -1,8 +1,8 @@
-"""Arrays that are computed once, kept on disk, and mapped into memory by every run that needs them.
+"""Cached arrays: computed once, stored on disk, and memory-mapped by every run that needs them.
 
-A cached array is a folder: `array.npy` (a row an item), `ids.txt` (the rows' ids, one a line) and
-`made_from.json`. It appears as a whole or not at all, and it is made anew when what it was made
-from has changed.
+A cached array is a folder with `array.npy` (one row per item), `ids.txt` (the rows' ids, one per
+line) and `made_from.json`. It is written atomically. It is stale, and made again, if what it was
+made from has changed.
 """
 
 import json
@@ -21,19 +21,19 @@ ARRAY, IDS, MADE_FROM = 'array.npy', 'ids.txt', 'made_from.json'
 
 
 def cached_array(folder, *, ids, made_from, parts):
-    """The path of an array's .npy, computed if it is not there or was made from something else.
+    """The path of an array's .npy, which is computed if the cache is missing or stale.
 
-    Several processes may ask at once: one computes, the others wait for it and find the result.
+    Several processes may call this at the same time: one computes, the others wait for it.
 
     Args:
-        folder: where it lies, or is to lie.
+        folder: of the cached array.
         ids: the rows' ids, in order.
-        made_from: dict of plain data: what the array depends on beside the ids.
+        made_from: dict of plain data, on which the array depends in addition to the ids.
         parts: function that yields the rows in order, as arrays of one type and width.
     Returns:
         Path.
     Raises:
-        OSError: the array is not there, and the folder cannot be written.
+        OSError: the array must be computed, and the folder cannot be written.
         Whatever `parts` raises.
     """
     folder = Path(folder)
@@ -42,15 +42,14 @@ def cached_array(folder, *, ids, made_from, parts):
         with locked(
             folder.parent / '.lock', wait=True, waiting=partial(_say_waiting, folder.parent)
         ):
-            if not _is_valid(folder, ids, made_from):  # else another process has just made it
+            if not _is_valid(folder, ids, made_from):  # another process may have made it meanwhile
                 _remove_leftovers_of_older_versions(folder)
                 replace_folder(folder, partial(_make, ids=ids, made_from=made_from, parts=parts))
     return folder / ARRAY
 
 
 def _is_valid(folder, ids, made_from):
-    """Whether the array is there, whole, and made from this; whatever else lies there is a cache
-    miss."""
+    """Whether the array exists, is complete and was made from this; all else is a cache miss."""
     try:
         if read_json(folder / MADE_FROM, dict) != made_from or read_text(folder / IDS) != _lines(
             ids
@@ -63,8 +62,8 @@ def _is_valid(folder, ids, made_from):
 
 
 def _make(folder, *, ids, made_from, parts):
-    """Write the array and what it was made from into an empty folder."""
-    # Not written through a map: on a full disk, that kills the process.
+    """Write the array, its ids and what it was made from into an empty folder."""
+    # Not through a memory map: on a full disk that kills the process.
     with open(folder / ARRAY, 'wb') as file:
         rows = 0
         for part in parts():
@@ -85,13 +84,13 @@ def _make(folder, *, ids, made_from, parts):
 
 
 def _remove_leftovers_of_older_versions(folder):
-    """Remove `.<name>.<random>` folders of killed processes; today's are `.<name>.<random>.tmp`."""
+    """Remove `.<name>.<random>` folders of killed older processes; ours now end in `.tmp`."""
     for left in folder.parent.glob(f'.{folder.name}.*'):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _say_waiting(folder, holder):
-    print(f'waiting for {holder}, which writes into {folder}', file=sys.stderr, flush=True)
+    print(f'waiting for {holder}, which is writing to {folder}', file=sys.stderr, flush=True)
 
 
 def _lines(ids):

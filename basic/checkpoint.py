@@ -1,39 +1,31 @@
-"""Checkpoints: ours, and the layout of the authors' released files.
+"""Checkpoints: written and found; read, be they ours or the authors' released ones.
 
 Both are read by basic.checkpoint_file, so loading a file runs nothing that is in it. Ours hold
-plain tensors and plain data only; a released file holds an `argparse.Namespace` too, or its options
-as a dict. What a file holds is checked against the forms below before anything is made of it.
-
-Released layout: {'epoch', 'model', 'best_rsum', 'opt', 'Eiters'}, 'model' a list of five state
-dicts (visual encoder, text encoder, visual projection, text projection, discriminator), the
-encoders' names beginning with 'module.'.
+plain tensors and plain data only, which are checked against the forms below before anything is made
+of them. The authors' layout is of basic.released.
 """
 
-import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from basic.checkpoint_file import CheckpointError, read_content, refuse_whole_numbers, tensors_of
-from basic.config import Config, ConfigError, config_from_dict, config_to_dict, load_config
+from basic.checkpoint_file import (
+    CheckpointError,
+    read_content,
+    refuse_absurd_sizes,
+    refuse_whole_numbers,
+    tensors_of,
+)
+from basic.config import Config, ConfigError, config_from_dict
 from basic.errors import first_five
 from basic.files import write_atomically
 from basic.foreign import expect, plain_tree
+from basic.released import is_released, read_released
 
 FORMAT = 'nrccr-1'
 NEXT_BEST = 'model_best.next.pt'  # until last.pt has its epoch, and makes it count
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
-RELEASED_PARTS = (
-    'visual_encoder',
-    'text_encoder',
-    'visual_projection',
-    'text_projection',
-    'discriminator',
-)
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / 'configs'
-
 
 # what our files hold, in the forms of basic.foreign
 OURS = {
@@ -61,7 +53,6 @@ TRAINING = {
         {'python': {'version': int, 'words': list}, 'numpy': {'kind': str, 'position': int}}
     ],
 }
-MOST_LAYERS, LARGEST_SIZE = 1000, 100_000  # of an architecture, whatever the weights are
 
 
 @dataclass
@@ -151,12 +142,10 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         and content['format'] == FORMAT
     ):
         return _ours(path, content, overrides)
-    if (
-        isinstance(content, dict)
-        and isinstance(content.get('model'), (list, tuple))
-        and 'opt' in content
-    ):
-        return _released(path, content, overrides, bert_heads)
+    if is_released(content):
+        found = read_released(path, content, bert_heads)
+        config = config_from_dict(found.pop('config'), overrides)
+        return Checkpoint(path=path, config=config, **found, released=True)
     keys = (
         ', '.join(str(key)[:40] for key in list(content)[:20] if isinstance(key, str | int))
         if isinstance(content, dict)
@@ -188,7 +177,7 @@ def _ours(path, content, overrides):
         for key in ('architecture', 'val', 'choice')
     }
     architecture = plain['architecture']
-    _refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
+    refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
     try:
         stored = config_from_dict(content['config'], source='its config')
     except ConfigError as error:
@@ -205,381 +194,3 @@ def _ours(path, content, overrides):
         choice=plain['choice'],
         training=content.get('training'),
     )
-
-
-def _refuse_absurd_sizes(architecture, numbers, path, name='architecture'):
-    """CheckpointError for a size that a model of so many `numbers` cannot have: nothing of that
-    size is to be made."""
-    for key, value in (
-        architecture.items() if isinstance(architecture, dict) else enumerate(architecture)
-    ):
-        if isinstance(value, dict | list):
-            _refuse_absurd_sizes(value, numbers, path, f'{name}.{key}')
-        elif isinstance(value, int):
-            most = MOST_LAYERS if 'layers' in str(key) else max(numbers, LARGEST_SIZE)
-            if not -most <= value <= most:
-                raise CheckpointError(
-                    f"{path}: key '{name}.{key}' is {value:,}; its weights are {numbers:,} numbers"
-                )
-
-
-# ---------------------------------------------------------------------------------------------- the
-# released layout
-
-
-def _released(path, content, overrides, bert_heads):
-    """A released file's content as a Checkpoint."""
-    parts = content['model']
-    if len(parts) != len(RELEASED_PARTS) or not all(isinstance(state, dict) for state in parts):
-        raise CheckpointError(
-            f"{path}: 'model' has {len(parts)} parts, expected the state dicts of "
-            f'{len(RELEASED_PARTS)}: {", ".join(RELEASED_PARTS)}'
-        )
-    options = (
-        vars(content['opt']) if isinstance(content['opt'], argparse.Namespace) else content['opt']
-    )
-    expect(options, {str: object}, f"{path}: its options ('opt')", CheckpointError)
-    expect(options, OPTIONS, f"{path}: its options ('opt')", CheckpointError)
-    epoch = expect(content, {'epoch': (int, None)}, path, CheckpointError).get('epoch') or 0
-    model, size = {}, path.stat().st_size
-    try:
-        for part, state in zip(RELEASED_PARTS, parts):
-            for name, tensor in tensors_of(state, f'{path}: {part}', size).items():
-                for new_name, value in _translate(
-                    part, re.sub(r'^(module\.)+', '', name), tensor, path
-                ):
-                    model[f'{part}.{new_name}'] = (
-                        value.float() if value.is_floating_point() else value
-                    )
-        refuse_whole_numbers(model, path)
-        architecture = {
-            'bert': _bert_architecture(model, bert_heads),
-            'clip': _clip_architecture(model),
-            'feature_dim': _feature_dim(model),
-        }
-        tree = _released_config(options, model, path)
-    except KeyError as error:
-        raise CheckpointError(
-            f'{path}: it has no tensor for {error}; expected a video, pooled-feature or CLIP ViT '
-            'model'
-        ) from None
-    # of a shape that no such tensor has
-    except (IndexError, TypeError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(
-            f'{path}: its tensors have shapes that no released model has ({error})'
-        ) from None
-    _refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
-    config = config_from_dict(tree, overrides)
-    return Checkpoint(
-        path=path, config=config, architecture=architecture, model=model, epoch=epoch, released=True
-    )
-
-
-# the options of a released file that are read here, where they are there
-OPTIONS = {
-    **dict.fromkeys(
-        (
-            'collection',
-            'data_type',
-            'model_type',
-            'text_pooling',
-            'video_pooling',
-            'visual_feature',
-            'img_encoder',
-            'img_encoder_name',
-            'disc_type',
-            'measure',
-            'cost_style',
-            'direction',
-        ),
-        (str, None),
-    ),
-    **dict.fromkeys(('text_num_attention', 'video_num_attention', 'batch_size'), (int, None)),
-    **dict.fromkeys(
-        (
-            'dropout',
-            'glr',
-            'margin',
-            'tri_alpha',
-            'dtl_beta',
-            'l1_gama',
-            'back_w',
-            'scale',
-            'learning_rate',
-            'grad_clip',
-            'sim_ratio',
-        ),
-        (float, None),
-    ),
-    **dict.fromkeys(('max_violation', 'text_norm', 'visual_norm'), (bool, int, None)),
-    'task': (int, str, None),
-    'layer_list': ([str], None),
-    'frozen': (str, bool, None),
-}
-
-# released name -> ours, the first pattern that matches; None: not used by the model
-_RENAMES = {
-    'text_encoder': [
-        (r'text_bert\.text_bert\.(pooler\..*|embeddings\.(position_ids|token_type_ids))', None),
-        (r'text_bert\.text_bert\.(.*)', r'bert.\1'),
-    ],
-    'visual_encoder': [
-        (r'encoder\.visual\.(.*)', r'clip.\1'),  # OpenAI's names, translated further below
-        (
-            r'encoder\.(transformer\..*|positional_embedding|text_projection|logit_scale|token_embedding\..*|ln_final\..*'
-            r'|input_resolution|context_length|vocab_size)',
-            None,
-        ),  # CLIP's text tower
-        (r'proj\.(.*)', r'linear.\1'),
-    ],
-    'visual_projection': [
-        (r'mapping\.fc1\.(.*)', r'linear.\1'),
-        (r'mapping\.bn_1\.(.*)', r'norm.\1'),
-    ],
-    'discriminator': [
-        (r'discriminator\.convolve\.0\.(.*)', r'entry.\1'),
-        (r'discriminator\.convolve\.(\d)\.(.*)', lambda m: f'blocks.{int(m[1]) - 1}.{m[2]}'),
-        (r'discriminator\.model\.(.*)', r'model.\1'),
-    ],
-}
-_RENAMES['text_projection'] = _RENAMES['visual_projection']
-_SEQUENCE_RENAMES = [  # what the text and the video encoder share
-    (r'input_proj_layer\.LayerNorm\.(.*)', r'input.norm.\1'),
-    (r'input_proj_layer\.net\.1\.(.*)', r'input.linear.\1'),
-    (r'pos_embed_layer\.position_embeddings\.(.*)', r'positions.embedding.\1'),
-    (r'pos_embed_layer\.LayerNorm\.(.*)', r'positions.norm.\1'),
-    (r'encoder_layer\.self\.(query|key|value)\.(.*)', r'block.\1.\2'),
-    (r'encoder_layer\.output\.dense\.(.*)', r'block.dense.\1'),
-    (r'encoder_layer\.output\.LayerNorm\.(.*)', r'block.norm.\1'),
-]
-_CLIP_RENAMES = [
-    (r'class_embedding', 'vision_model.embeddings.class_embedding'),
-    (r'positional_embedding', 'vision_model.embeddings.position_embedding.weight'),
-    (r'conv1\.weight', 'vision_model.embeddings.patch_embedding.weight'),
-    (r'ln_pre\.(.*)', r'vision_model.pre_layrnorm.\1'),  # (sic)
-    (r'ln_post\.(.*)', r'vision_model.post_layernorm.\1'),
-    (
-        r'transformer\.resblocks\.(\d+)\.ln_([12])\.(.*)',
-        r'vision_model.encoder.layers.\1.layer_norm\2.\3',
-    ),
-    (
-        r'transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(.*)',
-        r'vision_model.encoder.layers.\1.mlp.fc1.\2',
-    ),
-    (
-        r'transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(.*)',
-        r'vision_model.encoder.layers.\1.mlp.fc2.\2',
-    ),
-    (
-        r'transformer\.resblocks\.(\d+)\.attn\.out_proj\.(.*)',
-        r'vision_model.encoder.layers.\1.self_attn.out_proj.\2',
-    ),
-]
-
-
-def _rename(name, rules):
-    """The new name, None for a tensor that is not used; raises KeyError where no rule matches."""
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return replacement if replacement is None else re.sub(pattern, replacement, name)
-    raise KeyError(name)
-
-
-def _translate(part, name, tensor, path):
-    """Yield (our name inside the part, tensor) of one released tensor: none, one, or three for
-    CLIP's joint q, k, v."""
-    rules = _RENAMES[part] + (_SEQUENCE_RENAMES if part.endswith('encoder') else [])
-    try:
-        new_name = _rename(name, rules)
-        if new_name is None:
-            return
-        if not (part == 'visual_encoder' and new_name.startswith('clip.')):
-            yield new_name, tensor
-            return
-        inner = new_name.removeprefix('clip.')
-        joint = re.fullmatch(r'transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)', inner)
-        if joint:
-            for letter, piece in zip('qkv', tensor.chunk(3)):
-                yield (
-                    f'clip.vision_model.encoder.layers.{joint[1]}.self_attn.{letter}_proj.{joint[2]}',
-                    piece,
-                )
-        elif inner == 'proj':
-            # OpenAI multiplies from the right
-            yield 'clip.visual_projection.weight', tensor.T.contiguous()
-        else:
-            yield f'clip.{_rename(inner, _CLIP_RENAMES)}', tensor
-    except KeyError as error:
-        raise CheckpointError(
-            f'{path}: the {part} has a tensor {error} that no released layout known here has; '
-            'expected a video, pooled-feature or CLIP ViT model of one text and one video layer'
-        ) from None
-
-
-def _count(model, pattern):
-    """1 + the largest number that the pattern's group takes among the names, of which there are at
-    least as many."""
-    count = 1 + max(
-        (int(m[1][:9]) for m in (re.match(pattern, name) for name in model) if m), default=-1
-    )
-    if count > len(model):
-        raise KeyError(f'layer {count - 2}')  # one of those before the last
-    return count
-
-
-def _bert_architecture(model, heads):
-    word = model['text_encoder.bert.embeddings.word_embeddings.weight']
-    first = 'text_encoder.bert.encoder.layer.0.intermediate.dense.weight'
-    hidden = word.shape[1]
-    return {
-        'model_type': 'bert',
-        'vocab_size': word.shape[0],
-        'hidden_size': hidden,
-        'num_hidden_layers': _count(model, r'text_encoder\.bert\.encoder\.layer\.(\d+)\.'),
-        'num_attention_heads': heads or max(hidden // 64, 1),
-        'intermediate_size': model[first].shape[0],
-        'max_position_embeddings': model[
-            'text_encoder.bert.embeddings.position_embeddings.weight'
-        ].shape[0],
-        'type_vocab_size': model['text_encoder.bert.embeddings.token_type_embeddings.weight'].shape[
-            0
-        ],
-        'hidden_act': 'gelu',
-        'layer_norm_eps': 1e-12,
-    }
-
-
-def _clip_architecture(model):
-    prefix = 'visual_encoder.clip.vision_model.'
-    patch = model.get(f'{prefix}embeddings.patch_embedding.weight')
-    if patch is None:
-        return None
-    width, patch_size = patch.shape[0], patch.shape[-1]
-    grid = round((model[f'{prefix}embeddings.position_embedding.weight'].shape[0] - 1) ** 0.5)
-    return {
-        'hidden_size': width,
-        'patch_size': patch_size,
-        'image_size': grid * patch_size,
-        'num_hidden_layers': _count(model, re.escape(prefix) + r'encoder\.layers\.(\d+)\.'),
-        'num_attention_heads': max(width // 64, 1),
-        'intermediate_size': model[f'{prefix}encoder.layers.0.mlp.fc1.weight'].shape[0],
-        'projection_dim': model['visual_encoder.clip.visual_projection.weight'].shape[0],
-        'hidden_act': 'quick_gelu',
-        'layer_norm_eps': 1e-5,
-    }
-
-
-def _feature_dim(model):
-    """Width of the visual features that the encoder reads; 0 for CLIP."""
-    if 'visual_encoder.input.linear.weight' in model:
-        return model['visual_encoder.input.linear.weight'].shape[1]
-    is_clip = any(name.startswith('visual_encoder.clip.') for name in model)
-    return 0 if is_clip else model['visual_encoder.linear.weight'].shape[1]
-
-
-def _released_config(options, model, path):
-    """Our config tree for the options, a dict, that a released file was trained with."""
-
-    def option(name, default=None):
-        if name not in options and default is None:
-            raise CheckpointError(
-                f"{path}: its options ('opt') have no '{name}'; found: {', '.join(sorted(options))}"
-            )
-        return options.get(name, default)
-
-    for name, expected in (
-        ('measure', 'cosine'),
-        ('cost_style', 'sum'),
-        ('direction', 'all'),
-        ('text_norm', True),
-        ('visual_norm', True),
-    ):
-        if option(name, expected) != expected:
-            raise CheckpointError(
-                f'{path}: option {name}={option(name)!r}; only {expected!r} can be run here'
-            )
-    collection = option('collection')
-    base = {'msrvtt10kcn': 'msrvttcn'}.get(collection, collection)
-    if base not in [file.stem for file in CONFIG_FOLDER.glob('*.yaml')]:
-        raise CheckpointError(
-            f"{path}: it was trained on '{collection}', for which there is no configs/{base}.yaml: "
-            'add one that says where its captions and features lie'
-        )
-    tree = config_to_dict(load_config(CONFIG_FOLDER / f'{base}.yaml'))
-    poolings = {'mean': 'padded_mean', 'max': 'max'}
-
-    def pooling(name):
-        if option(name) not in poolings:
-            raise CheckpointError(
-                f'{path}: option {name}={option(name)!r}; known: {", ".join(poolings)}'
-            )
-        return poolings[option(name)]
-
-    language = re.search(r'enc2([a-z]+)', str(option('data_type', '')))
-    if language:
-        tree['data']['lang'] = language[1]
-    if base == 'multi30k':
-        tree['data']['task'] = option('task', 1)
-    tree['text'].update(
-        hidden=model['text_encoder.input.linear.weight'].shape[0],
-        heads=option('text_num_attention'),
-        qk_width=model['text_encoder.block.query.weight'].shape[0],
-        pooling=pooling('text_pooling'),
-        positions=model['text_encoder.positions.embedding.weight'].shape[0],
-        trained_layers=_trained_layers(options, model),
-    )
-    visual = tree['visual']
-    if option('model_type') == 'video':
-        visual.update(
-            kind='frames',
-            feature=option('visual_feature'),
-            heads=option('video_num_attention'),
-            hidden=model['visual_encoder.input.linear.weight'].shape[0],
-            qk_width=model['visual_encoder.block.query.weight'].shape[0],
-            positions=model['visual_encoder.positions.embedding.weight'].shape[0],
-            pooling=pooling('video_pooling'),
-        )
-        visual['max_frames'] = min(visual['max_frames'], visual['positions'])
-    elif any(name.startswith('visual_encoder.clip.') for name in model):
-        visual.update(kind='clip', hidden=model['visual_encoder.linear.weight'].shape[0])
-        known = {
-            'ViT-B/32': 'openai/clip-vit-base-patch32',
-            'ViT-B/16': 'openai/clip-vit-base-patch16',
-        }
-        visual['clip'] = known.get(option('img_encoder_name', ''), visual['clip'])
-    else:
-        visual.update(kind='pooled', feature=option('img_encoder'))
-    visual['feature_dim'] = _feature_dim(model)
-    tree['space'].update(
-        dim=model['text_projection.linear.weight'].shape[0], dropout=option('dropout')
-    )
-    tree['discriminator'].update(kind=option('disc_type'), lr=option('glr'))
-    tree['loss'].update(margin=option('margin'), hardest=bool(option('max_violation', True)))
-    tree['loss']['weights'].update(
-        triplet_tgt=option('tri_alpha'),
-        kd_sim=option('dtl_beta'),
-        kd_feat=option('l1_gama'),
-        triplet_back=option('back_w'),
-        adversarial=option('scale'),
-    )
-    tree['train'].update(
-        lr=option('learning_rate'),
-        grad_clip=option('grad_clip'),
-        val_weight=option('sim_ratio'),
-        batch_size=option('batch_size', tree['train']['batch_size']),
-    )
-    try:
-        return config_to_dict(config_from_dict(tree))
-    except ConfigError as error:
-        raise CheckpointError(
-            f'{path}: its options do not make a runnable config: {error}'
-        ) from None
-
-
-def _trained_layers(options, model):
-    layers = range(_count(model, r'text_encoder\.bert\.encoder\.layer\.(\d+)\.'))
-    listed = options.get('layer_list')
-    if listed is None or options.get('frozen', 'frozen') != 'frozen':
-        return list(layers)
-    return sorted(number for number in layers if f'layer.{number}' in listed)

@@ -22,6 +22,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # the ends of the names of whole numbers
 COUNTS = ('num_batches_tracked', 'position_ids', 'token_type_ids')
 AGAIN = 'copy or fetch it again'
+MOST_LAYERS, LARGEST_SIZE = 1000, 100_000  # of an architecture, whatever the weights are
 
 
 class CheckpointError(UserError):
@@ -299,3 +300,19 @@ def refuse_whole_numbers(model, where):
             raise CheckpointError(
                 f'{where}: the weight {shown(name)} is {value.dtype}; expected floats'
             )
+
+
+def refuse_absurd_sizes(architecture, numbers, path, name='architecture'):
+    """CheckpointError for a size that a model of so many `numbers` cannot have: nothing of that
+    size is to be made."""
+    for key, value in (
+        architecture.items() if isinstance(architecture, dict) else enumerate(architecture)
+    ):
+        if isinstance(value, dict | list):
+            refuse_absurd_sizes(value, numbers, path, f'{name}.{key}')
+        elif isinstance(value, int):
+            most = MOST_LAYERS if 'layers' in str(key) else max(numbers, LARGEST_SIZE)
+            if not -most <= value <= most:
+                raise CheckpointError(
+                    f"{path}: key '{name}.{key}' is {value:,}; its weights are {numbers:,} numbers"
+                )

@@ -1,17 +1,22 @@
-"""Where a collection's files lie: the config's file-name templates, filled in and looked up below
-ROOTPATH."""
+"""A collection on disk: where its files lie, its captions, its visual sources.
+
+File names are templates in the config, which are filled in and looked up below ROOTPATH.
+"""
 
 import itertools
 from pathlib import Path
 
+from basic.bigfile import BigFile
 from basic.caption import CaptionFile, join_captions, read_captions
 from basic.config import reads
 from basic.errors import DataError, listing
+from basic.features import FrameSource, PooledSource
+from basic.ids import read_ids
+from basic.images import ImageSource
 
 
-class CollectionFiles:
-    """The files of one collection below ROOTPATH: fills in the templates of `config.data`, reads
-    the captions.
+class Collection:
+    """The files of one collection, its captions and its visual sources.
 
     Args:
         config: basic.config.Config.
@@ -22,36 +27,27 @@ class CollectionFiles:
 
     def __init__(self, config, rootpath):
         self.config = config
-        root, spellings = Path(rootpath), [config.data.collection, *config.data.aliases]
-        if not root.is_dir():
-            raise DataError(
-                f'ROOTPATH {root} is not a folder; {root.parent} has: {listing(root.parent)}'
-            )
-        found = [name for name in spellings if (root / name).is_dir()] or _in_any_case(
-            root, spellings
-        )
-        if not found:
-            raise DataError(
-                f'ROOTPATH {root} has no folder {" or ".join(spellings)}; it has: {listing(root)}.'
-                ' ROOTPATH is the folder that holds the collections; data.collection names one of'
-                ' them'
-            )
-        self.folder = root / found[0]
-        self.spellings = list(dict.fromkeys([found[0], *spellings]))
+        name = _folder_name(Path(rootpath), [config.data.collection, *config.data.aliases])
+        self.folder = Path(rootpath) / name
+        # File names may spell the collection in another way than its folder does.
+        self.spellings = list(dict.fromkeys([name, config.data.collection, *config.data.aliases]))
+        self._frames = {}  # folder -> FrameSource, which all splits share
+        self._first = None  # the first source: features of the others must be as wide
+
+    # ------------------------------------------------------------------------- where files lie
 
     def paths(self, template, split):
         """Candidate paths of a file-name template, as `config.Data` explains it; {id} stays."""
-        data, name = self.config.data, self.config.visual.feature
+        data, feature = self.config.data, self.config.visual.feature
         pieces = template.split('{feature}')
-        # folder and file names may spell collection and feature differently
-        for c in self.spellings:
-            for names in itertools.product(
-                dict.fromkeys((name, name.replace('_', ''))), repeat=len(pieces) - 1
-            ):
+        # File names may spell the feature without underscores.
+        spellings = dict.fromkeys((feature, feature.replace('_', '')))
+        for collection in self.spellings:
+            for names in itertools.product(spellings, repeat=len(pieces) - 1):
                 text = ''.join(itertools.chain.from_iterable(zip(pieces, (*names, ''))))
                 yield self.folder / text.format(
-                    c=c,
-                    p=data.train_prefix.get(str(data.task), c),
+                    c=collection,
+                    p=data.train_prefix.get(str(data.task), collection),
                     lang=data.lang,
                     split=split,
                     t=data.suffix.get(f'{data.task}/{data.lang}', ''),
@@ -60,9 +56,8 @@ class CollectionFiles:
 
     def find(self, templates, split, what, option):
         """The first path that exists; DataError that lists all of them if none does."""
-        tried = list(
-            dict.fromkeys(path for template in templates for path in self.paths(template, split))
-        )
+        candidates = (path for template in templates for path in self.paths(template, split))
+        tried = list(dict.fromkeys(candidates))
         for path in tried:
             if path.exists():
                 return path
@@ -72,7 +67,46 @@ class CollectionFiles:
             f'{listing(folder)}. Put the file there, or set {option}'
         )
 
-    def roles(self, split, weights=None):
+    def caption_path(self, split, branch):
+        """The caption file of a branch (en, tgt, back)."""
+        return self.find(
+            [self._caption_template(split, branch)],
+            split,
+            f"captions (branch '{branch}')",
+            f'data.captions.{split}.{branch}, data.lang',
+        )
+
+    def visual_files(self, split):
+        """The paths that hold a split's visual items.
+
+        Returns:
+            dict: frames; or pooled and ids; or, for images, ids if there is a list.
+        """
+        data, kind = self.config.data, self.config.visual.kind
+        if kind == 'frames':
+            option = 'visual.feature, data.frames'
+            return {'frames': self.find([data.frames], split, 'frame features', option)}
+        found = {}
+        if data.ids[split]:
+            found['ids'] = self.find(list(data.ids[split]), split, 'id list', f'data.ids.{split}')
+        if kind == 'pooled':
+            templates, option = list(data.pooled[split]), f'visual.feature, data.pooled.{split}'
+            found['pooled'] = self.find(templates, split, 'image features', option)
+        return found
+
+    def check_files(self, splits):
+        """Raise DataError at the first caption, id or feature file that is missing; open none."""
+        for split in splits:
+            for branch in self.branches(split):
+                self.caption_path(split, branch)
+            self.visual_files(split)
+
+    def _caption_template(self, split, branch):
+        return 'TextData/' + getattr(getattr(self.config.data.captions, split), branch)
+
+    # ---------------------------------------------------------------------------------- captions
+
+    def branches(self, split, weights=None):
         """The caption branches that a split needs; the first one's captions give the order.
 
         Args:
@@ -80,100 +114,139 @@ class CollectionFiles:
             weights: shares w of the English branch that val or test is scored with; None: those
                 that a training validates with, or `eval.weights`.
         """
-        if split != 'train':
-            if weights is None:
-                config = self.config
-                weights = validation_weights(config) if split == 'val' else config.eval.weights
-            return scored_branches(weights)
-        needed = {'en', *reads(self.config.loss.weights)}
-        if self.config.train.back_as_en > 0:
-            needed.add('back')
-        return tuple(role for role in ('en', 'tgt', 'back') if role in needed)
+        if split == 'train':
+            needed = {'en', *reads(self.config.loss.weights)}
+            if self.config.train.back_as_en > 0:
+                needed.add('back')
+            return tuple(branch for branch in ('en', 'tgt', 'back') if branch in needed)
+        if weights is None:
+            config = self.config
+            weights = validation_weights(config) if split == 'val' else config.eval.weights
+        return scored_branches(weights)
 
     def branches_there(self, split):
         """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there."""
+
+        def is_there(branch):
+            template = self._caption_template(split, branch)
+            return any(path.exists() for path in self.paths(template, split))
+
         needed = scored_branches(self.config.eval.weights)
-        return tuple(
-            role
-            for role in ('en', 'tgt')
-            if role in needed
-            or any(path.exists() for path in self.paths(self._caption_template(split, role), split))
-        )
-
-    def _caption_template(self, split, role):
-        return 'TextData/' + getattr(getattr(self.config.data.captions, split), role)
-
-    def caption_path(self, split, role):
-        return self.find(
-            [self._caption_template(split, role)],
-            split,
-            f"captions (branch '{role}')",
-            f'data.captions.{split}.{role}, data.lang',
-        )
-
-    def check_files(self, splits):
-        """Raise DataError at the first caption file, id list or feature file that a split lacks;
-        opens none of them."""
-        for split in splits:
-            for role in self.roles(split):
-                self.caption_path(split, role)
-            self.visual_files(split)
-
-    def visual_files(self, split):
-        """dict of the paths that hold a split's visual items: frames, or pooled and ids, or ids (if
-        there is a list)."""
-        data, kind = self.config.data, self.config.visual.kind
-        if kind == 'frames':
-            return {
-                'frames': self.find(
-                    [data.frames], split, 'frame features', 'visual.feature, data.frames'
-                )
-            }
-        found = {}
-        if data.ids[split]:
-            found['ids'] = self.find(list(data.ids[split]), split, 'id list', f'data.ids.{split}')
-        if kind == 'pooled':
-            found['pooled'] = self.find(
-                list(data.pooled[split]),
-                split,
-                'image features',
-                f'visual.feature, data.pooled.{split}',
-            )
-        return found
+        return tuple(branch for branch in ('en', 'tgt') if branch in needed or is_there(branch))
 
     def captions(self, split, weights=None):
-        """dict role -> CaptionFile, all in the order and with the ids of the first; see `roles`."""
+        """The captions of each branch that a split needs, see `branches`.
+
+        Returns:
+            dict branch -> CaptionFile, all in the order and with the ids of the first.
+        """
         files = {
-            role: read_captions(self.caption_path(split, role))
-            for role in self.roles(split, weights)
+            branch: read_captions(self.caption_path(split, branch))
+            for branch in self.branches(split, weights)
         }
         first = next(iter(files.values()))
-        return {
-            role: CaptionFile(
-                file.path, first.ids, [file.texts[row] for row in join_captions(first, file)]
+        return {branch: _in_order_of(first, file) for branch, file in files.items()}
+
+    # ----------------------------------------------------------------------------- visual sources
+
+    def source(self, split, captions, image_size):
+        """The visual source of a split.
+
+        Args:
+            captions: CaptionFile, which names the images where there is no id list.
+            image_size: S, of images.
+        Raises:
+            DataError: features of another width than the config says, or than another split has.
+        """
+        source = self._open_source(split, captions, image_size)
+        wanted = self.config.visual.feature_dim
+        if source.dim and wanted not in (0, source.dim):
+            raise DataError(
+                f'visual.feature_dim={wanted}, but the features in {source.where} are'
+                f' {source.dim} wide; name the right visual.feature, or leave visual.feature_dim'
+                ' at 0'
             )
-            for role, file in files.items()
-        }
+        self._first = self._first or source
+        if source.dim != self._first.dim:
+            raise DataError(
+                f'{source.where} holds features {source.dim} wide, but {self._first.where} '
+                f'{self._first.dim}: the splits need one feature; fetch or extract both again'
+            )
+        return source
+
+    def feature_dim(self, split):
+        """Width of a split's features, from a look at their size; 0 for images."""
+        files = self.visual_files(split)
+        if 'frames' in files:
+            return BigFile(files['frames']).dim
+        if 'pooled' in files:
+            return PooledSource(files['pooled'], files['ids']).dim
+        return 0
+
+    def _open_source(self, split, captions, image_size):
+        visual, paths = self.config.visual, self.visual_files(split)
+        if visual.kind == 'frames':
+            folder = paths['frames']
+            if folder not in self._frames:
+                self._frames[folder] = FrameSource(folder, max_frames=visual.max_frames)
+            return self._frames[folder]
+        id_list = paths.get('ids')
+        if visual.kind == 'pooled':
+            return PooledSource(paths['pooled'], id_list)
+        return ImageSource(
+            self._image_template(split),
+            read_ids(id_list) if id_list else captions.visual_ids,
+            image_size=image_size,
+            where=id_list or captions.path,
+        )
+
+    def _image_template(self, split):
+        """The image files' template, {id} in it: the first whose folder exists, else the first."""
+        templates = [str(path) for path in self.paths(self.config.data.images, split)]
+        for template in templates:
+            if Path(template.partition('{id}')[0] + 'x').parent.is_dir():
+                return template
+        return templates[0]
+
+
+def _folder_name(root, spellings):
+    """The name of the collection's folder in ROOTPATH: of these spellings, or in another case."""
+    if not root.is_dir():
+        raise DataError(
+            f'ROOTPATH {root} is not a folder; {root.parent} has: {listing(root.parent)}'
+        )
+    exact = [name for name in spellings if (root / name).is_dir()]
+    found = exact or _in_any_case(root, spellings)
+    if not found:
+        raise DataError(
+            f'ROOTPATH {root} has no folder {" or ".join(spellings)}; it has: {listing(root)}.'
+            ' ROOTPATH is the folder that holds the collections; data.collection names one of'
+            ' them'
+        )
+    return found[0]
 
 
 def _in_any_case(root, spellings):
-    """The folders of `root` whose names are one of the spellings but for upper and lower case, in
-    order."""
+    """The folders of `root` named as one of the spellings, whatever the case; in their order."""
     wanted = [name.casefold() for name in spellings]
-    found = [
-        path.name for path in root.iterdir() if path.name.casefold() in wanted and path.is_dir()
-    ]
+    folders = [path.name for path in root.iterdir() if path.is_dir()]
+    found = [name for name in folders if name.casefold() in wanted]
     return sorted(found, key=lambda name: (wanted.index(name.casefold()), name))
 
 
+def _in_order_of(first, file):
+    """A CaptionFile in the order, and with the ids, of the first branch's."""
+    texts = [file.texts[row] for row in join_captions(first, file)]
+    return CaptionFile(file.path, first.ids, texts)
+
+
 def scored_branches(weights):
-    """The branches read by scores at these shares w of the English one: not en at 0, nor tgt at
-    1."""
+    """The branches that scores at these shares w read: not en at w = 0, not tgt at w = 1."""
     needed = {'en': any(w > 0 for w in weights), 'tgt': any(w < 1 for w in weights)}
-    return tuple(role for role, need in needed.items() if need)
+    return tuple(branch for branch, need in needed.items() if need)
 
 
 def validation_weights(config):
-    """The shares w of validation, falling: that which chooses the model, those to choose w from."""
+    """The shares w of validation, falling: that which selects the model, those to choose w from."""
     grid = config.eval.weight_grid or config.eval.weights
     return sorted({*map(float, grid), float(config.train.val_weight)}, reverse=True)

@@ -1,10 +1,14 @@
-"""How every command line ends: output that any terminal can show, signals, exit status, the reason
-in one line.
+"""What all command lines share: readable output, signals, one-line errors and exit statuses.
 
-Exit status: 0 done; 1 it ended without success, as the command's own help says; 2 something that
-the user can put right; 3 out of memory; 128 + the signal's number where a signal stopped it (130
-Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, which clusters send before the time is up; macOS
-counts SIGUSR1 otherwise), or, of several processes, killed one of them (137 SIGKILL).
+Exit statuses:
+
+    0      success
+    1      no success, as the command's help explains
+    2      a mistake of the user
+    3      out of memory
+    128+n  stopped by signal n, or one of several processes was killed by it: 130 Ctrl-C,
+           143 SIGTERM, 129 SIGHUP, 137 SIGKILL, 138 SIGUSR1 (which clusters send before the time
+           limit; another number on macOS)
 """
 
 import faulthandler
@@ -24,7 +28,7 @@ STOPPING = tuple(
     getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1') if hasattr(signal, name)
 )
 OUT_OF_MEMORY = 3
-TYPED = 'NRCCR_TYPED'  # the command as the user typed it, where a driver started this one
+TYPED = 'NRCCR_TYPED'  # the command that the user typed, if a do_*.sh script started this one
 NO_MEMORY = (
     "can't allocate memory",
     'not enough memory',
@@ -35,7 +39,7 @@ NO_MEMORY = (
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal other than Ctrl-C's asks the process to stop. `number`: the signal's."""
+    """A signal other than Ctrl-C stops the process; `number` is the signal's."""
 
     def __init__(self, number):
         super().__init__(signal.Signals(number).name)
@@ -55,27 +59,26 @@ class Killed(RuntimeError):
 
 
 def killed(who, number):
-    """The sentence that says so."""
+    """The message about a killed process."""
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f'signal {number}'
     likely = {
-        'SIGKILL': ', most often because memory ran out',
-        'SIGBUS': ', most often because a file that it had mapped was cut short',
+        'SIGKILL': ', probably because memory ran out',
+        'SIGBUS': ', probably because a memory-mapped file was truncated',
     }
     return f'{who} was killed ({name}){likely.get(name, "")}'
 
 
 def command(name):
-    """Decorator for a `main(argv=None)`: ends it as this module says, and returns the exit status.
+    """Decorator for a `main(argv=None)`, which handles errors and returns the exit status.
 
-    What a `main` knows beside the error (how to go on, which options help) it attaches by
-    `error.add_note`; each note is a line of its own. An error with a `status` of its own ends with
-    that.
+    A `main` can add advice to an error with `error.add_note`; each note is printed on its own
+    line. If an error has an attribute `status`, that is the exit status.
 
     Args:
-        name: as messages call the command, such as 'train.py'.
+        name: of the command in messages, such as 'train.py'.
     """
 
     def decorate(main):
@@ -86,12 +89,12 @@ def command(name):
             try:
                 with stopping_signals():
                     return main(argv) or 0
-            except BrokenPipeError:  # `... | head`: nobody reads any more
+            except BrokenPipeError:  # `... | head` has stopped reading
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
             except BaseException as error:
                 ending = describe(_interruption(error) or error)
-                if ending is None:  # a mistake of ours: the traceback is what helps
+                if ending is None:  # a bug of ours, which needs the traceback
                     raise
                 message, status = ending
                 if 'basic.logger' in sys.modules:
@@ -112,7 +115,7 @@ def command(name):
 
 
 def describe(error):
-    """(message, exit status) of an error that is no mistake of ours; None for one that is."""
+    """(message, exit status) of an error; None for a bug of ours."""
     if isinstance(error, Stopped):
         return f'stopped by {error}', 128 + error.number
     if isinstance(error, KeyboardInterrupt):
@@ -142,7 +145,7 @@ def _interruption(error):
 
 
 def is_out_of_memory(error):
-    """Whether an error says that memory, the machine's or a GPU's, did not suffice."""
+    """Whether an error means that memory ran out, on the machine or on a GPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == 'OutOfMemoryError'
@@ -153,7 +156,7 @@ def is_out_of_memory(error):
 
 @contextmanager
 def memory_advice(text):
-    """Add to an error that says that memory ran out, which options help."""
+    """Add advice to an error which means that memory ran out."""
     try:
         yield
     except Exception as error:
@@ -163,8 +166,7 @@ def memory_advice(text):
 
 
 def killed_worker(error):
-    """The number of the signal that killed a worker of torch's DataLoader; 0 if that is not what
-    happened."""
+    """The number of the signal that killed a worker of torch's DataLoader; 0 for other errors."""
     told = (
         re.search(r'DataLoader worker .*killed by signal: (\w+)', str(error))
         if isinstance(error, RuntimeError)
@@ -179,10 +181,10 @@ def killed_worker(error):
 
 @contextmanager
 def stopping_signals():
-    """Raise Stopped when one of STOPPING arrives, as Ctrl-C raises KeyboardInterrupt; in the main
-    thread only.
+    """Raise Stopped when a signal of STOPPING arrives, as Ctrl-C raises KeyboardInterrupt.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    This works only in the main thread. A signal that is ignored, such as SIGHUP under nohup, stays
+    ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -204,16 +206,17 @@ def stopping_signals():
 
 
 def typed(words, *more, without=()):
-    """The command that the user typed, with further words, to be pasted into a shell.
+    """The command that the user typed, with more words, quoted for a shell.
 
     Args:
-        words: the arguments of this command, used where no driver started it.
-        more: words to add; without: words to leave out.
+        words: the arguments of this command, for the case that no do_*.sh script started it.
+        more: words to add.
+        without: words to omit.
     """
     line = os.environ.get(TYPED)
     try:
         first = shlex.split(line) if line else [*_program(), *words]
-    except ValueError:  # not as a shell quotes it
+    except ValueError:  # not quoted for a shell
         first = [*_program(), *words]
     kept = [word for word in first if word not in without and word not in more]
     return shlex.join([*kept, *more])
@@ -230,11 +233,11 @@ def _program():
 
 @contextmanager
 def telling(what, *, plain=True):
-    """Tell on stderr what is being done meanwhile; in a terminal, count the seconds that it takes.
+    """Print on stderr what is being done; on a terminal, also count the seconds.
 
     Args:
         what: such as 'checking BERT'.
-        plain: tell it where stderr is no terminal, too.
+        plain: print it even if stderr is not a terminal.
     """
     if os.environ.get('RANK', '0') != '0':
         yield
@@ -262,32 +265,30 @@ def telling(what, *, plain=True):
     finally:
         done.set()
         thread.join()
-        show(end='\n')  # a progress bar may have wiped it out
+        show(end='\n')  # a progress bar may have overwritten the line
 
 
 def readable_output():
-    """Let output in an encoding that lacks a character show its escape, instead of ending the
-    program."""
+    """Print characters that the output's encoding lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
 
 def show_crashes():
-    """Let a crash in native code (SIGSEGV; SIGBUS, of a mapped file that was cut short) show where
-    it came from."""
+    """Print a traceback at a crash in native code: SIGSEGV, or SIGBUS for a truncated map."""
     if not faulthandler.is_enabled():
-        with suppress(OSError, ValueError, AttributeError):  # no stderr, or none of the system's
+        with suppress(OSError, ValueError, AttributeError):  # stderr is missing or not a real file
             faulthandler.enable()
 
 
 def _has_the_word(interrupted):
-    """Whether this process says why it ends: of several, one does."""
+    """Whether this process prints the error; of several processes, one does."""
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         from basic import distributed
 
         if interrupted and not distributed.is_main():
-            return False  # all of them are
+            return False  # all processes are interrupted, and process 0 says so
         distributed.after_process_0()
     return True
 

@@ -22,7 +22,7 @@ from datetime import timedelta
 from itertools import chain, zip_longest
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.distributed import ReduceOp
 
 from basic.command import TYPED, Killed, typed
@@ -268,10 +268,15 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.own], None
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; backward, each process's use of the sum counts, so the gradients are
-    summed too."""
+def sum_over_processes(x):
+    """The sum of every process's x, as a new tensor.
 
+    Backward, each process's use of the sum counts, so the gradients are summed too.
+    """
+    return _Sum.apply(x)
+
+
+class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         x = x.clone()
@@ -294,24 +299,6 @@ def shared(parameter):
     return (
         parameter if size() == 1 else parameter.detach() + (parameter - parameter.detach()) / size()
     )
-
-
-class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """Batch norm of (rows, E) over the rows of all processes; alone it is PyTorch's."""
-
-    def forward(self, x):
-        if size() == 1 or not self.training:
-            return super().forward(x)
-        ones = x.new_ones(len(x), 1)
-        totals = _Sum.apply(torch.cat([x, ones], dim=1).sum(dim=0))  # (E + 1,)
-        rows, mean = totals[-1].detach(), totals[:-1] / totals[-1].detach()
-        # around the global mean, so as to be exact
-        variance = _Sum.apply((x - mean).square().sum(dim=0)) / rows
-        with torch.no_grad():  # as PyTorch's: unbiased for the record
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
-            self.num_batches_tracked += 1
-        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 def sum_gradients(parameters, bucket_mib=64):

@@ -1,4 +1,4 @@
-"""The errors that say: the user's data are wrong; and helpers for their messages."""
+"""The errors that say: the user's data or options are wrong; and helpers for their messages."""
 
 from pathlib import Path
 
@@ -12,6 +12,11 @@ class UserError(ValueError):
     def __init__(self, message=''):
         text = str(message)
         super().__init__(text if len(text) < 3000 else f'{text[:2000]} ... {text[-500:]}')
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run: the message names the key, what was found and what is
+    valid."""
 
 
 class DataError(UserError):

@@ -1,5 +1,4 @@
-"""Features of visual items on disk: of frames, in a BigFile folder, or one an image, in a .npy
-file.
+"""Features on disk: of frames, in a BigFile folder, or one per image, in a .npy file.
 
 N items, F frames, D width.
 """
@@ -17,13 +16,12 @@ from basic.ids import read_ids
 
 
 class FeatureSource:
-    """What features on disk have in common: they are mapped, never copied to whoever reads, and
-    checked when read."""
+    """The base class of features on disk, which are memory-mapped and checked when read."""
 
-    in_processes = False  # copying rows takes so little that threads do it
+    in_processes = False  # threads suffice to copy rows
 
     def __init__(self, ids, features, file):
-        # features: (rows, D), mapped from file
+        # features: (rows, D), memory-mapped from `file`
         self.ids, self.features, self.file = ids, features, Path(file)
         self.dim = features.shape[1]
         self._row = {name: row for row, name in enumerate(ids)}
@@ -31,41 +29,39 @@ class FeatureSource:
         self._opened = _state(self.file)
 
     def check_unchanged(self, *, size_alone=False):
-        """DataError if the file of the features is not as it was when it was mapped.
+        """Raise DataError if the file has changed since it was mapped.
 
-        Reading a map beyond the end of a file that was cut since kills the process (SIGBUS), or
-        gives zeros.
+        Reading a map beyond the end of a truncated file kills the process (SIGBUS) or gives zeros.
 
         Args:
-            size_alone: look at its size only, as before each batch; else also at when it was
-                written to, and whether another file is in its place.
+            size_alone: check only the size, as before each batch; otherwise also the time of the
+                last change and the inode.
         """
         now = _state(self.file)
         if now[0] != self._opened[0]:
             size = (
-                'it is gone'
+                'it no longer exists'
                 if now[0] is None
                 else f'{self._opened[0]:,} bytes before, {now[0]:,} now'
             )
             raise DataError(
-                f'{self.file} was changed while it was in use ({size}): put the file back as it was'
+                f'{self.file} was changed while it was in use ({size}): restore the file'
             )
         if not size_alone and now != self._opened:
             raise DataError(
-                f'{self.file} was written to, or replaced, while it was in use: what '
-                'was read since may be of either; put the file back as it was'
+                f'{self.file} was changed or replaced while it was in use, and may have been read '
+                'in both states: restore the file'
             )
 
     def __contains__(self, name):
         return name in self._row
 
     def _check(self, numbers, items):
-        """DataError if an item, (..., D) of the visual item `number`, holds NaN or infinity; each
-        is looked at once."""
+        """Raise DataError if an item (..., D) has NaN or infinity; each item is checked once."""
         bad = []
         for place in np.flatnonzero(~self._sound[numbers]):
             with np.errstate(invalid='ignore', over='ignore'):
-                # cheaper than to look at each number
+                # The sum is a cheap first test.
                 suspicious = not np.isfinite(items[place].sum(dtype=np.float32))
             if suspicious and not np.isfinite(items[place]).all():
                 bad.append(self.ids[numbers[place]])
@@ -87,14 +83,14 @@ class FrameSource(FeatureSource):
     Attributes:
         counts: (videos,) int64, frames of each video before cutting.
     Raises:
-        DataError: the folder's files are wrong, or name frames that are not there.
+        DataError: the folder's files are wrong, or frames are missing.
     """
 
     def __init__(self, folder, *, max_frames):
         self.where, self.max_frames, self._file = folder, max_frames, BigFile(folder)
         ids, self.counts, self._rows = self._file.read_videos()
         self._starts = np.cumsum(self.counts) - self.counts
-        # Usually a video's rows follow one another, and are copied as one piece.
+        # Usually a video's rows are contiguous, and are copied as one slice.
         jumps = np.cumsum(np.diff(self._rows, prepend=self._rows[:1]) != 1)
         self._in_one_piece = jumps[self._starts] == jumps[self._starts + self.counts - 1]
         super().__init__(ids, self._file.map(), self._file.path)
@@ -119,7 +115,7 @@ class FrameSource(FeatureSource):
             rows = self._rows[self._starts[video] : self._starts[video] + count]
             if self._in_one_piece[video]:
                 out[:count] = self.features[rows[0] : rows[0] + count]
-            else:  # mode: the rows are known to exist, and without it `take` copies twice
+            else:  # the rows exist; mode='clip' only saves `take` a second copy
                 np.take(self.features, rows, axis=0, out=out[:count], mode='clip')
             out[count:] = 0
             items.append(out[:count])
@@ -128,13 +124,13 @@ class FrameSource(FeatureSource):
 
 
 class PooledSource(FeatureSource):
-    """One feature an image, in a .npy file: batch(ids) -> (N, D), None.
+    """One feature per image, in a .npy file: batch(ids) -> (N, D), None.
 
     Args:
         path: .npy of (rows, D) floats.
-        ids_path: id list, row i of the .npy belonging to line i.
+        ids_path: id list; row i of the .npy belongs to line i.
     Raises:
-        DataError: not such files, or of different lengths.
+        DataError: other files, or files of different lengths.
     """
 
     def __init__(self, path, ids_path):
@@ -143,8 +139,7 @@ class PooledSource(FeatureSource):
         if len(self.features) != len(self.ids):
             raise DataError(
                 f'{path} has {len(self.features):,} rows, but {ids_path} {len(self.ids):,} ids; row'
-                ' i of the first belongs to line i of the second: fetch or extract both for the'
-                ' same images'
+                ' i belongs to line i: download or extract both for the same images'
             )
 
     def _map(self):
@@ -154,8 +149,7 @@ class PooledSource(FeatureSource):
             raise DataError(f'{self.where} is not a .npy file of numbers: {error}') from None
         if not isinstance(array, np.ndarray):
             raise DataError(
-                f'{self.where} is an .npz archive under another name: save its one array with'
-                ' np.save'
+                f'{self.where} is an .npz archive, expected .npy: save its array with np.save'
             )
         if array.ndim != 2 or array.dtype.kind != 'f' or not array.shape[1]:
             raise DataError(
@@ -177,7 +171,7 @@ class PooledSource(FeatureSource):
 
 
 def _state(path):
-    """(size, time of the last change, number) of a file; Nones if it is not there."""
+    """(size, time of the last change, inode) of a file; Nones if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:

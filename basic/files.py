@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: atomic writes, replaced folders, locks."""
+"""Atomic writes, atomic replacement of folders, and locks."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-# What a write may find wrong with a disk.
+# The errors of a full or broken disk.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -23,17 +23,17 @@ class Locked(ValueError):
 
 
 def write_atomically(path, content):
-    """Write a file that is always whole: the old one or the new one.
+    """Write a file atomically: at any time, the whole old or the whole new file is there.
 
     Args:
-        path: file to write; a symbolic link is replaced, what it points to is left alone.
-        content: text, bytes, or a function that writes into the open binary file that it is given.
+        path: file to write. A symbolic link is replaced; its target does not change.
+        content: text, bytes, or a function that writes to the open binary file it is given.
     Raises:
-        OSError: it cannot be written, a full disk included; what was there is unchanged.
+        OSError: the file cannot be written, for example to a full disk. The old file is unchanged.
     """
     path = Path(path)
     temporary = _temporary(path)
-    # O_EXCL: the file is new, so no link is followed; its mode is that of any new file.
+    # O_EXCL makes a new file, so no link is followed. The mode is that of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, 'wb') as file:
@@ -49,11 +49,11 @@ def write_atomically(path, content):
 
 
 def disk_error(error):
-    """The OSError of a full or broken disk behind an error that a library raised, or None.
+    """The OSError of a full or broken disk that caused an error of a library, or None.
 
-    torch.save raises a RuntimeError while it closes the file that could not be written, with the
-    OSError as its context; the libraries in Rust (tokenizers, safetensors) raise errors of their
-    own that end in '(os error 28)'; NumPy tells how many bytes were written.
+    torch.save raises a RuntimeError, whose context is the OSError. The libraries in Rust
+    (tokenizers, safetensors) raise their own errors, which end in '(os error 28)'. NumPy's message
+    has the number of bytes written.
     """
     told = re.search(r'\(os error (\d+)\)', str(error))
     if told and int(told[1]) in NO_SPACE:
@@ -68,12 +68,12 @@ def disk_error(error):
 
 
 def replace_folder(folder, fill):
-    """Let fill(new folder) make a folder, then put it in the place of the old one.
+    """Fill a new folder with `fill`, then replace the old folder with it.
 
-    If anything fails, Ctrl-C included, the old folder is there as before. A process killed between
-    the two renames leaves the old folder beside, as `.<name>.<random>.old`, and the next call
-    removes such leftovers: this is for folders that can be made again, never for what a user has
-    made. Two processes must not call it for one folder at a time (see `locked`).
+    If anything fails, Ctrl-C included, the old folder stays. A process that is killed between the
+    two renames leaves the old folder as `.<name>.<random>.old`, and the next call removes it. So
+    this is only for folders that can be made again, never for those of a user. Two processes must
+    not call it for the same folder at a time (see `locked`).
 
     Args:
         folder: Path; its parent exists.
@@ -95,10 +95,10 @@ def replace_folder(folder, fill):
 
 @contextmanager
 def temporary_folder(path):
-    """A new folder `.<name>.<random>.tmp` beside `path`, removed in the end; killed calls' are
-    removed first.
+    """A new folder `.<name>.<random>.tmp` beside `path`, which is removed at the end.
 
-    Two processes must not call it for one path at a time (see `locked`).
+    Those of killed processes are removed first. Two processes must not call it for the same path
+    at a time (see `locked`).
     """
     path = Path(path)
     remove_leftovers(path)
@@ -111,9 +111,9 @@ def temporary_folder(path):
 
 
 def remove_leftovers(path):
-    """Remove what killed calls of this module's functions for `path` left beside it.
+    """Remove the temporary files that killed processes have left beside `path`.
 
-    No other process may be writing `path` meanwhile.
+    No other process may write to `path` at the same time.
     """
     path = Path(path)
     own = re.compile(rf'\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)')
@@ -131,7 +131,7 @@ def _is_there(path):
 
 
 def remove(path):
-    """Remove a file, a folder with all that it holds, or a symbolic link, if it is there."""
+    """Remove a file, a folder with its content, or a symbolic link, if it exists."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -182,7 +182,7 @@ def locked(path, *, wait=False, waiting=None):
 
 
 def holder_of(path):
-    """Who holds a lock, as text; None if nobody does. Makes and changes nothing."""
+    """The process that holds a lock, as text; None if nobody does. Writes nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, 'O_NOFOLLOW', 0))
     except OSError:
@@ -197,15 +197,15 @@ def holder_of(path):
 
 
 def symbolic_link(path):
-    """The OSError for a symbolic link where a file of ours is to be written."""
-    return OSError(f'{path} is a symbolic link, and would be written through: delete it')
+    """The OSError for a symbolic link in the place of a file that we write."""
+    return OSError(f'{path} is a symbolic link; expected a regular file: delete the link')
 
 
 def open_no_link(path, flags):
-    """os.open for a file that is made if need be; OSError where a symbolic link is in its place.
+    """os.open of a file, which is created if it does not exist; OSError for a symbolic link.
 
     Args:
-        flags: such as os.O_WRONLY | os.O_APPEND. The file is never emptied.
+        flags: such as os.O_WRONLY | os.O_APPEND. The file is not truncated.
     """
     try:
         return os.open(path, flags | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
@@ -216,7 +216,7 @@ def open_no_link(path, flags):
 
 
 def _sign(path):
-    """Write into the lock file who holds it; others only read it, and may find it half-written."""
+    """Write this process into the lock file; others only read it, perhaps when half-written."""
     with suppress(OSError), open(open_no_link(path, os.O_WRONLY), 'w') as file:
         file.truncate(0)
         json.dump({'process': os.getpid(), 'machine': socket.gethostname()}, file)

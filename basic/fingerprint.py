@@ -41,7 +41,7 @@ def _of_pairs(dataset):
     return {
         'captions': len(dataset),
         'visual items': len(dataset.visual_ids),
-        'ids': _hash(dataset.visual_ids, dataset.owner),
+        'ids': _hash(dataset.visual_ids, dataset.visual_of),
         **_of_tokens(dataset.tokens),
         'features': _of_source(dataset.source, dataset.visual_ids),
     }
@@ -51,7 +51,7 @@ def _of_eval_set(split):
     return {
         'captions': len(split.caption_ids),
         'visual items': len(split.visual_ids),
-        'ids': _hash(split.caption_ids, split.visual_ids, split.owner),
+        'ids': _hash(split.caption_ids, split.visual_ids, split.visual_of),
         **_of_tokens(split.captions.dataset.tokens),
         'features': _of_source(split.visuals.dataset.source, split.visual_ids),
     }
@@ -59,7 +59,8 @@ def _of_eval_set(split):
 
 def _of_tokens(tokens):
     return {
-        f'captions of {role}': _hash(packed.ids, packed.offsets) for role, packed in tokens.items()
+        f'captions of {branch}': _hash(packed.ids, packed.offsets)
+        for branch, packed in tokens.items()
     }
 
 

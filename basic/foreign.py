@@ -1,13 +1,12 @@
-"""Files that others have written, or that a crash has cut: read as plain data, in bounded time and
-memory.
+"""Read files from outside, which may be damaged: only as plain data, with bounded time and memory.
 
-What a file must hold is said once, as a *form*, where it is read:
+The expected content of a file is given as a *form*:
 
-    int, float (any finite number), str, bool, dict, list    a value of this kind
-    (form, form)            one of several; None in it: the value may be None, or its key missing
-    [form]                  a list of such values
-    {'key': form}           a dict with these keys; it may have others
-    {str: form}             a dict of any text keys, with such values
+    int, float (finite), str, bool, dict, list    a value of this type
+    (form, form)     one of several; None among them: the value may be None, or its key missing
+    [form]           a list of such values
+    {'key': form}    a dict with these keys; it may have others
+    {str: form}      a dict with any text keys and such values
 """
 
 import json
@@ -24,10 +23,10 @@ import yaml
 
 from basic.errors import DataError
 
-LARGEST = 2**63  # of a whole number: far above any count or size, and quick to print
-DEEPEST, MOST = 30, 20_000  # levels and values of a config
-YAML_SIZE = 2**18  # bytes of a config file; ours have some hundreds
-MAY_INFLATE = 2**26  # bytes that any .npz may unpack to; a larger one to 100 times its size
+LARGEST = 2**63  # limit of integers: far above any count or size, and fast to print
+DEEPEST, MOST = 30, 20_000  # most levels and values of a config
+YAML_SIZE = 2**18  # most bytes of a config file; ours have some hundreds
+MAY_INFLATE = 2**26  # bytes that any .npz may unpack to; larger files: to 100 times their size
 
 KINDS = {
     int: 'a whole number',
@@ -38,7 +37,7 @@ KINDS = {
     list: 'a list',
     None: 'nothing',
 }
-# what the readers of json, yaml, zip and npy raise for damaged files, beside OSError
+# What the readers of JSON, YAML, zip and npy raise for damaged files, apart from OSError.
 DAMAGE = (
     ValueError,
     KeyError,
@@ -63,15 +62,15 @@ DAMAGE = (
 
 
 def expect(value, form, where, error=DataError):
-    """The value, if it has the form.
+    """Return the value if it has the form.
 
     Args:
         value: anything that a reader of JSON, YAML or checkpoints returns.
-        form: see this module.
-        where: what the message begins with: the file.
+        form: see the module's docstring.
+        where: the file, for the message.
         error: the class to raise.
     Raises:
-        error: names the key, what was found and what was expected.
+        error: the value has another form; names the key, what was found and what was expected.
     """
     found = _misfit(value, form, '')
     if found:
@@ -121,7 +120,7 @@ def _misfit(value, form, key):
 
 
 def _nearest(value, forms, key):
-    """Of several forms, the one for this kind of value says what is wrong inside it."""
+    """The misfit within the one of several forms that has the value's type."""
     for form in forms:
         if isinstance(value, type(form)) and isinstance(form, dict | list):
             return _misfit(value, form, key)
@@ -147,7 +146,7 @@ def _name(form):
 
 
 def shown(value):
-    """A foreign value for a message: short, and without looking into what may be huge."""
+    """A value from outside, as short text for a message; large objects are not searched."""
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else value[:57] + '...')
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGEST:
@@ -163,7 +162,7 @@ def plain_tree(value, where, error=DataError):
     """A copy of nested dicts with text keys, lists, text, numbers, true, false and None.
 
     Raises:
-        error: it holds anything else, or more than a config can: too deep, too many, a list inside
+        error: the value has anything else, is too deep or too large for a config, or contains
             itself.
     """
     left = [MOST]
@@ -180,7 +179,7 @@ def plain_tree(value, where, error=DataError):
             for name in value:
                 if not isinstance(name, str):
                     raise error(
-                        f'{where}: the key {shown(name)}{f" in {key}" if key else ""} is no text: '
+                        f'{where}: the key {shown(name)}{f" in {key}" if key else ""} is not text: '
                         'put it in quotes'
                     )
             return {
@@ -191,9 +190,7 @@ def plain_tree(value, where, error=DataError):
             return [copy(item, f'{key}[{i}]', depth + 1) for i, item in enumerate(value)]
         if isinstance(value, str):
             if not value.isascii() and not _is_unicode(value):
-                raise error(
-                    f"{where}: key '{key}' holds bytes that are not UTF-8: {shown(value)!a}"
-                )
+                raise error(f"{where}: key '{key}' has bytes that are not UTF-8: {shown(value)!a}")
             return value
         if value is not None and type(value) not in (bool, int, float):
             raise error(
@@ -219,8 +216,7 @@ def _is_unicode(text):
 
 
 def refuse_special(path, error=DataError):
-    """Raise `error` if there is something at `path` that is no file: a folder, or a pipe, which
-    would wait for ever."""
+    """Raise `error` if `path` is a folder, or a pipe, from which reading would never end."""
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind):
         raise error(
@@ -231,8 +227,7 @@ def refuse_special(path, error=DataError):
 
 
 def read_text(path, error=DataError):
-    """A UTF-8 file's text, without a byte-order mark; raises `error`, or OSError if it cannot be
-    read."""
+    """The text of a UTF-8 file, without a byte-order mark; raises `error` or OSError."""
     refuse_special(path, error)
     try:
         return Path(path).read_bytes().decode('utf-8').removeprefix('\ufeff')
@@ -241,17 +236,17 @@ def read_text(path, error=DataError):
 
 
 def read_json(path, form, error=DataError):
-    """The content of a JSON file of this form; raises `error` if it has another, or OSError."""
+    """The content of a JSON file with this form; raises `error` or OSError."""
     return parse_json(read_text(path, error), form, path, error)
 
 
 def parse_json(text, form, where, error=DataError):
-    """The value of JSON text of this form; raises `error`."""
+    """The value of JSON text with this form; raises `error`."""
     try:
         value = json.loads(text)
     except RecursionError:
-        raise error(f'{where}: lists inside lists too deep to be read') from None
-    except ValueError as reason:  # not JSON, or a number of thousands of digits
+        raise error(f'{where}: too many nested lists') from None
+    except ValueError as reason:  # not JSON, or a number with thousands of digits
         raise error(f'{where}: not JSON ({_one_line(reason)}): {shown(text)}') from None
     if '\\ud' in text.lower() and not _is_text(value):
         raise error(
@@ -261,7 +256,7 @@ def parse_json(text, form, where, error=DataError):
 
 
 def _is_text(value):
-    """Whether all text in a value that came from JSON can be written again."""
+    """Whether all text in a value from JSON can be encoded as UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode('utf-8')
     except UnicodeEncodeError:
@@ -270,7 +265,7 @@ def _is_text(value):
 
 
 def is_json(text):
-    """Whether text can be read as JSON at all."""
+    """Whether text is valid JSON."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -279,12 +274,14 @@ def is_json(text):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as configs have it: a key given twice is an error, 1e-4 is a number, 2024-01-02 is text;
-    and bounded."""
+    """A YAML loader for configs, of bounded size.
+
+    A duplicate key is an error, 1e-4 is a number, and 2024-01-02 is text.
+    """
 
     def __init__(self, text):
         super().__init__(text)
-        # of each node, in values, aliases counted as what they stand for
+        # Number of values of each node; an alias counts as its target.
         self.sizes, self.depth = {}, 0
 
     def compose_node(self, parent, index):
@@ -298,7 +295,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(node, yaml.MappingNode):
                 _refuse_doubles(key for key, _ in parts)
                 parts = [part for pair in parts for part in pair]
-            # What is still being composed has no size yet: it holds an alias of itself.
+            # A node without a size is still being composed: it contains an alias of itself.
             self.sizes[id(node)] = 1 + sum(self.sizes.get(id(part), MOST) for part in parts)
         if max(len(self.sizes), self.sizes[id(node)]) > MOST:
             raise ValueError('too many values, or aliases, to be a config')
@@ -306,8 +303,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _refuse_doubles(keys):
-    """ValueError if a mapping of YAML has a key twice, of which its reader would keep the last
-    without a word."""
+    """Raise ValueError for a duplicate key, of which PyYAML would silently keep the last."""
     seen = set()
     for key in keys:
         if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(':merge'):
@@ -338,7 +334,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text):
-    """The value of YAML text, as plain data; ValueError says in one line why it is none."""
+    """The value of YAML text, as plain data; raises ValueError with a one-line reason."""
     try:
         return _Loader(text).get_single_data()
     except DAMAGE as reason:
@@ -351,7 +347,7 @@ def _one_line(reason):
 
 
 def read_yaml(path, error=DataError):
-    """The keys and values of a YAML file, an empty one having none; raises `error`, or OSError."""
+    """The keys and values of a YAML file, {} for an empty one; raises `error` or OSError."""
     text = read_text(path, error) if os.path.getsize(path) <= YAML_SIZE else None
     if text is None:
         raise error(f'{path} is too large to be a config: {os.path.getsize(path):,} bytes')
@@ -365,16 +361,17 @@ def read_yaml(path, error=DataError):
 
 
 def read_npz(path, shapes, error=DataError):
-    """Arrays of an .npz file, which is looked at before any of it is unpacked.
+    """Arrays of an .npz file, whose sizes are checked before unpacking.
 
     Args:
         path: the file.
-        shapes: dict name -> (shape, kinds): the shape that the array must have, and the letters of
-            numpy's `dtype.kind` that are accepted; a length of None fits any.
+        shapes: dict name -> (shape, kinds): the expected shape, in which None fits any length,
+            and the accepted letters of numpy's `dtype.kind`.
     Returns:
         dict name -> array.
     Raises:
-        error: not such a file, or arrays of other shapes; OSError if it cannot be read.
+        error: not an .npz file, or other arrays.
+        OSError: the file cannot be read.
     """
     refuse_special(path, error)
     try:

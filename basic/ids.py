@@ -1,8 +1,8 @@
-"""Ids of visual items, in one form everywhere, and the text files that hold them.
+"""Ids of visual items, in one form everywhere, and the text files that have them.
 
-In captions, id lists and features an id is a file's name less a final .jpg or .mp4, and holds no
-white space. Everything else counts: another ending, another case, another Unicode form is another
-id. Where an id is not there, `did_you_mean` names one that is.
+In captions, id lists and features, an id is a file name without a final .jpg or .mp4 and without
+white space. Everything else counts: names with another ending, case or Unicode form are different
+ids. If an id is missing, `did_you_mean` suggests a similar one.
 """
 
 import codecs
@@ -16,27 +16,27 @@ from basic.errors import DataError, first_five
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 ENDINGS = (*IMAGE_ENDINGS, '.mp4', '.avi', '.webm', '.mkv', '.mov', '.flv', '.npy')
-# before UTF-16's, their start
+# Byte order marks. UTF-32's come first, because they begin with UTF-16's.
 MARKS = {
     codecs.BOM_UTF32_LE: 'UTF-32',
     codecs.BOM_UTF32_BE: 'UTF-32',
     codecs.BOM_UTF16_LE: 'UTF-16',
     codecs.BOM_UTF16_BE: 'UTF-16',
 }
-JOINERS = '\u200c\u200d'  # invisible, but part of words in Persian and Indian scripts
+JOINERS = '\u200c\u200d'  # invisible, but part of words in Persian and Indic scripts
 
 
 def visual_id(name):
-    """A visual item's id: its name less a final .jpg or .mp4."""
+    """A visual item's id: its name without a final .jpg or .mp4."""
     return name[:-4] if name.endswith(('.jpg', '.mp4')) else name
 
 
 def read_ids(path):
-    """The ids of an id list: one a line, less a final .jpg or .mp4.
+    """The ids of an id list: one per line, without a final .jpg or .mp4.
 
     Raises:
-        DataError: an empty file or line, white space in an id, bytes that are not UTF-8, or an id
-            twice.
+        DataError: an empty file or line, white space in an id, bytes that are not UTF-8, or a
+            duplicate id.
     """
     ids = []
     for number, line in lines_of(read_bytes(path).rstrip()):
@@ -48,25 +48,24 @@ def read_ids(path):
                 'example with iconv -f THEIRS -t utf-8'
             ) from None
         if not ids[-1]:
-            raise DataError(f'{path}:{number}: an empty line; expected one id a line')
+            raise DataError(f'{path}:{number}: an empty line; expected one id per line')
         if any(map(str.isspace, ids[-1])):
             raise DataError(
-                f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id a '
-                'line, without any'
+                f'{path}:{number}: white space in {ids[-1][:60]!r}; expected one id per line, '
+                'without white space'
             )
     if len(set(ids)) != len(ids):
         again = repeated(ids)
         line = ids.index(again[0], ids.index(again[0]) + 1) + 1
         raise DataError(
-            f'{path}:{line}: ids that stand more than once: {first_five(again)}; remove '
-            'the repeated lines, and their rows from the features'
+            f'{path}:{line}: duplicate ids: {first_five(again)}; remove the repeated lines, and '
+            'their rows from the features'
         )
     return ids
 
 
 def repeated(ids):
-    """The ids that stand more than once in a list, each once, in order of their second
-    appearance."""
+    """The duplicate ids of a list, each once, in the order of their second occurrence."""
     seen, again = set(), {}
     for name in ids:
         if name in seen:
@@ -79,15 +78,15 @@ def repeated(ids):
 
 
 def read_bytes(path):
-    """The bytes of a text file, without the byte order mark that some editors begin it with.
+    """The bytes of a text file, without the byte order mark that some editors write.
 
     Raises:
-        DataError: the file is UTF-16 or UTF-32, whose bytes mean nothing as UTF-8.
+        DataError: the file is UTF-16 or UTF-32.
     """
     data = Path(path).read_bytes()
     found = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
     if found is None and b'\0' in data[:1000]:
-        found = 'UTF-16 without its mark, or no text'
+        found = 'UTF-16 without a byte order mark, or not text'
     if found:
         raise DataError(
             f'{path}: the file is {found}; expected UTF-8: convert it, for example '
@@ -97,31 +96,30 @@ def read_bytes(path):
 
 
 def lines_of(data):
-    r"""Yield (number, line) of a text file's bytes, without the lines' ends.
+    r"""Yield (number, line) of a text file's bytes, without line endings.
 
-    A line ends at \n or \r\n; in a file without any \n at \r. The bytes are split, not text: text
-    methods would also split at U+2028 and others inside a caption.
+    A line ends with \n or \r\n, or in a file without \n with \r. Bytes are split instead of text,
+    because str.splitlines also splits at U+2028 and others, which may occur in a caption.
     """
     for number, line in enumerate(data.split(b'\n' if b'\n' in data else b'\r'), start=1):
         yield number, line.removesuffix(b'\r')
 
 
 def hidden(name):
-    """The first character of an id that cannot be seen, such as a zero-width space, or None."""
+    """The first invisible character of an id, such as a zero-width space, or None."""
     return next((c for c in name if not c.isprintable() and c not in JOINERS), None)
 
 
-# -------------------------------------------------------------------------------- the nearest there
+# ---------------------------------------------------------------------------------- the nearest id
 
 
 def did_you_mean(missing, known, *, sample=2000):
-    """For a message after the ids that are not there: which is there instead; '' where none is
-    near.
+    """A suggestion for a message about missing ids; '' if no known id is similar.
 
     Args:
         missing: list of ids.
-        known: the ids that are there.
-        sample: how many are looked at: of `missing`, and of `known` letter by letter.
+        known: the ids that exist.
+        sample: how many ids of `missing`, and of `known` in the slow comparison, are tried.
     Returns:
         str, such as " (did you mean 'v0' for 'v0.avi'? They differ in ending)"
     """
@@ -135,7 +133,7 @@ def did_you_mean(missing, known, *, sample=2000):
     some = list(alike)[:sample]
     numbers = [_number(alike[letters]) for letters in some]
     for name in missing[:5]:
-        # Of ids that are numbered, the neighbours are no guess: the last number must be the same.
+        # Numbered ids are all similar: suggest only one with the same last number.
         of_this = [letters for letters, number in zip(some, numbers) if number == _number(name)]
         near = difflib.get_close_matches(_letters(name), of_this, n=1)
         if near:
@@ -156,7 +154,7 @@ def _question(found, name):
 
 
 def _letters(name):
-    """An id's letters and digits, without folder, ending, case and Unicode form."""
+    """An id's letters and digits, regardless of folder, ending, case and Unicode form."""
     return ''.join(filter(str.isalnum, _stem(name))) or name
 
 

@@ -1,6 +1,6 @@
-"""Raw images as CLIP's image tower reads them.
+"""Raw images, preprocessed for CLIP.
 
-N images, S side of an image.
+N images, S height and width of an image.
 """
 
 import hashlib
@@ -17,18 +17,17 @@ from basic.ids import IMAGE_ENDINGS, did_you_mean
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-PREPROCESSING = 2  # count it up when ImageSource.load changes: caches are then made anew
+PREPROCESSING = 2  # increment when ImageSource.load changes, to make caches stale
 
 
 class ImageSource:
-    """Raw images through CLIP's preprocessing but its normalisation: batch(ids) -> (N, 3, S, S)
-    uint8, None.
+    """Raw images, resized and cropped for CLIP: batch(ids) -> (N, 3, S, S) uint8, None.
 
-    A byte a number is a quarter of what the normalised pixels would take on their way to the model,
-    which normalises them (model.ClipEncoder).
+    They are not normalised: uint8 takes a quarter of the memory of float32, and the model
+    normalises them (model.ClipEncoder).
 
-    An image lies where the template says, or else beside that, under the same name with another
-    ending of an image's, such as .JPG, .jpeg or .png, or under the id itself if it has one.
+    If the template's file does not exist, an image is searched in the same folder: with the same
+    name and another ending, such as .JPG, .jpeg or .png, or with the id itself as its name.
 
     Args:
         template: path, with {id} for the image's id.
@@ -38,11 +37,11 @@ class ImageSource:
     """
 
     dim = 0
-    in_processes = True  # decoding holds Python's lock too often for threads beside the training
+    in_processes = True  # decoding holds Python's global lock too often for threads
 
     def __init__(self, template, ids, *, image_size, where):
         runtime.declare_missing_torchvision_ops()
-        from torchvision import transforms  # only images need torchvision
+        from torchvision import transforms  # imported here, because only images need it
 
         self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
         self.image_size, self._listed = image_size, {}
@@ -58,10 +57,10 @@ class ImageSource:
         return name in self._known
 
     def path(self, name):
-        """Where an image lies, or should lie.
+        """The path of an image, or the template's path if there is no image.
 
         Raises:
-            DataError: it is not where the template says, and two images beside that could be meant.
+            DataError: the template's file does not exist, and two other images could be meant.
         """
         path = Path(self.template.replace('{id}', name))
         if path.suffix.lower() not in IMAGE_ENDINGS or path.exists():
@@ -73,12 +72,12 @@ class ImageSource:
         if len(found) > 1:
             names = ' and '.join(sorted(other.name for other in found))
             raise DataError(
-                f'no image {path}, but {names} beside it: remove those that are not meant'
+                f'no image {path}, but {names} in the same folder: remove the wrong ones'
             )
         return found.pop() if found else path
 
     def _others(self, folder):
-        """The images of a folder: dict of name without its ending -> list of names; read once."""
+        """The images of a folder, listed once: dict name without ending -> list of names."""
         if folder not in self._listed:
             self._listed[folder] = {}
             for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
@@ -102,8 +101,7 @@ class ImageSource:
         ).permute(2, 0, 1)
 
     def read(self, name, function):
-        """function(PIL image) of one image in 8 bits; DataError if it is missing or cannot be
-        used."""
+        """function(PIL image) of one image in 8 bits; DataError if it is missing or unusable."""
         path = self.path(name)
         try:
             with Image.open(path) as image:
@@ -112,15 +110,15 @@ class ImageSource:
             raise DataError(f'{path}: {error}') from None
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise all kinds of errors at damaged files
+        except Exception as error:  # decoders raise many kinds of errors for damaged files
             raise DataError(
-                f'{path}: cannot be read as an image ({error}); fetch it again'
+                f'{path}: cannot be read as an image ({error}); download it again'
             ) from None
 
     def absent(self, ids):
-        """Those of the ids whose image does not exist."""
-        # One listing a folder: a look at each of 100,000 files takes minutes on a network disk.
-        self._listed = {}  # they may have been put there since
+        """The ids whose image does not exist."""
+        # One listing per folder: to check 100,000 files takes minutes on a network file system.
+        self._listed = {}  # images may have been added since
         there, absent = {}, []
         for name in ids:
             path = Path(self.template.replace('{id}', name))
@@ -132,11 +130,11 @@ class ImageSource:
         return absent
 
     def missing(self, ids):
-        """The paths of those images that do not exist."""
+        """The paths of the images that do not exist."""
         return [self.path(name) for name in self.absent(ids)]
 
     def near(self, absent):
-        """For a message: an image that is there for one that is not; see `did_you_mean`."""
+        """A suggestion for a message about missing images; see `did_you_mean`."""
         folder = self.path(absent[0]).parent
         return did_you_mean(
             [self.path(name).name for name in absent],
@@ -144,8 +142,7 @@ class ImageSource:
         )
 
     def fingerprint(self, ids):
-        """What the pixels of these images are made from, as plain data: it changes if a file
-        does."""
+        """What the pixels of these images depend on, as plain data: it changes if a file does."""
         files = hashlib.sha256()
         for name in ids:
             stat = self.path(name).stat()
@@ -158,56 +155,54 @@ class ImageSource:
 
 
 class Unclear(ValueError):
-    """An image of which nobody knows what is white, or that shows nothing."""
+    """An image whose white level is unknown, or that is fully transparent."""
 
 
 def eight_bits(image):
-    """A PIL image in 8 bits a colour, its white being white; RGB, L and CMYK without transparency
-    as they are.
+    """Convert a PIL image to 8 bits per channel; RGB, L and CMYK without transparency stay.
 
-    Of an animation it is the first picture. As released, a camera's note (EXIF) that the picture
-    lies on its side is not obeyed.
+    Of an animation, the first frame is used. As released, an EXIF rotation is ignored.
 
     Args:
-        image: PIL image of any mode. What is transparent is shown over white, or over black where
-            nothing would be seen on white.
+        image: PIL image of any mode. Transparent parts become white, or black if the image would
+            then be all white.
     Raises:
-        Unclear: numbers of 32 bits, whose white is unknown; 16 bits that would be all but black;
-            nothing to see.
+        Unclear: pixels of 32 bits, whose white level is unknown; of 16 bits that would be almost
+            black; or a fully transparent image.
     """
     if image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG':
         return _from_16_bits(image)
     if image.mode in ('I', 'F'):
         raise Unclear(
-            f'its pixels are numbers of 32 bits (mode {image.mode}), of which one cannot '
-            'tell what is white; convert it to 8 bits a colour'
+            f'its pixels have 32 bits (mode {image.mode}), so its white level is unknown; convert '
+            'it to 8 bits per channel'
         )
     if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
         return _opaque(image.convert('RGBA'))
-    if image.mode in ('1', 'P'):  # their pixels could not be mixed in resizing
+    if image.mode in ('1', 'P'):  # such pixels cannot be interpolated
         return image.convert('L' if image.mode == '1' else 'RGB')
     return image
 
 
 def _from_16_bits(image):
-    """A grey image of 16 bits, 65,535 being white, in 8 bits."""
+    """Convert a grey image of 16 bits (65,535 is white) to 8 bits."""
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or 0 < high < 4096 or high > 65535:
         raise Unclear(
-            f'its grey values of 16 bits go from {low} to {high}, where 65535 is white: '
-            'they seem to be of another depth; convert it to 8 bits'
+            f'its grey values of 16 bits go from {low} to {high}, but white is 65535: they seem '
+            'to have another depth; convert it to 8 bits'
         )
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _opaque(image):
-    """An RGBA image as RGB."""
+    """Convert an RGBA image to RGB."""
     alpha = image.getchannel('A')
     if alpha.getextrema() == (255, 255):
         return image.convert('RGB')
     if alpha.getextrema()[1] == 0:
-        raise Unclear('it is transparent everywhere: there is nothing to see; fetch it again')
+        raise Unclear('it is fully transparent; download it again')
     for ground in ('white', 'black'):
         shown = Image.new('RGB', image.size, ground)
         shown.paste(image, mask=alpha)
@@ -217,11 +212,10 @@ def _opaque(image):
 
 
 class StoredImages:
-    """Images kept on disk as pixels or embeddings: batch(ids) -> (N, 3, S, S) uint8 or (N, P)
-    float32, None.
+    """Cached images: batch(ids) -> (N, 3, S, S) uint8 pixels or (N, P) float32 embeddings, None.
 
     Args:
-        path: .npy of a row an image.
+        path: .npy with one row per image.
         ids: the rows' images.
         where: the file that the ids come from, for messages.
         images: ImageSource that they were made from.
@@ -243,24 +237,24 @@ class StoredImages:
 
 
 def absent_images(source, visual_ids):
-    """Those of the ids whose image does not exist; features have no images."""
+    """The ids whose image does not exist; [] for features."""
     return source.absent(visual_ids) if isinstance(source, ImageSource) else []
 
 
 def check_images(source, visual_ids):
-    """Raise DataError if images of these ids do not exist; features have no images."""
+    """Raise DataError if images of these ids do not exist; features are not checked."""
     absent = absent_images(source, visual_ids)
     if absent:
         paths = [source.path(name) for name in absent]
         raise DataError(
-            f'{len(absent):,} of the {len(visual_ids):,} images that {source.where} names do not'
-            f' exist: {first_five(paths)}{source.near(absent)}; put them there, set data.images to'
-            ' where they are, or leave them and their captions out with data.missing=skip'
+            f'{len(absent):,} of the {len(visual_ids):,} images in {source.where} do not exist:'
+            f' {first_five(paths)}{source.near(absent)}; add them, set data.images to their path,'
+            ' or skip them and their captions with data.missing=skip'
         )
 
 
 def tower_fingerprint(clip):
-    """What an image's embedding is made from beside its pixels, as plain data.
+    """What an image's embedding depends on in addition to its pixels, as plain data.
 
     Args:
         clip: transformers' CLIPVisionModelWithProjection.
@@ -269,6 +263,6 @@ def tower_fingerprint(clip):
     for name, tensor in sorted(clip.state_dict().items()):
         weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-    # in no weight's shape
+    # What the shapes of the weights do not show.
     unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
     return {'weights': weights.hexdigest(), **{key: getattr(clip.config, key) for key in unseen}}

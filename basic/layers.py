@@ -1,4 +1,5 @@
-"""Layers that the text and the video encoder share (METHOD: text encoder, steps 3 to 5).
+"""Layers that the text and the video encoder share (METHOD: text encoder, steps 3 to 5), and the
+batch norm of their projections.
 
 N items, L positions, D width in, H hidden width. Masks are (N, L), 1 on real positions and 0 on
 padding.
@@ -9,6 +10,8 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from basic.distributed import size, sum_over_processes
 
 # added where the query or the key is padding; finite, as released: see attention_mask
 PADDING_SCORE = -10000.0
@@ -142,3 +145,21 @@ def pool(x, mask, kind):
     if kind == 'max':
         return x.masked_fill(mask == 0, torch.finfo(x.dtype).min).amax(dim=1)
     raise ValueError(f"unknown pooling '{kind}': expected padded_mean, mean or max")
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm of (rows, E) over the rows of all processes; alone it is PyTorch's."""
+
+    def forward(self, x):
+        if size() == 1 or not self.training:
+            return super().forward(x)
+        ones = x.new_ones(len(x), 1)
+        totals = sum_over_processes(torch.cat([x, ones], dim=1).sum(dim=0))  # (E + 1,)
+        rows, mean = totals[-1].detach(), totals[:-1] / totals[-1].detach()
+        # around the global mean, so as to be exact
+        variance = sum_over_processes((x - mean).square().sum(dim=0)) / rows
+        with torch.no_grad():  # as PyTorch's: unbiased for the record
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from basic import distributed
 from basic.board import STEP, add_code, add_scalars, attempt, open_board
-from basic.config import flatten
 from basic.files import write_atomically
+from basic.merge import flatten
 from basic.run_folder import CONFIG, LOG, TENSORBOARD, read_log
 
 POINTS = 200  # of an epoch's steps in TensorBoard

@@ -15,7 +15,7 @@ RECALLS = (1, 5, 10)
 TIES = {'pessimistic': (torch.Tensor.ge_,), 'mean': (torch.Tensor.gt_, torch.Tensor.ge_)}
 
 
-def retrieval_metrics(scores, owner, ties='pessimistic'):
+def retrieval_metrics(scores, visual_of, ties='pessimistic'):
     """Both directions of caption-visual retrieval.
 
     Tie rule: the k-th right item of a query, in order of score, has
@@ -28,7 +28,7 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
 
     Args:
         scores: (Q, V) tensor or array of any floating type; compared as they are, never rounded.
-        owner: (Q,) integers, the index of the visual item that caption j belongs to.
+        visual_of: (Q,) integers, the index of the visual item that caption j belongs to.
         ties: `pessimistic` or `mean`.
     Returns:
         dict: `t2v` (captions search visual items) and `v2t` (visual items search captions; those
@@ -36,8 +36,8 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
             R@10 (per cent), MedR, MeanR (ranks) and mAP (0 to 1); and `SumR`, the six recalls
             added.
     Raises:
-        ValueError: NaN or infinite scores, no captions, shapes or owners that do not fit, unknown
-            tie rule.
+        ValueError: NaN or infinite scores, no captions, shapes that do not fit, a caption whose
+            visual item there is not, unknown tie rule.
     """
     scores = torch.as_tensor(scores).detach()
     if not scores.is_floating_point():
@@ -45,19 +45,18 @@ def retrieval_metrics(scores, owner, ties='pessimistic'):
     if scores.ndim != 2:
         raise ValueError(f'expected scores (Q, V); found {tuple(scores.shape)}')
     captions, visuals = (slice(0, n) for n in scores.shape)
-    truth = GroundTruth(owner, *scores.shape, device=scores.device)
+    truth = GroundTruth(visual_of, *scores.shape, device=scores.device)
     comparisons = comparisons_of(ties)
     refuse_broken(count_broken(scores), scores.numel())
-    # exact, and float32 can also hold the counts
-    scores = scores if scores.itemsize >= 4 else scores.float()
+    if scores.itemsize < 4:
+        scores = scores.float()  # exact, and float32 can also hold the counts
     at_once = tile_size(scores.device)
-    wrong = WrongCount(
-        truth, scores.gather(1, truth.owner[:, None]).squeeze(1), comparisons, at_once
-    )
+    matched = scores.gather(1, truth.visual_of[:, None]).squeeze(1)  # (Q,)
+    wrong = WrongCount(truth, matched, comparisons, at_once)
     with cpu_threads(1):
         for some in tiles(visuals, len(scores), at_once):
-            block = scores[:, some].T.clone(memory_format=torch.contiguous_format)
-            block[truth.pairs(captions, some)] = torch.nan
+            block = scores[:, some].T.clone(memory_format=torch.contiguous_format)  # (some, Q)
+            block[truth.pairs(captions, some)] = torch.nan  # right pairs: never counted
             wrong.add(block, captions, some)
     return wrong.metrics()
 
@@ -86,8 +85,7 @@ def refuse_broken(broken, total):
 
 
 def tile_size(device):
-    """How many scores to work on at once: on a CPU few enough for its cache, else enough to fill
-    the device."""
+    """How many scores to work on at once: few enough for a CPU's cache, enough to fill a GPU."""
     return 2**18 if device.type == 'cpu' else 2**24
 
 
@@ -108,43 +106,43 @@ def cpu_threads(number):
 
 
 def tiles(visuals, captions, size):
-    """Cut a slice of visual items so that the scores of one part with `captions` captions are about
-    `size`."""
+    """Cut a slice of visual items into parts of about `size` scores with `captions` captions."""
     rows = max(1, size // captions)
-    return [
-        slice(start, min(start + rows, visuals.stop))
-        for start in range(visuals.start, visuals.stop, rows)
-    ]
+    starts = range(visuals.start, visuals.stop, rows)
+    return [slice(start, min(start + rows, visuals.stop)) for start in starts]
 
 
 class GroundTruth:
     """Which caption belongs to which visual item.
 
     Args:
-        owner: (Q,) integers, in any order.
+        visual_of: (Q,) integers, the visual item of each caption, in any order.
         captions, visuals: Q and V.
         device: where the scores are.
+    Attributes:
+        visual_of: (Q,) int64, on the device.
+        captions: (V,) int64, how many captions each visual item has; ends: their running sum.
     Raises:
-        ValueError: owners that do not fit.
+        ValueError: a caption whose visual item there is not.
     """
 
-    def __init__(self, owner, captions, visuals, *, device):
-        owner = torch.as_tensor(owner)
-        if owner.shape != (captions,) or 0 in (captions, visuals):
+    def __init__(self, visual_of, captions, visuals, *, device):
+        visual_of = torch.as_tensor(visual_of)
+        if visual_of.shape != (captions,) or 0 in (captions, visuals):
             raise ValueError(
-                f'expected scores (Q, V) and owner (Q,), neither empty; found ({captions},'
-                f' {visuals}) and {tuple(owner.shape)}'
+                f'expected scores (Q, V) and visual_of (Q,), neither empty; found ({captions},'
+                f' {visuals}) and {tuple(visual_of.shape)}'
             )
-        if owner.is_floating_point() or owner.min() < 0 or owner.max() >= visuals:
+        low, high = visual_of.min(), visual_of.max()
+        if visual_of.is_floating_point() or low < 0 or high >= visuals:
             raise ValueError(
-                f'expected owner to index the {visuals} visual items; found {owner.dtype} from '
-                f'{owner.min()} to {owner.max()}'
+                f'expected visual_of to index the {visuals} visual items; found {visual_of.dtype}'
+                f' from {low} to {high}'
             )
-        self.owner = owner.to(device, torch.int64)
-        # (V,) how many captions each has
-        self.captions = torch.bincount(self.owner, minlength=visuals)
+        self.visual_of = visual_of.to(device, torch.int64)
+        self.captions = torch.bincount(self.visual_of, minlength=visuals)
         self.ends = self.captions.cumsum(0)
-        self._order = torch.argsort(self.owner, stable=True)
+        self._order = torch.argsort(self.visual_of, stable=True)
         self._bounds = [0, *self.ends.tolist()]
 
     def captions_of(self, visuals):
@@ -152,16 +150,14 @@ class GroundTruth:
         return self._order[self._bounds[visuals.start] : self._bounds[visuals.stop]]
 
     def pairs(self, captions, visuals):
-        """Rows and columns of the right pairs in the block of these visual items (rows) and
-        captions (columns)."""
-        row = self.owner[captions] - visuals.start
+        """(rows, columns) of the right pairs in a block, of which visual items are the rows."""
+        row = self.visual_of[captions] - visuals.start
         column = ((row >= 0) & (row < visuals.stop - visuals.start)).nonzero().squeeze(1)
         return row[column], column
 
 
 class WrongCount:
-    """How many wrong items stand before each right one, in both directions; adds up over blocks of
-    scores.
+    """How many wrong items stand before each right one, in both directions; adds up over blocks.
 
     A caption j and its visual item v have the score `matched[j]`. Wrong before v, when j searches,
     are other visual items that score at least that with j; wrong before j, when v searches, are
@@ -177,12 +173,8 @@ class WrongCount:
     """
 
     def __init__(self, truth, matched, comparisons, at_once):
-        self.truth, self.matched, self.comparisons, self.at_once = (
-            truth,
-            matched,
-            comparisons,
-            at_once,
-        )
+        self.truth, self.matched = truth, matched
+        self.comparisons, self.at_once = comparisons, at_once
         # t2v, v2t
         self.totals = torch.zeros(2, len(matched), dtype=torch.int32, device=matched.device)
 
@@ -194,25 +186,26 @@ class WrongCount:
                 those are before nothing.
             captions, visuals: slices, which B captions and C visual items these are.
         """
-        t2v, v2t = self.totals
-        own = self.matched[captions]
-        # each compares its own with its visual item's other scores
-        searching = self.truth.captions_of(visuals)
+        t2v, v2t = self.totals  # (Q,) each
+        own = self.matched[captions]  # (B,)
+        searching = self.truth.captions_of(visuals)  # those that the block's visual items look for
         for compare in self.comparisons:
             t2v[captions] += compare(scores.clone(), own).sum(0).int()
+            # Each of them is compared with its visual item's scores with the block's captions.
             for some in searching.split(max(1, self.at_once // len(own))):
-                others = scores.index_select(0, self.truth.owner[some] - visuals.start)  # (some, B)
+                rows = self.truth.visual_of[some] - visuals.start
+                others = scores.index_select(0, rows)  # (some, B)
                 v2t[some] += compare(others, self.matched[some, None]).sum(1).int()
 
     @cpu_threads(1)
     def metrics(self):
         """The dict that `retrieval_metrics` returns, once every pair has been counted."""
-        owner, captions = self.truth.owner, self.truth.captions
+        visual_of, captions = self.truth.visual_of, self.truth.captions
         t2v_rank, v2t_rank, place = self._all_ranks()
         first = place == 1  # one caption of every visual item that has any
-        precision = torch.zeros(len(captions), dtype=torch.float64, device=owner.device)
-        precision.index_add_(0, owner, place / v2t_rank)
-        average_precision = precision[owner[first]] / captions[owner[first]]
+        precision = torch.zeros(len(captions), dtype=torch.float64, device=visual_of.device)
+        precision.index_add_(0, visual_of, place / v2t_rank)  # (V,)
+        average_precision = precision[visual_of[first]] / captions[visual_of[first]]
         t2v, v2t = _summary(t2v_rank, 1 / t2v_rank), _summary(v2t_rank[first], average_precision)
         return {'t2v': t2v, 'v2t': v2t, 'SumR': recall_sum(t2v) + recall_sum(v2t)}
 
@@ -227,27 +220,28 @@ class WrongCount:
         """
         t2v_rank, v2t_rank, place = self._all_ranks()
         best = torch.empty(len(self.truth.captions), dtype=torch.float64, device=t2v_rank.device)
-        best[self.truth.owner[place == 1]] = v2t_rank[place == 1]
+        best[self.truth.visual_of[place == 1]] = v2t_rank[place == 1]
         return t2v_rank, best[self.truth.captions > 0]
 
     def _all_ranks(self):
-        """(Q,) each: the rank of caption j's visual item, the rank of j for its item, j's place
-        among its item's."""
+        """Of each caption j: its visual item's rank, its own rank for that item, its place.
+
+        The place is that among the item's captions, see `_place_among_own`.
+        """
         t2v, v2t = self.totals.double() / len(self.comparisons)
         place = self._place_among_own()  # the k of the tie rule
         return 1 + t2v, place + v2t, place
 
     def _place_among_own(self):
-        """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, and so
-        on."""
-        owner, ends, captions = self.truth.owner, self.truth.ends, self.truth.captions
+        """(Q,) int64: 1 for the best-scored caption of each visual item, 2 for the next, ..."""
+        visual_of = self.truth.visual_of
         order = torch.argsort(self.matched, descending=True, stable=True)
-        # by visual item, then by falling score
-        order = order[torch.argsort(owner[order], stable=True)]
-        place = torch.empty_like(owner)
-        place[order] = (
-            torch.arange(1, len(owner) + 1, device=owner.device) - (ends - captions)[owner[order]]
-        )
+        # By visual item, and those of one item by falling score.
+        order = order[torch.argsort(visual_of[order], stable=True)]
+        starts = self.truth.ends - self.truth.captions  # (V,) where each item's captions begin
+        places = torch.arange(1, len(visual_of) + 1, device=visual_of.device)
+        place = torch.empty_like(visual_of)
+        place[order] = places - starts[visual_of[order]]
         return place
 
 

@@ -20,7 +20,8 @@ import yaml
 
 from basic import files
 from basic.checkpoint import BEST, LAST, NEXT_BEST, CheckpointError, load_checkpoint
-from basic.config import ConfigError, config_changes, config_from_dict, config_to_dict
+from basic.config import config_changes, config_from_dict, config_to_dict, keys_with
+from basic.errors import ConfigError
 from basic.files import locked, remove, write_atomically
 from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 
@@ -39,18 +40,7 @@ RECORD = {
     'speed': ({'train_seconds': float, 'val_seconds': float}, None),
 }
 # Options that may differ between a run and its continuation: a smaller micro-batch, say.
-MAY_DIFFER = (
-    'train.epochs',
-    'train.workers',
-    'train.patience',
-    'train.keep_last',
-    'compute.compile',
-    'compute.attention',
-    'compute.micro_batch',
-    'compute.checkpointing',
-    'compute.image_cache',
-    'compute.score_memory',
-)
+MAY_DIFFER = keys_with('speed', 'rounding', 'length')
 LOCK = '.lock'
 REPLACED = '.replaced'  # the whole older run
 REPLACING = '.replacing'  # a part of it, the rest still being in the folder

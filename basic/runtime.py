@@ -158,27 +158,6 @@ def keep_logs_tidy():
         enable_progress_bars()
 
 
-def phase(name):
-    """Context manager that marks a part of a training step (`forward`, `backward`, ...) for whoever
-    listens."""
-    return _listener(name) if _listener else nullcontext()
-
-
-@contextmanager
-def listen_to_phases(listener):
-    """Let `listener(name)`, a context manager, wrap every `phase` meanwhile; for
-    `util.benchmark`."""
-    global _listener
-    before, _listener = _listener, listener
-    try:
-        yield
-    finally:
-        _listener = before
-
-
-_listener = None
-
-
 def seed_everything(seed):
     """Seed Python's, NumPy's and torch's (CPU and GPU) generators."""
     random.seed(seed)

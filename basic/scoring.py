@@ -1,18 +1,21 @@
 """Scoring a split from its embeddings, without ever holding the full score matrix.
 
-A caption is two vectors, one a text branch (`en`, `tgt`); its score with a visual item mixes the
+A caption is two vectors, one per text branch (`en`, `tgt`). Its score with a visual item mixes the
 two cosines, each min-max normalised over the branch's whole matrix:
 
-    score(w) = w * (en - low_en) / (high_en - low_en) + (1 - w) * (tgt - low_tgt) / (high_tgt -
-    low_tgt)
+    score(w) =    w    * (en  - low_en)  / (high_en  - low_en)
+             + (1 - w) * (tgt - low_tgt) / (high_tgt - low_tgt)
 
-`fuse` computes that for matrices that are there. `Scoring` does for any size, in two passes over
-blocks of captions and visual items: the first finds each branch's lowest and highest cosine, and
-every caption's cosines with its own visual item; the second mixes the cosines of every block at
-each weight w and counts what stands before what (`basic.metric.WrongCount`). The second pass takes
-the cosines that the first one has kept, where they fit into the memory that it may use, else
-computes them again. All that grows with the number of captions are some integers and floats for
-each. Several processes share the captions' blocks and add up.
+`fuse` computes that for matrices that are there. `scored` does for any size, in two passes over
+blocks of captions and visual items:
+
+1. find each branch's lowest and highest cosine, and every caption's cosines with its own item;
+2. mix the cosines of every block at each weight w, and count the wrong items that stand before the
+   right ones (`basic.metric.WrongCount`).
+
+The second pass takes the cosines that the first one has kept, if they fit into the memory that it
+may use, and computes them again otherwise. All that grows with the number of captions are some
+integers and floats for each. Several processes share the blocks of captions and add up.
 
 Q captions, V visual items, E common space; B captions and C visual items of a block.
 """
@@ -24,20 +27,11 @@ import torch
 from torch.nn import functional as F
 
 from basic.distributed import rank, reduce_, share, size
-from basic.metric import (
-    GroundTruth,
-    WrongCount,
-    comparisons_of,
-    count_broken,
-    cpu_threads,
-    refuse_broken,
-    tile_size,
-    tiles,
-)
+from basic.metric import GroundTruth, WrongCount, comparisons_of, count_broken, cpu_threads
+from basic.metric import refuse_broken, tile_size, tiles
 from basic.runtime import matrix_precision
 
-# captions, and visual items, of a block at most: with more, matrix products are not faster
-_BLOCK = 4096
+_BLOCK = 4096  # captions, and visual items, of a block: with more, products are not faster
 
 
 def similarity(captions, visual):
@@ -74,109 +68,92 @@ def fuse(en, tgt, weight):
     return mix(normalise(en), normalise(tgt), weight)
 
 
-def score(
-    visual, en, tgt, owner, weights, *, ties='pessimistic', memory=1024, device=None, progress=None
+def scored(
+    visual,
+    en,
+    tgt,
+    visual_of,
+    weights,
+    *,
+    ties='pessimistic',
+    memory=1024,
+    device=None,
+    progress=None,
+    blocks=None,
 ):
-    """The metrics of every weight, as `retrieval_metrics(fuse(en, tgt, w), owner, ties)` would give
-    them.
+    """Score a split: the one way to its metrics and ranks at several weights.
 
-    Where torch.distributed is initialised, every process must call this, with the same arguments,
-    and gets the same.
+    They are what `retrieval_metrics(fuse(en, tgt, w), visual_of, ties)` would give. Where
+    torch.distributed is initialised, every process must call this, with the same arguments, and
+    gets the same.
 
     Args:
         visual: (V, E) embeddings: a tensor of any floating type, or an array, which may be a
             memory-mapped .npy (`np.load(file, mmap_mode='r')`): that is read block by block, and
             none of it stays.
         en, tgt: (Q, E) each, likewise.
-        owner: (Q,) integers, the index of the visual item that caption j belongs to.
+        visual_of: (Q,) integers, the index of the visual item that caption j belongs to.
         weights: shares w of the English branch.
         ties: `pessimistic` or `mean`.
         memory: MiB for blocks of embeddings and scores. Less is slower, not different.
         device: where to compute; None: where `visual` is.
         progress: called with (blocks done, of how many in both passes) after each block.
+        blocks: score only so many blocks of captions, to time them; None: all.
     Returns:
-        list of a dict for each weight, see `basic.metric.retrieval_metrics`.
+        Scoring, for its `metrics` and `ranks`.
     Raises:
         ValueError: see `basic.metric.retrieval_metrics`.
     """
-    return scored(
-        visual, en, tgt, owner, weights, ties=ties, memory=memory, device=device, progress=progress
-    ).metrics()
-
-
-def scored(*args, **options):
-    """A `Scoring` after both passes, for its `metrics` and `ranks`; the arguments are those of
-    `score`."""
-    scoring = Scoring(*args, **options)
+    scoring = Scoring(visual, en, tgt, visual_of, weights, ties=ties, memory=memory, device=device)
+    scoring.progress = progress
+    scoring.blocks = scoring.blocks[:blocks]
     scoring.find_range()
     scoring.count()
     return scoring
 
 
 class Scoring:
-    """What `score` does, step by step: `find_range`, `count`, `metrics` or `ranks`. It explains the
-    arguments."""
+    """Two passes over a split, `find_range` and `count`; then `metrics` and `ranks`.
+
+    The arguments are those of `scored`.
+
+    Attributes:
+        blocks, gallery: lists of slices, this process's blocks of captions, and those of visual
+            items.
+        blocks_in_all: how many blocks of captions there are for this process.
+    """
 
     def __init__(
-        self,
-        visual,
-        en,
-        tgt,
-        owner,
-        weights,
-        *,
-        ties='pessimistic',
-        memory=1024,
-        device=None,
-        progress=None,
+        self, visual, en, tgt, visual_of, weights, *, ties='pessimistic', memory=1024, device=None
     ):
-        shapes = [tuple(x.shape) for x in (visual, en, tgt)]
-        if (
-            any(len(shape) != 2 for shape in shapes)
-            or len({shape[1] for shape in shapes}) > 1
-            or len(en) != len(tgt)
-        ):
-            raise ValueError(
-                f'expected visual (V, E), en and tgt (Q, E); found {", ".join(map(str, shapes))}'
-            )
-        self.visual, self.branches, self.weights, self.comparisons = (
-            visual,
-            (en, tgt),
-            weights,
-            comparisons_of(ties),
-        )
-        self.device = torch.device(
-            device or (visual.device if isinstance(visual, torch.Tensor) else 'cpu')
-        )
-        self.dtype = (
-            torch.float64
-            if any('float64' in str(x.dtype) for x in (visual, en, tgt))
-            else torch.float32
-        )
-        self.truth = GroundTruth(owner, len(en), len(visual), device=self.device)
+        _check_shapes(visual, en, tgt)
+        self.visual, self.branches, self.weights = visual, (en, tgt), weights
+        self.comparisons = comparisons_of(ties)
+        if device is None:
+            device = visual.device if isinstance(visual, torch.Tensor) else 'cpu'
+        self.device = torch.device(device)
+        double = any('float64' in str(part.dtype) for part in (visual, en, tgt))
+        self.dtype = torch.float64 if double else torch.float32
+        self.truth = GroundTruth(visual_of, len(en), len(visual), device=self.device)
         self._plan(memory * 2**20 // self.dtype.itemsize)
         self._threads = torch.get_num_threads()
-        self._progress, self._done = progress, 0
+        self.progress, self._done = None, 0
 
     def _plan(self, numbers):
-        """Choose this process's blocks, and whether their cosines are kept, so that `numbers` fit
-        into memory."""
+        """Choose the blocks, and whether to keep their cosines, so that `numbers` fit in memory."""
         captions, visuals, width = len(self.branches[0]), len(self.visual), self.visual.shape[1]
 
         def working_set(block):
-            """Two blocks of both branches' cosines (this and the last), embeddings as read and
-            normalised, tiles."""
             rows, columns = min(block, visuals), min(block, captions)
-            return (
-                4 * rows * columns
-                + 3 * (rows + columns) * width
-                + 6 * min(tile_size(self.device), rows * columns)
-            )
+            cosines = 4 * rows * columns  # of both branches, in this block and the last
+            embeddings = 3 * (rows + columns) * width  # as read, and normalised
+            return cosines + embeddings + 6 * min(tile_size(self.device), rows * columns)
 
         block = _BLOCK
         while block > 1 and working_set(block) > numbers // 2:
             block = block * 7 // 8
         self.blocks = _cut(captions, block)[rank() :: size()]
+        self.blocks_in_all = len(self.blocks)
         self.gallery = _cut(visuals, block)
         self.at_once = min(tile_size(self.device), block**2)
         keep = 2 * visuals * sum(some.stop - some.start for some in self.blocks) <= numbers // 2
@@ -185,13 +162,14 @@ class Scoring:
     @torch.no_grad()
     @cpu_threads(1)
     def find_range(self):
-        """First pass: `low` and `high` (2,), each branch's extremes, and `matched` (2, Q), the
-        right pairs' cosines."""
-        self.low, self.high = (
-            torch.full((2,), sign * math.inf, dtype=self.dtype, device=self.device)
-            for sign in (1, -1)
-        )
-        self.matched = torch.zeros(2, len(self.truth.owner), dtype=self.dtype, device=self.device)
+        """First pass: each branch's extremes, and the cosines of the right pairs.
+
+        They are `low` and `high` (2,), and `matched` (2, Q).
+        """
+        like = {'dtype': self.dtype, 'device': self.device}
+        self.low = torch.full((2,), math.inf, **like)
+        self.high = torch.full((2,), -math.inf, **like)
+        self.matched = torch.zeros(2, len(self.truth.visual_of), **like)
         broken = torch.zeros(1, dtype=torch.int64, device=self.device)
         for captions, visuals, cosines in self._products():  # (2, C, B)
             low, high = cosines.amin(dim=2).amin(dim=1), cosines.amax(dim=2).amax(dim=1)
@@ -203,7 +181,7 @@ class Scoring:
             if self._kept is not None:
                 self._kept.append((captions, visuals, cosines))
             self._report()
-        refuse_broken(int(reduce_(broken)), 2 * len(self.truth.owner) * len(self.visual))
+        refuse_broken(int(reduce_(broken)), 2 * len(self.truth.visual_of) * len(self.visual))
         reduce_(self.low, 'min')
         reduce_(self.high, 'max')
         reduce_(self.matched)
@@ -212,7 +190,7 @@ class Scoring:
     @cpu_threads(1)
     def count(self):
         """Second pass: `wrong`, a WrongCount for each weight."""
-        own = self._normalised(self.matched)
+        own = self._normalised(self.matched)  # (Q,) each
         self.wrong = [
             WrongCount(self.truth, mix(*own, weight), self.comparisons, self.at_once)
             for weight in self.weights
@@ -221,9 +199,8 @@ class Scoring:
             row, column = self.truth.pairs(captions, visuals)
             cosines[:, row, column] = torch.nan  # right pairs: never counted
             for some in tiles(visuals, captions.stop - captions.start, self.at_once):
-                en, tgt = self._normalised(
-                    cosines[:, some.start - visuals.start : some.stop - visuals.start]
-                )
+                rows = slice(some.start - visuals.start, some.stop - visuals.start)
+                en, tgt = self._normalised(cosines[:, rows])  # (some, B) each
                 for weight, wrong in zip(self.weights, self.wrong):
                     wrong.add(mix(en, tgt, weight), captions, some)
             self._report()
@@ -241,8 +218,8 @@ class Scoring:
 
     def _report(self):
         self._done += 1
-        if self._progress:
-            self._progress(self._done, 2 * len(self.blocks) * len(self.gallery))
+        if self.progress:
+            self.progress(self._done, 2 * len(self.blocks) * len(self.gallery))
 
     def _normalised(self, cosines):
         """Both branches' cosines (2, ...), each normalised over its whole matrix."""
@@ -251,19 +228,17 @@ class Scoring:
         ]
 
     def _products(self):
-        """Every block of this process: slices of captions and visual items, and both branches'
-        cosines (2, C, B).
+        """Every block of this process: (captions, visual items, both branches' cosines (2, C, B)).
 
-        The same block is the same matrix product in both passes, so that its cosines are equal to
-        the last bit.
+        Captions and items are slices. A block is the same matrix product in both passes, so that
+        its cosines are equal to the last bit.
         """
         for captions in self.blocks:
-            branches = [self._read(branch, captions) for branch in self.branches]
+            branches = [self._read(branch, captions) for branch in self.branches]  # (B, E) each
             for visuals in self.gallery:
-                gallery = self._read(self.visual, visuals)
-                cosines = torch.empty(
-                    2, len(gallery), len(branches[0]), dtype=self.dtype, device=self.device
-                )
+                gallery = self._read(self.visual, visuals)  # (C, E)
+                shape = 2, len(gallery), len(branches[0])
+                cosines = torch.empty(shape, dtype=self.dtype, device=self.device)
                 with cpu_threads(self._threads), matrix_precision('fp32'):
                     for branch, out in zip(branches, cosines):
                         torch.mm(gallery, branch.T, out=out)
@@ -278,16 +253,29 @@ class Scoring:
         return F.normalize(torch.as_tensor(embeddings).to(self.device, self.dtype), dim=-1)
 
 
+def _check_shapes(visual, en, tgt):
+    shapes = [tuple(part.shape) for part in (visual, en, tgt)]
+    flat = any(len(shape) != 2 for shape in shapes)
+    if flat or len({shape[1] for shape in shapes}) > 1 or len(en) != len(tgt):
+        raise ValueError(
+            f'expected visual (V, E), en and tgt (Q, E); found {", ".join(map(str, shapes))}'
+        )
+
+
 def _cut(total, at_most):
-    """0 to `total` in near-equal slices: no small last one, of which a matrix product might round
-    differently."""
+    """0 to `total` in near-equal slices of `at_most` or less.
+
+    There is no small last one, of which a matrix product might round differently.
+    """
     number = -(-total // at_most)
     return [share(total, part, number) for part in range(number)]
 
 
 def _read_array(array, rows):
-    """A copy of an array's rows. Those of a memory map are read from its file: looked at through
-    the map, they stay."""
+    """A copy of an array's rows.
+
+    Those of a memory map are read from its file: looked at through the map, they stay in memory.
+    """
     if (
         not isinstance(array, np.memmap)
         or array.filename is None

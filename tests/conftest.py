@@ -21,7 +21,9 @@ from basic.caption import Tokens  # noqa: E402
 from basic.config import load_config  # noqa: E402
 from basic.files import locked  # noqa: E402
 from data_provider import Batch  # noqa: E402
-from util.make_demo import vision as demo_vision, corpus as make_demo  # noqa: E402
+from util.make_demo.bert import write_bert  # noqa: E402
+from util.make_demo.clip import clip_tower  # noqa: E402
+from util.make_demo.folders import make_once  # noqa: E402
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
@@ -82,8 +84,8 @@ def demo_root(tmp_path_factory):
     shared = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'demo encoders'
     shared.mkdir(exist_ok=True)
     with locked(shared / '.lock', wait=True):
-        make_demo.make_once(shared / 'bert', make_demo.write_bert, print)
-        make_demo.make_once(shared / 'clip', demo_vision.clip_tower, print)
+        make_once(shared / 'bert', write_bert, print)
+        make_once(shared / 'clip', clip_tower, print)
 
     def make(folder):
         folder.mkdir(parents=True, exist_ok=True)

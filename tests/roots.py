@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basic.caption import load_tokenizer
 from basic.config import load_config
 from basic.errors import DataError
+from basic.pretrained.tokenizer import load_tokenizer
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 WORDS = ['a', 'man', 'dog', 'runs', 'eats', 'red', 'un', 'chien', '狗', '人']

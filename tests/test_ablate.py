@@ -69,7 +69,7 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
         assert f'SumR {row["SumR"]:.1f} (w = 0.2, epoch 1)' in line
         assert 'epoch   1' in run.with_name('seed_2.out').read_text()
     assert lines[-1] == 'all runs are finished: 2 of 2 finished'
-    assert any('1 of 2 finished, 1 to go, about ' in line for line in lines)
+    assert any('1 of 2 finished, 1 left, about ' in line for line in lines)
 
     before = {path: path.stat().st_mtime_ns for path in world[0].rglob('*') if path.is_file()}
     assert main(arguments) == 0
@@ -137,7 +137,7 @@ def test_stopped_runs_go_on_where_they_were(world):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
     assert busy == [ablate.BUSY] * 2
-    assert 'stopped; the same command goes on: 0 of 2 finished, 2 to go' in printed.splitlines()[-1]
+    assert 'stopped; the same command resumes: 0 of 2 finished, 2 left' in printed.splitlines()[-1]
     for run in runs:  # the output file is locked for as long as any process of the run lives
         assert ablate.Job('', load_config(CONFIG), run, []).state()[0] != ablate.BUSY
         assert 'train.py: interrupted' in run.with_name('seed_1.out').read_text()
@@ -223,7 +223,7 @@ def test_what_an_ablation_sets_wins_over_the_options_of_the_grid(world):
         list(full.config.text.trained_layers) == [1]
         and frozen.config.text.hidden == full.config.text.hidden == 16
     )
-    with pytest.raises(ConfigError, match='sets a group of which .*no_adversary.yaml sets a part'):
+    with pytest.raises(ConfigError, match='sets a group, and .*no_adversary.yaml sets a part'):
         make_grid(
             [CONFIG],
             root,
@@ -323,7 +323,7 @@ def stand_in(monkeypatch, tmp_path):
 def test_how_a_run_ended_is_said(world, stand_in, capsys, code, message):
     stand_in(code)
     assert main(words(world, '--only', 'full', '--seeds', '1')) == 1
-    assert f'FAILED full, seed 1 ({message}); all' in capsys.readouterr().out
+    assert f'FAILED full, seed 1 ({message}); its' in capsys.readouterr().out
 
 
 def test_the_output_is_not_written_through_a_link(world, stand_in, tmp_path, capsys):
@@ -359,7 +359,7 @@ def test_a_signal_stops_the_runs_and_says_how_to_go_on(world, stand_in, capsys, 
     assert main(words(world, '--only', 'full', '--seeds', '1')) == 128 + number
     assert time.monotonic() - start < 50 and signal.getsignal(number) == before
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == 'stopped; the same command goes on: 0 of 1 finished, 1 to go'
+    assert last == 'stopped; the same command resumes: 0 of 1 finished, 1 left'
     assert not ablate.is_locked(folder(world, 'full', 1).with_name('seed_1.out'))
 
 

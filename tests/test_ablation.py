@@ -8,8 +8,9 @@ import torch
 import yaml
 from conftest import FEATURE_DIM, TINY, VOCABULARY
 
-from basic.collection import CollectionFiles
-from basic.config import config_to_dict, flatten, keys_of, load_config
+from basic.collection import Collection
+from basic.config import config_to_dict, load_config
+from basic.merge import flatten, keys_of
 from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step
@@ -130,11 +131,11 @@ def test_it_takes_steps(make, make_batch, name, collection):
     config, model = make(name, collection)
     teacher = build_teacher(config, model)
     optimizer, discriminator_optimizer = build_optimizers(model, config)
-    roles = CollectionFiles.roles.__get__(type('', (), {'config': config})())('train')
+    branches = Collection.branches.__get__(type('', (), {'config': config})())('train')
     for seed in (0, 1):
         batch = make_batch('frames' if collection == 'vatex' else 'clip', seed)
-        for role in {'tgt', 'back'} - set(roles):  # as the data give it
-            setattr(batch, role, None)
+        for branch in {'tgt', 'back'} - set(branches):  # as the data give it
+            setattr(batch, branch, None)
         before = [p.detach().clone() for p in model.main_parameters()]
         values = train_step(
             batch,

@@ -145,7 +145,7 @@ def test_the_command_and_the_option_that_it_prints(root, tmp_path, capsys):
     assert config.data.captions.train.tgt == '{p}train_google_enc2{lang}_x.caption.txt'
     assert check_data(config, root).problems == []
     assert main([*argv, '--output-suffix', '_x']) == 2
-    assert 'is there already: --overwrite replaces it' in capsys.readouterr().err
+    assert 'exists: --overwrite replaces it' in capsys.readouterr().err
     assert main([*argv, '--output-suffix', '_x', '--overwrite']) == 0
     (tmp_path / 'fr.yaml').write_text('data: {lang: fr}')
     assert main([*argv, '--config', str(tmp_path / 'fr.yaml')]) == 2  # on top of the first one

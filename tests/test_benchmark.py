@@ -14,9 +14,8 @@ import torch
 import train
 from basic import runtime, scoring
 from basic.bigfile import BigFile
-from basic.caption import load_tokenizer
 from basic.config import load_config
-from basic.runtime import listen_to_phases, phase
+from basic.pretrained.tokenizer import load_tokenizer
 from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
@@ -108,7 +107,7 @@ def test_made_data_are_of_the_sizes_asked_for(root, tokenizer):
     loaders = build_loaders(config_of(root), root, tokenizer, splits=('train', 'val', 'test'))
     assert loaders['train'].dataset_size == 6 * 2 and loaders['train'].feature_dim == 12
     assert (len(loaders['val'].visual_ids), len(loaders['test'].visual_ids)) == (2, 3)
-    assert len(loaders['test'].owner) == 3 * 2 and tokenizer.vocab_size == 14000
+    assert len(loaders['test'].visual_of) == 3 * 2 and tokenizer.vocab_size == 14000
     file = BigFile(root / 'vatex/FeatureData/i3d_kinetics')
     _, counts, _ = file.read_videos()
     assert len(counts) == 11 and counts.min() >= 24 and counts.max() <= 36
@@ -218,7 +217,7 @@ def test_the_released_way_scores_the_same(root):
     embeddings, owner = scored(60, 20)
     report = evaluate(
         embeddings,
-        SimpleNamespace(split='test', owner=owner, visual_ids=range(20), caption_ids=range(60)),
+        SimpleNamespace(split='test', visual_of=owner, visual_ids=range(20), caption_ids=range(60)),
         config_of(root),
         weights=[0.2],
     )
@@ -287,14 +286,13 @@ def test_a_window_tells_waiting_from_work(monkeypatch):
 def test_phases_count_a_part_within_another_once():
     ticks = Ticks()
     phases = Phases(ticks)
-    with listen_to_phases(phases):
-        with phase('forward'):
-            ticks.go(1)
-            with phase('inner'):
-                ticks.go(5)
-            ticks.go(1)
-        with phase('forward'):
-            ticks.go(3)
+    with phases('forward'):
+        ticks.go(1)
+        with phases('inner'):
+            ticks.go(5)
+        ticks.go(1)
+    with phases('forward'):
+        ticks.go(3)
     assert phases.seconds == {'forward': 5, 'inner': 5}
 
 
@@ -305,10 +303,10 @@ def test_operations_are_counted_by_part():
         torch.randn(2, 3, 4),
     )
     counted = Operations()
-    with counted, listen_to_phases(counted):
-        with phase('forward'):
+    with counted:
+        with counted('forward'):
             out = torch.nn.functional.linear(first, second.T, torch.zeros(5))
-        with phase('backward'):
+        with counted('backward'):
             out.sum().backward()
         batched @ batched.transpose(1, 2)
         torch.conv1d(torch.randn(1, 2, 7), torch.randn(3, 2, 5))

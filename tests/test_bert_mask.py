@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from basic.pretrained import READY_MASKS, bert_mask
+from basic.pretrained.encoders import READY_MASKS, bert_mask
 
 from transformers import AutoConfig, AutoModel
 

@@ -120,7 +120,7 @@ def test_empty_translations(root, vocabulary):
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('ein &#39;hund&#39; rot', "1 caption holds HTML entities, such as '&#39;'"),
+        ('ein &#39;hund&#39; rot', "1 caption has HTML entities, such as '&#39;'"),
         ('rot &amp; blau', 'HTML entities'),
         ('ein cafÃ© rot', 'wrong encoding'),
         ('Ð¡Ð¾ hund', 'wrong encoding'),
@@ -139,7 +139,7 @@ def test_damaged_text(root, vocabulary, text, words):
     problems, warnings = check(root, vocabulary, 'text.lowercase=false')
     found = [warning for warning in warnings if words in warning]
     assert len(found) == 1 and found[0].startswith(
-        f'{path_of(root, "google_enc2de")}:4: 1 caption holds'
+        f'{path_of(root, "google_enc2de")}:4: 1 caption has'
     )
 
 
@@ -191,7 +191,7 @@ def test_swapped_branches(root, vocabulary):
     problems, warnings = check(root, vocabulary)
     assert problems == [] and len(warnings) == 2
     for warning, path, tag in zip(warnings, (one, other), ('enc2de2enc', 'enc2de')):
-        assert str(path) in warning and f"carry the tag '{tag}'" in warning and 'swapped' in warning
+        assert str(path) in warning and f"have the tag '{tag}'" in warning and 'swapped' in warning
 
 
 @pytest.mark.parametrize(

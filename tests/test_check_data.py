@@ -11,7 +11,7 @@ import pytest
 from roots import CONFIGS, WORDS, make_image_root, make_video_root, multi30k, vatex
 
 from basic.command import telling
-from basic import hub
+from basic.pretrained import hub
 
 from transformers import BertConfig, BertModel, CLIPVisionConfig
 from util.check_data import Report, check_data, main, print_report
@@ -103,7 +103,7 @@ def test_every_problem_is_reported_not_the_first_alone(root, vocab):
         "branch 'tgt') of split 'train'",
         'vatextrain.caption.txt:16: no space',
         "caption.txt:17: no '#'",
-        '2 of 23 rows hold NaN or infinity: v0_0, v0_1',
+        '2 of 23 rows have NaN or infinity: v0_0, v0_1',
         'w0#0',
         '1 of the 2 visual items of',
     ]
@@ -268,7 +268,7 @@ def test_as_a_program(root, vocab):
 def test_captions_that_the_tokenizer_does_not_know(root, vocab, tmp_path):
     (tmp_path / 'other.txt').write_text('[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nxylophone\n')
     text = str(check_data(vatex(f'text.bert={tmp_path / "other.txt"}'), root))
-    assert 'are unknown to the tokenizer: is it the one that belongs to text.bert' in text
+    assert 'are unknown to the tokenizer: does the tokenizer belong to text.bert' in text
     assert 'no problems found' not in text and 'vatextrain.caption.txt' in text
 
 
@@ -280,7 +280,7 @@ def test_captions_of_which_cleaning_leaves_nothing_are_empty(root, vocab):
     report = check_data(vatex(vocab), root)
     assert report.table['val']['empty captions'] == '1 / 0'
     assert any(
-        str(path) in text and 'nothing that cleaning leaves' in text for text in report.warnings
+        str(path) in text and 'or are empty after cleaning' in text for text in report.warnings
     )
 
 
@@ -316,7 +316,8 @@ def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
     problems = check_data(vatex(bert[0], 'text.trained_layers=[0,2]'), root).problems
     assert len(problems) == 2
     assert "'text.trained_layers' names layer 2, but this BERT has 2 (0 to 1)" in problems[0]
-    assert 'tokens, but this BERT only 40 positions: set text.positions=40 or less' in problems[1]
+    limit = 'tokens, but this BERT has only 40 positions: set text.positions=40 or less'
+    assert limit in problems[1]
     assert check_data(vatex(*bert, 'text.positions=40'), root).problems == []
     assert (
         len(
@@ -361,7 +362,7 @@ def test_the_size_of_images_is_that_of_clip(tmp_path, bert, monkeypatch):
     assert str(report).endswith('no problems found')
     report = check_data(multi30k(*options, 'visual.clip_pretrained=true'), root)
     assert len(report.problems) == 1 and "'visual.clip': cannot load" in report.problems[0]
-    assert f'CLIP: of no use, see the problems: {clip}' in str(report)
+    assert f'CLIP: not usable, see the problems: {clip}' in str(report)
 
 
 def test_encoders_that_cannot_be_had_are_said_before_the_data_are_read(root, monkeypatch, capsys):

@@ -48,16 +48,16 @@ def spoil(features, fault):
         return features, 'every column is constant', True
     if fault == 'one number a row':
         features[:] = 1 + np.arange(rows)[:, None]
-        return features, f'{rows} of {rows} rows hold one number throughout', True
+        return features, f'{rows} of {rows} rows have the same number in all columns', True
     if fault == 'byte order':
         return features.byteswap(), 'the other byte order', True
     if fault == 'huge':
         features[3] = 3e38
-        return features, f'1 of {rows} rows hold numbers as large as 3.0e+38', True
+        return features, f'1 of {rows} rows have numbers as large as 3.0e+38', True
     if fault == 'large':
         return features * 1e8, 'implausible in features', False
     if fault == 'tiny':
-        return features * 1e-30, 'implausible in features', True
+        return features * 1e-30, 'too small for the encoder', True
     raise ValueError(fault)
 
 
@@ -138,7 +138,7 @@ def test_blank_images(tmp_path, vocab):
     folder = root / 'multi30k/flickr30k-images'
     Image.new('RGB', (50, 60), (7, 8, 9)).save(folder / 'a.jpg')
     report = check_data(multi30k(vocab), root, splits=('train',))
-    found = [text for text in report.warnings if 'of one colour' in text]
+    found = [text for text in report.warnings if 'of a single colour' in text]
     assert (
         len(found) == 1 and "1 of the 3 images of split 'train'" in found[0] and ': a;' in found[0]
     )

@@ -164,7 +164,7 @@ def test_the_users_own_words(monkeypatch):
 
 def test_killed_from_outside():
     assert killed('it', 11) == 'it was killed (SIGSEGV)' and 'signal 99' in killed('it', 99)
-    assert 'cut short' in killed('it', signal.SIGBUS)
+    assert 'truncated' in killed('it', signal.SIGBUS)
 
 
 def test_output_that_the_terminal_cannot_show_and_nobody_reads():

@@ -12,14 +12,18 @@ import pytest
 from omegaconf.errors import ReadonlyConfigError
 
 from basic.config import (
+    TERMS,
     Config,
-    ConfigError,
     SplitFiles,
+    Weights,
     config_from_dict,
     config_to_dict,
-    keys_of,
+    keys_with,
     load_config,
 )
+from basic.errors import ConfigError
+from basic.merge import keys_of
+from basic.option import EFFECTS, options_of
 from basic.print_config import describe_config, field_comments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -323,7 +327,7 @@ IMPOSSIBLE = [
     ('text.qk_width=9', 'text.heads=8'),
     ('visual.qk_width=9', 'visual.heads=8'),
     ('text.heads=0', 'at least 1'),
-    ('text.positions=0', 'at least 1'),
+    ('text.positions=0', 'at least 2'),
     ('space.dim=0', 'at least 1'),
     ('train.epochs=0', 'at least 1'),
     ('train.batch_size=1', 'at least 2'),
@@ -602,6 +606,51 @@ def test_sizes_of_the_video_block_do_not_matter_to_images():
     assert load_config(MULTI30K, ['visual.hidden=100']).visual.hidden == 100
 
 
+# ------------------------------------------------------------------------- what each field may hold
+
+
+def test_the_defaults_are_valid():
+    assert load_config(None, ['data.collection=x']).name == 'x'
+
+
+def test_every_loss_term_has_a_weight():
+    assert [weight.name for weight in fields(Weights)] == list(TERMS)
+
+
+def test_a_list_is_no_part_of_two_configs():
+    first, second = Config(), Config()
+    first.eval.weights.append(0.1)
+    assert second.eval.weights == [1.0, 0.8, 0.5, 0.2, 0.0]
+
+
+# ----------------------------------------------------------------------- what changing a field does
+
+ROUNDING = {'compute.attention', 'compute.compile', 'compute.micro_batch', 'compute.checkpointing'}
+SPEED = {'train.workers', 'train.keep_last', 'compute.image_cache', 'compute.score_memory'}
+LENGTH = {'train.epochs', 'train.patience'}
+PLACE = {'data.images', 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained'}
+
+
+def test_the_effect_of_each_field():
+    assert set(keys_with('rounding')) == ROUNDING
+    assert set(keys_with('speed')) == SPEED
+    assert set(keys_with('length')) == LENGTH
+    assert set(keys_with('place')) == PLACE
+    others = ROUNDING | SPEED | LENGTH | PLACE
+    assert set(keys_with('result')) == options_of(Config).keys() - others
+    assert len(keys_with(*EFFECTS)) == len(options_of(Config)) > 80
+
+
+def test_what_may_differ_follows_from_the_effects():
+    from basic.run_folder import MAY_DIFFER
+    from evaluation import SAME_TEST
+    from util.table.runs import NO_DIFFERENCE
+
+    assert set(MAY_DIFFER) == SPEED | ROUNDING | LENGTH
+    assert set(SAME_TEST) == SPEED | ROUNDING | LENGTH | PLACE
+    assert set(NO_DIFFERENCE) == SPEED | {'train.seed'}
+
+
 # ----------------------------------------------------------------------------------- --print-config
 
 
@@ -702,7 +751,8 @@ def test_every_field_of_the_schema_is_read_somewhere():
         path for folder in ('.', 'basic', 'util') for path in (REPOSITORY / folder).glob('*.py')
     ]
     # they handle all alike
-    sources = [path for path in sources if path.name not in ('config.py', 'checkpoint.py')]
+    handlers = ('config.py', 'merge.py', 'option.py', 'checkpoint.py', 'released.py')
+    sources = [path for path in sources if path.name not in handlers]
     found = set().union(*(reads(path.read_text(encoding='utf-8')) for path in sources))
     assert unread(found) == []
 

@@ -23,12 +23,13 @@ from roots import (
 )
 
 from basic import distributed
+from basic.collection import Collection
 from basic.config import load_config
 from basic.errors import DataError
 from basic.features import FrameSource, PooledSource
 from basic.images import CLIP_MEAN, CLIP_STD, ImageSource
 from basic.loader import Loader
-from data_provider import Collection, EpochBatches, build_loaders
+from data_provider import EpochBatches, build_loaders
 from model import build_model
 
 
@@ -329,7 +330,7 @@ def test_videos_are_in_order_of_first_appearance(tmp_path, tokenizer):
     assert val.split == 'val' and val.feature_dim == 4
     assert val.caption_ids == ['w1#0', 'w0#0', 'w1#1', 'w0#1']
     assert val.visual_ids == ['w1', 'w0']
-    assert val.owner.tolist() == [0, 1, 0, 1] and val.owner.dtype == np.int64
+    assert val.visual_of.tolist() == [0, 1, 0, 1] and val.visual_of.dtype == np.int64
     for _ in range(2):  # may be iterated again
         assert [(len(en.ids), len(tgt.ids)) for en, tgt in val.captions] == [(3, 3), (1, 1)]
         assert [len(visual) for visual, _ in val.visuals] == [2]
@@ -347,7 +348,7 @@ def test_images_are_in_order_of_the_list_with_or_without_captions(tmp_path, toke
     assert (
         val.visual_ids == ['d', 'e', 'f']
         and val.caption_ids == ['f#0', 'd#0']
-        and val.owner.tolist() == [2, 0]
+        and val.visual_of.tolist() == [2, 0]
     )
     visuals = list(val.visuals)
     assert [len(visual) for visual, mask in visuals] == [2, 1] and all(
@@ -441,7 +442,9 @@ def test_images_without_a_list_are_those_of_the_captions(tmp_path, tokenizer):
         splits=('val',),
         image_size=16,
     )['val']
-    assert val.visual_ids == ['f', 'd'] and val.owner.tolist() == [0, 1] and val.feature_dim == 0
+    assert (
+        val.visual_ids == ['f', 'd'] and val.visual_of.tolist() == [0, 1] and val.feature_dim == 0
+    )
     assert [visual.shape for visual, _ in val.visuals] == [(2, 3, 16, 16)]
 
 
@@ -574,7 +577,7 @@ def test_captions_of_missing_items_are_left_out_of_every_branch(
         assert numbers(one) == numbers(other)
     one, other = (loaders[name]['val'] for name in ('skipped', 'dropped'))
     assert (one.visual_ids, one.caption_ids) == (other.visual_ids, other.caption_ids)
-    assert one.owner.tolist() == other.owner.tolist() and other.left_out is None
+    assert one.visual_of.tolist() == other.visual_of.tolist() and other.left_out is None
     for (ours, _), (theirs, _) in zip(one.visuals, other.visuals, strict=True):
         assert torch.equal(ours, theirs)
     for pair, other_pair in zip(one.captions, other.captions, strict=True):
@@ -612,7 +615,7 @@ def test_queries_of_one_branch_need_no_other_file(tmp_path, tokenizer, weight, b
         one = loaders[split]
         assert one.branches == (branch,) and one.longest <= both[split].longest
         assert sorted(one.caption_ids) == sorted(both[split].caption_ids)
-        owners = dict(zip(one.caption_ids, [one.visual_ids[row] for row in one.owner]))
+        owners = dict(zip(one.caption_ids, [one.visual_ids[row] for row in one.visual_of]))
         assert all(name.startswith(f'{visual}#') for name, visual in owners.items())
         for en, tgt in one.captions:
             assert ((en is None), (tgt is None)) == (branch == 'tgt', branch == 'en')
@@ -624,13 +627,13 @@ def test_queries_of_one_branch_need_no_other_file(tmp_path, tokenizer, weight, b
 
 def test_batches_tell_the_visual_item_for_a_loss_that_asks(tmp_path, tokenizer):
     root = make_video_root(tmp_path)
-    assert next(iter(build_loaders(vatex(), root, tokenizer)['train'])).owner is None
+    assert next(iter(build_loaders(vatex(), root, tokenizer)['train'])).visual_of is None
     loader = build_loaders(vatex('loss.mask_same_visual=true'), root, tokenizer)['train']
     ids = Collection(vatex(), root).captions('train')['en'].ids
     for batch in loader:
         names = [ids[row][0] for row in batch.index.tolist()]
-        assert [loader.dataset.visual_ids[item] for item in batch.owner.tolist()] == names
-        assert batch.owner.dtype == torch.int64
+        assert [loader.dataset.visual_ids[item] for item in batch.visual_of.tolist()] == names
+        assert batch.visual_of.dtype == torch.int64
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -14,9 +14,10 @@ import pytest
 
 from basic.config import load_config
 from basic.files import locked
-from util.make_demo import vision as demo_vision
 from util.check_data import check_data
-from util.make_demo.corpus import LOCK, main, make_demo
+from util.make_demo import features
+from util.make_demo.corpus import main, make_demo
+from util.make_demo.folders import LOCK
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
 SIZES = {'train': 6, 'val': 3, 'test': 4}
@@ -221,12 +222,8 @@ def quick_root(tmp_path, monkeypatch):
             (tmp_path / name / part).mkdir(parents=True)
         return tmp_path / name
 
-    monkeypatch.setattr(
-        demo_vision, 'frame_bank', lambda: lambda frames: np.ones((len(frames), 192))
-    )
-    monkeypatch.setattr(
-        demo_vision, 'image_bank', lambda: lambda images: np.ones((len(images), 192))
-    )
+    monkeypatch.setattr(features, 'frame_bank', lambda: lambda frames: np.ones((len(frames), 192)))
+    monkeypatch.setattr(features, 'image_bank', lambda: lambda images: np.ones((len(images), 192)))
     return make_root
 
 

@@ -28,14 +28,8 @@ import train
 from basic import distributed
 from basic.checkpoint import LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
-from basic.distributed import (
-    GlobalBatchNorm1d,
-    gather,
-    gather_objects,
-    reduce_,
-    share,
-    sum_gradients,
-)
+from basic.distributed import gather, gather_objects, reduce_, share, sum_gradients
+from basic.layers import GlobalBatchNorm1d
 from basic.run_folder import read_log
 from loss import build_loss
 from model import build_model, build_teacher
@@ -266,7 +260,7 @@ def test_training_is_that_of_one_process(
     )
     tree = tmp_path / 'config.yaml'
     tree.write_text(yaml.safe_dump(config_to_dict(config)), encoding='utf-8')
-    batch = replace(make_batch(kind), owner=torch.tensor([0, 1, 0, 2, 1, 1]))
+    batch = replace(make_batch(kind), visual_of=torch.tensor([0, 1, 0, 2, 1, 1]))
     batch = replace(batch.each(lambda tensor: tensor[:pairs]), total=pairs)
     expected, gradients, statistics, weights = _steps(config, batch)
     # From the second step on Adam has walked on the rounding of the first: released figures move by

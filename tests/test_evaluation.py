@@ -12,9 +12,10 @@ import tiny
 import torch
 
 import evaluation
-from basic.caption import Tokens, load_tokenizer, save_tokenizer
+from basic.caption import Tokens
 from basic.checkpoint import BEST, save_checkpoint
 from basic.config import config_to_dict, load_config
+from basic.pretrained.tokenizer import load_tokenizer, save_tokenizer
 from evaluation import (
     Embeddings,
     choose_weight,
@@ -61,7 +62,7 @@ def fake_set():
         order={},
         branches=('en', 'tgt'),
         left_out=None,
-        owner=np.array([0, 1, 1]),
+        visual_of=np.array([0, 1, 1]),
         caption_ids=['a#0', 'b#0', 'b#1'],
         visual_ids=['a', 'b'],
         visuals=[(torch.tensor([[1.0, 0]]), None), (torch.tensor([[0.0, 1]]), torch.ones(1, 2))],
@@ -210,7 +211,7 @@ def test_ranks_give_the_reported_recalls(tmp_path):
 
 def test_visual_items_without_captions_have_no_rank():
     eval_set = fake_set()
-    eval_set.visual_ids, eval_set.owner = ['a', 'nobody', 'b'], np.array([0, 2, 2])
+    eval_set.visual_ids, eval_set.visual_of = ['a', 'nobody', 'b'], np.array([0, 2, 2])
     embeddings = Embeddings(*(torch.randn(3, 4) for _ in range(3)))
     ranks = evaluate(
         embeddings, eval_set, load_config(overrides=['data.collection=x']), with_ranks=True

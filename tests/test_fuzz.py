@@ -24,17 +24,18 @@ from PIL import Image
 
 from basic.bigfile import BigFile
 from basic.cache import cached_array
-from basic.caption import load_tokenizer, read_captions
+from basic.caption import read_captions
 from basic.checkpoint import load_checkpoint
 from basic.config import config_from_dict, config_to_dict, load_config
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
 from basic.images import ImageSource
-from basic.run_folder import read_config, read_log, record_start
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
+from basic.run_folder import read_config, read_log, record_start
 from model import build_model, refuse_misfit
 from roots import CONFIGS, make_video_root
-from test_checkpoint import released  # noqa: F401  (a fixture)
+from test_released import released  # noqa: F401  (a fixture)
 from test_table import make_run
 from util.make_demo.corpus import options_there
 from util.table.runs import read_runs

@@ -1,5 +1,5 @@
-"""basic/hub.py: code of a model's own is never run; a cache that holds a part of a model is a cache
-miss."""
+"""basic/pretrained/hub.py: code of a model's own is never run; a cache that holds a part of a model
+is a cache miss."""
 
 import ast
 import json
@@ -14,16 +14,16 @@ from conftest import REPOSITORY
 from huggingface_hub import constants
 from roots import complaint
 
-from basic import hub
-from basic.caption import load_tokenizer
 from basic.errors import UnreachableError
-from basic.pretrained import (
+from basic.pretrained import hub
+from basic.pretrained.encoders import (
     build_bert,
     build_clip,
     build_dual_encoder,
     clip_image_size,
     text_limits,
 )
+from basic.pretrained.tokenizer import load_tokenizer
 
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
@@ -93,7 +93,7 @@ def test_a_model_that_transformers_knows_loads_without_its_code(stranger):
 def test_nobody_is_asked_whether_to_run_it(stranger):
     """With a silent stdin, transformers would wait for an answer, and with `yes |` take it."""
     script = (
-        'import sys; from basic.caption import load_tokenizer\n'
+        'import sys; from basic.pretrained.tokenizer import load_tokenizer\n'
         'try: load_tokenizer(sys.argv[1], True)\nexcept ValueError as error: print(error)'
     )
     started = subprocess.Popen(

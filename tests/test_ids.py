@@ -36,7 +36,7 @@ def test_the_form_of_an_id():
         (codecs.BOM_UTF16_LE + 'a\nb'.encode('utf-16-le'), 'the file is UTF-16'),
         (codecs.BOM_UTF16_BE + 'a\nb'.encode('utf-16-be'), 'the file is UTF-16'),
         (codecs.BOM_UTF32_LE + 'a\nb'.encode('utf-32-le'), 'the file is UTF-32'),
-        ('a\nb'.encode('utf-16-le'), 'UTF-16 without its mark'),
+        ('a\nb'.encode('utf-16-le'), 'UTF-16 without a byte order mark'),
     ],
 )
 def test_other_encodings_are_named(tmp_path, content, found):

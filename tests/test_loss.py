@@ -1,13 +1,19 @@
 """The loss against closed forms, written here as loops over pairs."""
 
 import math
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from torch.nn import functional as F
 
-from basic.config import TERMS
+from basic import config as config_module
+from basic.config import TERMS, Config, Loss, Weights
+from basic.option import NOT_NEGATIVE, option
+from basic.run_folder import read_config, read_log
 from loss import (
     NRCCRLoss,
     adversarial,
@@ -431,3 +437,52 @@ def test_the_weights_of_the_config_are_those_of_the_paper(make_config):
         'triplet_back': 0.5,
         'adversarial': 0.001,
     }
+
+
+# ------------------------------------------------------------------------------------- another term
+
+
+@dataclass
+class MoreWeights(Weights):
+    spread: float = option(0.25, NOT_NEGATIVE)
+
+
+@dataclass
+class MoreLoss(Loss):
+    weights: MoreWeights = field(default_factory=MoreWeights)
+
+
+@dataclass
+class MoreConfig(Config):
+    loss: MoreLoss = field(default_factory=MoreLoss)
+
+
+def spread_of_back(self, e, fake_logits=None, same=None):
+    return (e.back @ e.back.T).square().mean()
+
+
+def spread_of_tokens(self, e, fake_logits=None, same=None):
+    return fake_logits.square().mean() + e.tokens_en.square().mean()
+
+
+@pytest.mark.parametrize('part, function', [('back', spread_of_back), ('tokens', spread_of_tokens)])
+def test_a_new_term_is_a_row_a_weight_and_a_function(monkeypatch, tmp_path, part, function):
+    """The row alone makes training load and encode what the term reads, be it read by no other."""
+    monkeypatch.setitem(TERMS, 'spread', ('tgt', part))
+    monkeypatch.setattr(config_module, 'Config', MoreConfig)
+    monkeypatch.setattr(NRCCRLoss, 'spread', function, raising=False)
+    from train import main
+
+    root, bert = tiny.make_collection(tmp_path / 'root'), tiny.make_bert(tmp_path / 'bert')
+    folder, alone = tmp_path / 'run', ('kd_sim', 'kd_feat', 'triplet_back', 'adversarial')
+    argv = ['--config', str(Path(__file__).parent.parent / 'configs/multi30k.yaml'), '--no-test']
+    argv += ['--rootpath', str(root), '--run-dir', str(folder), *tiny.options(bert)]
+    argv += ['train.epochs=1', *(f'loss.weights.{term}=0' for term in alone)]
+    assert main(argv) == 0
+    (record,), weights = read_log(folder), read_config(folder).loss.weights
+    assert weights.spread == 0.25
+    assert set(record['train']) == {'triplet_en', 'triplet_tgt', 'spread', 'total', 'grad_norm'}
+    assert bool(record['discriminator']) == (part == 'tokens')
+    by_hand = sum(weights[term] * record['train'][term] for term in weights if weights[term])
+    assert record['train']['total'] == pytest.approx(by_hand, rel=1e-5)
+    assert record['train']['spread'] > 0

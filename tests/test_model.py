@@ -11,11 +11,11 @@ import transformers
 from conftest import FEATURE_DIM, IMAGE_SIZE, NO_DROPOUT, VOCABULARY, random_tokens
 from torch.nn import functional as F
 
-from basic import hub
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import DISCRIMINATORS, VISUAL_KINDS, config_to_dict
+from basic.pretrained import hub
 from loss import build_loss, discriminator_loss
-from basic.pretrained import bert_layers, build_bert
+from basic.pretrained.encoders import bert_layers, build_bert
 from model import (
     LARGEST_SCALE,
     MomentumTeacher,
@@ -219,7 +219,7 @@ def test_positions_of_other_models_are_counted_as_they_count_them():
             name='', pretrained=False, dropout=0.0, architecture={'model_type': kind, **sizes}
         )
         encoder = _text_encoder(bert)
-        assert encoder.longest == longest
+        assert encoder.max_tokens == longest
         assert encoder(torch.full((1, longest), 5), torch.ones(1, longest)).shape == (1, 8)
 
 

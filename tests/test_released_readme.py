@@ -21,7 +21,7 @@ import evaluation
 from drivers import REPOSITORY, Recorder
 from PIL import Image
 from util import do_all
-from util.make_demo.corpus import write_frame_index
+from util.make_demo.visuals import write_frame_index
 from util.verify_parity import write_released_checkpoint
 
 WORDS = (

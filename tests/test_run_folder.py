@@ -245,10 +245,10 @@ def test_other_data_are_noticed(words, tmp_path, capsys):
     'change, expected',
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), 'bytes before'),
-        (lambda path: os.utime(path, ns=(0, 0)), 'written to, or replaced'),
+        (lambda path: os.utime(path, ns=(0, 0)), 'changed or replaced'),
         (
             lambda path: (path.rename(f'{path}.old'), shutil.copy(f'{path}.old', path)),
-            'written to, or replaced',
+            'changed or replaced',
         ),
         (Path.unlink, 'it is gone'),
     ],

@@ -14,9 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from basic import scoring
 from basic.metric import retrieval_metrics
-from basic.scoring import Scoring, fuse, normalise, score, scored, similarity
+from basic.scoring import Scoring, fuse, normalise, scored, similarity
 
 WEIGHTS = [1.0, 0.8, 0.5, 0.2, 0.0]
+
+
+def score(*args, **options):
+    return scored(*args, **options).metrics()
 
 
 def random_split(seed, captions, visuals, width=16):

@@ -381,7 +381,7 @@ def test_rows_of_other_queries_are_not_compared(runs, tmp_path, capsys):
     ranks = make_ranks(1, 9)
     make_run(tmp_path / 'other', 'other', 1, {**ranks, 'caption_ids': ranks['caption_ids'][::-1]})
     assert (
-        "'other' cannot be compared with 'full': the runs were tested on other queries"
+        "'other' cannot be compared with 'full': the runs were tested on different queries"
         in refused(capsys, runs[0], '--base', 'full')
     )
 
@@ -409,11 +409,11 @@ def test_folders_without_tested_runs(runs, tmp_path, capsys):
     assert numbers_of(capsys, tmp_path)['full']['seeds'] == '2'  # left out, and said so:
     lines = []
     read_runs([tmp_path], lines.append)
-    assert lines == [f'left out, not tested: {tmp_path / "full/seed_2"}']
-    assert 'holds no tested run' in refused(capsys, tmp_path / 'full/seed_2')
+    assert lines == [f'skipped, not tested: {tmp_path / "full/seed_2"}']
+    assert 'has no tested run' in refused(capsys, tmp_path / 'full/seed_2')
     assert 'no folder' in refused(capsys, tmp_path / 'absent')
     (tmp_path / 'full/seed_1/metrics.json').write_text('{')
-    assert 'is not as train.py writes it' in refused(capsys, tmp_path)
+    assert 'metrics.json is damaged' in refused(capsys, tmp_path)
 
 
 @pytest.mark.parametrize(

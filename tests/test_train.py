@@ -18,10 +18,10 @@ import torch
 import yaml
 
 import train
-from basic.caption import load_tokenizer
 from basic.checkpoint import BEST, LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
 from basic.logger import epoch_progress, RunLog
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.run_folder import check_run_folder, read_log
 from data_provider import build_loaders
 from evaluation import evaluate_checkpoint

@@ -22,7 +22,6 @@ from test_table import make_ranks, make_run
 import evaluation
 import train
 from basic.arguments import evaluation_arguments, without_folder
-from basic import hub
 from basic.board import add_queries, forget_later
 from basic.config import load_config
 from basic.logger import (
@@ -34,9 +33,10 @@ from basic.logger import (
     progress,
     summary_line,
 )
+from basic.pretrained import hub
 from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
-from util.table import table as tables
 from util.make_demo.picture import draw_demo
+from util.table import table as tables
 
 MULTI30K = os.path.join(os.path.dirname(train.__file__), 'configs', 'multi30k.yaml')
 
@@ -215,7 +215,7 @@ def test_the_result_is_that_of_the_papers_weight():
     config = load_config(overrides=['data.collection=x', 'eval.weights=[0]', 'train.val_weight=1'])
     generator = torch.Generator().manual_seed(0)
     embeddings = Embeddings(*(torch.randn(n, 4, generator=generator) for n in (2, 3, 3)))
-    eval_set = SimpleNamespace(split='test', owner=np.array([0, 1, 1]))
+    eval_set = SimpleNamespace(split='test', visual_of=np.array([0, 1, 1]))
     report = evaluate(embeddings, eval_set, config)
     assert report['result']['weight'] == 1.0 and report['units']['mAP'] == 'from 0 to 1'
     # all that there is
@@ -413,7 +413,7 @@ def test_examples_are_the_ranks_of_the_test():
     embeddings = Embeddings(*(torch.randn(n, 4, generator=generator) for n in (7, 9, 9)))
     eval_set = SimpleNamespace(
         split='val',
-        owner=np.array([0, 0, 1, 2, 3, 4, 5, 6, 6]),
+        visual_of=np.array([0, 0, 1, 2, 3, 4, 5, 6, 6]),
         caption_ids=[f'c{i}' for i in range(9)],
         visual_ids=list('abcdefg'),
         texts={'en': [f'en {i}' for i in range(9)], 'tgt': [f'tgt {i}' for i in range(9)]},

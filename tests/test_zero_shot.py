@@ -13,8 +13,8 @@ from roots import CONFIGS, IMAGES, make_image_root
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 
-from basic import hub
 from basic.metric import retrieval_metrics
+from basic.pretrained import hub
 from basic.scoring import fuse
 from util import zero_shot
 from util.table.runs import read_runs
@@ -199,7 +199,7 @@ def test_the_embeddings_are_those_of_the_model(root, folders):
         config = zero_shot_config([CONFIGS / 'multi30k.yaml'], ['train.workers=0'], folder)
         model, tokenizer, processor = zero_shot.build_dual_encoder(str(folder))
         encoder = zero_shot.DualEncoder(model, tokenizer, torch.device('cpu'))
-        assert encoder.longest == LONGEST
+        assert encoder.max_tokens == LONGEST
         visual, en, tgt = zero_shot.encode(
             encoder, zero_shot.open_split(config, root, 'test', processor, 2)
         )
@@ -284,7 +284,7 @@ def test_owner_of_captions_is_kept(root, folders):
         config, root, 'val', zero_shot.build_dual_encoder(str(folders['clip']))[2], 2
     )
     assert eval_set.visual_ids == IMAGES['val']  # e, which has no caption, included
-    assert eval_set.owner.tolist() == [2, 0] and eval_set.caption_ids == ['f#0', 'd#0']
+    assert eval_set.visual_of.tolist() == [2, 0] and eval_set.caption_ids == ['f#0', 'd#0']
     assert np.concatenate([inputs['pixel_values'] for inputs, _ in eval_set.visuals]).shape == (
         3,
         3,

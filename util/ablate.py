@@ -1,21 +1,20 @@
-"""Train a grid of ablations and seeds, each run an ordinary run of train.py; go on where it was
-stopped.
+"""Train a grid of ablations and seeds with train.py, or resume it.
 
-    python -m util.ablate --config configs/vatex.yaml --rootpath ROOT [--only full,no_adversary]
-    [--seeds 1,2,3]
-                          [--jobs N] [--device 0,1] [--noise 0,0.2,0.4] [--list] [key=value ...]
+    python -m util.ablate --config configs/vatex.yaml --rootpath ROOT
+                          [--only full,no_adversary] [--seeds 1,2,3] [--jobs N] [--device 0,1]
+                          [--noise 0,0.2,0.4] [--list] [key=value ...]
 
-An ablation is a file of configs/ablation/, or a file of your own, laid over --config and over the
-options, which are those of the whole grid; its run folders are
-ROOT/<collection>/runs/<config>_<ablation>_<lang>/seed_<n>, and what a run prints goes to
-seed_<n>.out beside it. A run that is finished is skipped, an unfinished one goes on after its last
-epoch. A folder that holds a run of another config is left as it is, and named: the same command
-always means the same results. Stopped by Ctrl-C, the grid stops its runs; a run that fails shows
-its last lines, and the others go on. With --noise, for the demo, each rate has a corpus of its own,
+An ablation is a file in configs/ablation/, or your own file. Its values replace those of --config
+and of the options. The run folders are
+ROOT/<collection>/runs/<config>_<ablation>_<lang>/seed_<n>, and the output of a run goes to
+seed_<n>.out beside its folder. A finished run is skipped, an unfinished one resumes after its last
+epoch. A folder with a run of another config is left unchanged and reported, so the same command
+always gives the same results. Ctrl-C stops all runs. If a run fails, its last lines are shown and
+the others continue. With --noise (demo only), each noise rate has its own corpus in
 ROOT/noise_<rate>.
 
-Exit status: 0: every run of the grid is finished; 1: some are not; 2: the command is wrong; 128 +
-the signal's number where a signal stopped it (130: Ctrl-C).
+The exit status is 0 if all runs are finished, 1 if some are not, 2 for a wrong command, and 128 +
+the signal's number if a signal stopped the grid (130 for Ctrl-C).
 """
 
 import argparse
@@ -33,12 +32,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basic.command import OUT_OF_MEMORY, STOPPING, command
-from basic.config import Config, config_to_dict, ConfigError, keys_of, load_config
+from basic.config import Config, config_changes, config_to_dict, keys_with, load_config
+from basic.errors import ConfigError
 from basic.files import open_no_link
-from util.make_demo.corpus import make_demo, options_there, read_manifest
+from basic.merge import keys_of
+from util.make_demo.corpus import make_demo, options_there
+from util.make_demo.folders import read_manifest
 
-# What imports torch, which takes seconds, is imported where it is used: mistakes are told before
-# that.
+# Modules that import torch, which takes seconds, are imported where they are used, so that wrong
+# arguments are reported at once.
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ABLATIONS = REPOSITORY / 'configs' / 'ablation'
@@ -49,10 +51,10 @@ DONE, UNFINISHED, NEW, OTHER, BUSY = (
     'another config',
     'running',
 )
-POLL = 0.2  # seconds between two looks at the runs
-PROBE = 1  # seconds that another process's look at a lock can take
-GRACE = 20  # seconds that runs have to stop in
-LAST_LINES = 12  # of a failed run's output
+POLL = 0.2  # seconds between two checks of the running processes
+PROBE = 1  # seconds for which another process's check may hold a lock
+GRACE = 20  # seconds that runs have to stop
+LAST_LINES = 12  # of a failed run's output that are shown
 
 
 @dataclass
@@ -60,10 +62,10 @@ class Job:
     """One run of the grid.
 
     Attributes:
-        label: for people, such as 'no_adversary, seed 2'.
-        config: resolved.
+        label: a name to print, such as 'no_adversary, seed 2'.
+        config: the resolved config.
         folder: the run folder.
-        arguments: of train.py, but for device and --resume.
+        arguments: of train.py, without device and --resume.
     """
 
     label: str
@@ -73,33 +75,30 @@ class Job:
 
     @property
     def output(self):
-        """The file for what the run prints."""
+        """The file for the run's output."""
         return self.folder.with_name(f'{self.folder.name}.out')
 
     def state(self):
-        """(state, detail): one of the states above; what differs, for a folder of another
-        config."""
+        """(state, detail): one of the states above, and for another config what differs."""
         return (BUSY, '') if is_locked(self.output) else self.content()
 
     def content(self):
-        """The state of the run folder, whoever is at work in it."""
+        """(state, detail) of the run folder, without checking whether a process is using it."""
         from basic.checkpoint import BEST, LAST
         from basic.run_folder import CONFIG, LOG, METRICS, RUN_FILES, is_trained, read_config
-        from basic.config import config_changes
-        from util.table.runs import NO_DIFFERENCE
 
         present = [name for name in RUN_FILES if (self.folder / name).exists()]
-        # stopped before it had written its config: nothing of value is lost
+        # The run stopped before it wrote its config: it can start again.
         if CONFIG not in present:
             kept = [name for name in present if name in (BEST, LAST, LOG, *METRICS.values())]
-            return (OTHER, f'it has {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
+            return (OTHER, f'found {", ".join(kept)}, but no {CONFIG}') if kept else (NEW, '')
         try:
-            stored = config_to_dict(read_config(self.folder))  # an older one lacks newer options
+            # Defaults replace options that an older config lacks.
+            stored = config_to_dict(read_config(self.folder))
         except (ValueError, OSError) as error:
             return OTHER, str(error)
-        # between the runs of a grid
-        may_differ = [key for key in NO_DIFFERENCE if key != 'train.seed']
-        changes = config_changes(stored, config_to_dict(self.config), may_differ)
+        # Runs of a grid may differ in these.
+        changes = config_changes(stored, config_to_dict(self.config), keys_with('speed'))
         if changes:
             return OTHER, '; '.join(changes)
         done = METRICS['test'] in present and is_trained(self.folder, self.config)
@@ -110,9 +109,12 @@ class Job:
 
 
 def ablation_files(names=None):
-    """dict name -> file, of names in configs/ablation/ or paths of files; None: all that are there,
-    `full` first.
+    """The files of ablations.
 
+    Args:
+        names: names in configs/ablation/, or paths of YAML files; None: all of configs/ablation/.
+    Returns:
+        dict name -> path; if `names` is None, `full` is first.
     Raises:
         ConfigError: no such ablation.
     """
@@ -127,19 +129,19 @@ def ablation_files(names=None):
         path = Path(name) if name.endswith('.yaml') else known.get(name)
         if path is None or not path.is_file():
             raise ConfigError(
-                f"no ablation '{name}': give the name of one of {ABLATIONS} ({', '.join(known)}),"
-                ' or the path of a .yaml file'
+                f"no ablation '{name}': expected the name of one in {ABLATIONS}"
+                f' ({", ".join(known)}), or the path of a .yaml file'
             )
         if files.setdefault(path.stem, path) != path:
             raise ConfigError(
-                f"two ablations are called '{path.stem}', {files[path.stem]} and {path}, and would"
-                ' share their run folders: rename one'
+                f"two ablations have the name '{path.stem}', {files[path.stem]} and {path}, and"
+                ' would use the same run folders: rename one'
             )
     return files
 
 
 def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
-    """The jobs, a seed of every ablation first, then the next seed.
+    """The jobs of the grid: all ablations with the first seed, then with the next.
 
     Args:
         configs: list of YAML files, as for `basic.config.load_config`.
@@ -147,10 +149,9 @@ def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
         files: dict of ablations, from `ablation_files`.
         seeds: list of int.
         overrides: key=value strings.
-        noise: rates of noise, each with its ROOTPATH from `noise_root`; None: whatever the data
-            are.
+        noise: noise rates, each with its ROOTPATH from `noise_root`; None: the data at `rootpath`.
     Raises:
-        ConfigError, DataError: something does not fit.
+        ConfigError, DataError: wrong options or data.
     """
     from train import default_run_folder
 
@@ -180,52 +181,49 @@ def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
 
 
 def without(overrides, keys, path):
-    """The overrides but those of these keys, which the file at `path` sets: an ablation is what it
-    says.
+    """The overrides without those of `keys`, which the ablation file at `path` sets.
 
     Raises:
-        ConfigError: an override sets a whole group, of which the file sets a part.
+        ConfigError: an override sets a whole group of which the file sets a part.
     """
     kept = []
     for text in overrides:
         key = text.partition('=')[0]
         if any(name.startswith(f'{key}.') for name in keys):
             raise ConfigError(
-                f"option '{text}' sets a group of which {path} sets a part: give its keys one"
-                ' by one'
+                f"option '{text}' sets a group, and {path} sets a part of it: give the keys of"
+                ' the group one by one'
             )
         kept += [text] if key not in keys else []
     return kept
 
 
 def noise_root(rootpath, rate):
-    """The ROOTPATH of the demo's corpus at a rate of noise."""
+    """The ROOTPATH of the demo's corpus with a noise rate."""
     return Path(rootpath) / f'noise_{rate:g}'
 
 
 def make_noisy_demos(rootpath, config, rates, report):
-    """Make the demo's corpora at these rates, as large as the one at `rootpath`.
+    """Make the demo's corpora with these noise rates, with the sizes of the one at `rootpath`.
 
     Raises:
-        ValueError: there is no demo.
+        ValueError: there is no demo at `rootpath`.
     """
     folder = Path(rootpath) / config.data.collection
     options = options_there(rootpath, config.data.collection, config.data.lang)
     if not options:
         raise ValueError(
-            f'--noise is for the demo, and {folder} is not there: make it, python -m util.make_demo'
-            f' --rootpath {rootpath} --collection {config.data.collection} --lang'
-            f' {config.data.lang}. For other data python -m util.add_noise makes files, and prints'
-            ' the options to run with'
+            f'--noise needs a demo, and {folder} does not exist: make it with python -m'
+            f' util.make_demo --rootpath {rootpath} --collection {config.data.collection} --lang'
+            f' {config.data.lang}. For other data, use python -m util.add_noise'
         )
     for rate in rates:
         make_demo(
             root=noise_root(rootpath, rate),
             collection=config.data.collection,
             lang=config.data.lang,
-            # encoders: those of the first corpus
             report=report,
-            encoders=False,
+            encoders=False,  # those of the first corpus are used
             **{**options, 'noise': rate},
         )
 
@@ -235,11 +233,12 @@ def make_noisy_demos(rootpath, config, rates, report):
 
 @contextmanager
 def open_locked(path):
-    """A run's output file, locked for as long as anything holds it open, the run itself too; None
-    if it is locked.
+    """Open and lock a run's output file; yields None if another process has locked it.
+
+    The lock holds until every process that inherits the open file has closed it.
 
     Raises:
-        OSError: it cannot be opened, or is a symbolic link.
+        OSError: the file cannot be opened, or is a symbolic link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(open_no_link(path, os.O_WRONLY | os.O_APPEND), 'ab') as file:
@@ -252,16 +251,18 @@ def open_locked(path):
                 if time.monotonic() > end:
                     yield None
                     return
-            time.sleep(0.02)  # another process may only have looked at it, by `is_locked`
+            time.sleep(0.02)  # another process may be in `is_locked`
         yield file
 
 
 def is_locked(path):
-    """Whether a run holds its output file. A look takes a shared lock for a moment, which
-    `open_locked` waits for."""
+    """Whether a run has locked its output file.
+
+    The check takes a shared lock for a moment; `open_locked` waits for that.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:  # not there, or no file of ours
+    except OSError:  # no such file, or not a file of ours
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -273,7 +274,7 @@ def is_locked(path):
 
 
 def missing_demos(rootpath, config, rates):
-    """The rates of noise whose corpus is not made, or not finished."""
+    """The noise rates whose corpus does not exist or is not finished."""
     collection, lang = config.data.collection, config.data.lang
     missing = []
     for rate in rates:
@@ -284,12 +285,12 @@ def missing_demos(rootpath, config, rates):
 
 
 class Grid:
-    """Runs jobs, some at the same time.
+    """Runs jobs, several in parallel.
 
     Args:
         jobs: list of Job.
-        devices: one for each run at a time, such as ['0', '1'] or ['cpu', 'cpu'].
-        report: called with a line of text for whatever happens.
+        devices: the device of each parallel run, such as ['0', '1'] or ['cpu', 'cpu'].
+        report: function that is called with each message.
     """
 
     def __init__(self, jobs, devices, report=print):
@@ -299,7 +300,7 @@ class Grid:
             if job.state()[0] != DONE
         ]
         self.total, self.finished, self.failed = len(jobs), len(jobs) - len(self.waiting), 0
-        self.stopped = None  # or the number of the signal that asks it to stop
+        self.stopped = None  # the number of the signal that stops the grid
         self.slots, self.free, self.running, self.seconds, self.report = (
             len(devices),
             list(devices),
@@ -313,7 +314,7 @@ class Grid:
         self.environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, threads // self.slots))}
 
     def run(self):
-        """Run all that is to be run, or until it is stopped; returns the exit status."""
+        """Run all jobs, or until a signal stops the grid; returns the exit status."""
         before = {
             number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, *STOPPING)
         }
@@ -331,13 +332,13 @@ class Grid:
         return 128 + self.stopped if self.stopped else 1 if self.failed else 0
 
     def interrupt(self, number, _):
-        """Stop as soon as possible; the second time at once. A signal handler."""
+        """Signal handler: stop the grid; a second signal stops it at once."""
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = number
 
     def start(self, job):
-        """Start a job, or say why not."""
+        """Start a job, or report why it cannot start."""
         state, detail = job.content()
         if state == DONE:
             self.finished += 1
@@ -345,16 +346,16 @@ class Grid:
         if state == OTHER:
             self.refuse(
                 job,
-                f'{job.folder} holds a run of another config ({detail}): give the options of that'
-                ' one, or name=NAME, or delete it',
+                f'{job.folder} has a run of another config ({detail}): give its options, give'
+                ' name=NAME, or delete the folder',
             )
             return
         try:
             with open_locked(job.output) as file:
                 if file is None:
-                    self.refuse(job, f'another process runs it, see {job.output}')
+                    self.refuse(job, f'another process is running it, see {job.output}')
                     return
-                now = job.content()[0]  # another process may just have finished it
+                now = job.content()[0]  # another process may have finished it meanwhile
                 if now in (DONE, OTHER):
                     return self.start(job)
                 self.launch(job, file, resume=now == UNFINISHED)
@@ -362,14 +363,13 @@ class Grid:
             self.refuse(job, error)
 
     def refuse(self, job, reason):
-        """Count a job that cannot be run, and say why."""
+        """Report a job that cannot run, and count it as failed."""
         self.failed += 1
         self.report(f'NOT RUN {job.label}: {reason}')
 
     def launch(self, job, file, resume):
-        """Start a job whose output file is open and locked; the lock is its own as well from now
-        on."""
-        more = ['--resume'] if resume else ['--overwrite']  # there is nothing of value to overwrite
+        """Start a job with its open, locked output file, which the process inherits."""
+        more = ['--resume'] if resume else ['--overwrite']  # there is no run to lose
         file.truncate(0)
         device = self.free[0]
         process = subprocess.Popen(
@@ -385,7 +385,7 @@ class Grid:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=self.environment,
-            start_new_session=True,  # Ctrl-C reaches it through `stop` alone
+            start_new_session=True,  # Ctrl-C reaches it only through `stop`
         )
         self.free.remove(device)
         self.running[process] = (job, device, time.monotonic())
@@ -409,7 +409,7 @@ class Grid:
             '\n'.join(
                 [
                     (
-                        f'FAILED {job.label} ({ending(process.returncode)}); all that it printed: '
+                        f'FAILED {job.label} ({ending(process.returncode)}); its output: '
                         f'{job.output}'
                     ),
                     *(f'    {line}' for line in lines),
@@ -419,12 +419,12 @@ class Grid:
         )
 
     def outlook(self):
-        """How much is done and how long the rest may take."""
+        """How many runs are finished, and how long the others may take."""
         left = self.total - self.finished - self.failed
         text = f'{self.finished} of {self.total} finished' + (
             f', {self.failed} failed' if self.failed else ''
         )
-        text += f', {left} to go' if left else ''
+        text += f', {left} left' if left else ''
         if left and self.seconds and not self.stopped:
             from basic.logger import duration
 
@@ -433,7 +433,7 @@ class Grid:
         return text
 
     def stop(self):
-        """Stop what is running: as Ctrl-C would, and if that does not help, at once."""
+        """Stop all runs as Ctrl-C does, and kill those that do not stop in time."""
         try:
             for process in self.running:
                 process.send_signal(signal.SIGINT)
@@ -443,14 +443,14 @@ class Grid:
                     process.wait(timeout=max(0, end - time.monotonic()))
         finally:
             for process in self.running:
-                with suppress(ProcessLookupError):  # its workers are of its group
+                with suppress(ProcessLookupError):  # the group includes its workers
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             self.running.clear()
 
 
 def ending(status):
-    """What a run's exit status means, as train.py has them."""
+    """The meaning of a run's exit status, see train.py."""
     number = -status if status < 0 else status - 128
     try:
         name = signal.Signals(number).name
@@ -460,14 +460,14 @@ def ending(status):
         return f'exit status {status}: stopped by {name}'
     if number == signal.SIGKILL:
         return (
-            f'killed ({name}), most often because memory ran out: fewer --jobs, or a smaller '
+            f'killed ({name}), probably because memory ran out: try fewer --jobs or a smaller '
             'compute.micro_batch'
         )
     return f'killed ({name})'
 
 
 def result(job):
-    """What a finished run has come to, in a few words."""
+    """The result of a finished run, in a few words."""
     from util.table.runs import read_runs
 
     (run,) = read_runs([job.folder])
@@ -494,12 +494,12 @@ def numbers(kind):
 
 
 def device_names(text):
-    """The device of each run at a time, of '0,1' or 'cpu'; for 'auto' None."""
+    """The list of devices of '0,1' or 'cpu'; None for 'auto'."""
     names = text.split(',')
     if not re.fullmatch('auto|cpu|[0-9]+(,[0-9]+)*', text) or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(
-            f"'{text}': expected cpu, or different indices of GPUs, such as 0,1; --jobs N "
-            'runs several on each'
+            f"'{text}': expected cpu, or different indices of GPUs, such as 0,1 (use --jobs N "
+            'for several runs on each)'
         )
     return None if text == 'auto' else names
 
@@ -516,8 +516,8 @@ def parse_arguments(argv=None):
         prog='python -m util.ablate',
         description=__doc__.splitlines()[0],
         epilog=(
-            'Options are keys of basic/config.py; name=NAME replaces the <config> in '
-            "the run folders' names, and what an ablation sets wins."
+            'The options are those of basic/config.py; name=NAME replaces <config> in the names '
+            'of the run folders. The values of an ablation replace those of the options.'
         ),
     )
     parser.add_argument(
@@ -549,7 +549,7 @@ def parse_arguments(argv=None):
         '--jobs',
         type=int,
         metavar='N',
-        help='runs at the same time, which share the CPU cores (default: one a GPU, or one)',
+        help='parallel runs, which share the CPU cores (default: one per GPU, or one)',
     )
     parser.add_argument(
         '--device',
@@ -558,20 +558,18 @@ def parse_arguments(argv=None):
         type=device_names,
         metavar='D',
         help=(
-            'cpu, or indices of GPUs, such as 0,1: one run on each at a time (default: the first'
-            ' GPU, or the CPU where there is none)'
+            'cpu, or indices of GPUs, such as 0,1, with one run on each at a time (default: the'
+            ' first GPU, or the CPU if there is none)'
         ),
     )
     parser.add_argument(
         '--noise',
         type=numbers(float),
         metavar='RATE,...',
-        help='for the demo: rates of translation noise, with a corpus for each, made if need be',
+        help='for the demo: noise rates; the corpus of each is made if it does not exist',
     )
     parser.add_argument(
-        '--list',
-        action='store_true',
-        help='show the grid and the state of its runs, and run nothing',
+        '--list', action='store_true', help='show the state of all runs, and start none'
     )
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options of all runs')
     args = parser.parse_intermixed_args(argv)
@@ -592,7 +590,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     files = ablation_files(args.only)
     config = load_config(args.config, args.overrides)
-    # To stderr: the table of --list is for other programs too.
+    # On stderr, because programs may read the table of --list.
     print('loading PyTorch ...', file=sys.stderr, flush=True)
     devices = args.device or [first_device()]
     devices = [devices[i % len(devices)] for i in range(args.jobs or len(devices))]
@@ -614,19 +612,19 @@ def main(argv=None):
         show(jobs)
         for rate in missing:
             say(
-                f'noise {rate:g}: corpus not made yet, {len(files) * len(args.seeds)} runs  '
+                f'noise {rate:g}: no corpus yet, {len(files) * len(args.seeds)} runs  '
                 f'{noise_root(args.rootpath, rate)}'
             )
         return 0
     grid = Grid(jobs, devices, report=say)
     say(
-        f'{len(jobs)} runs, {grid.finished} of them finished already; {len(devices)} at a time on '
+        f'{len(jobs)} runs, {grid.finished} already finished; {len(devices)} at a time on '
         f'{", ".join(devices)}'
     )
     status = grid.run()
     say(
         {0: 'all runs are finished', 1: f'{grid.failed} run(s) are not finished, see above'}.get(
-            status, 'stopped; the same command goes on'
+            status, 'stopped; the same command resumes'
         )
         + f': {grid.outlook()}'
     )

@@ -1,23 +1,21 @@
-"""Corrupt a rate of a collection's training translations, into a new caption file beside the
-original.
+"""Write a copy of a collection's training translations in which some captions are corrupted.
 
-    python -m util.add_noise --rootpath ROOT --config configs/vatex.yaml --rate 0.2 [--kinds
-    drop,swap,replace,caption]
-                             [--seed 1] [--share 0.3] [--output-suffix _noise0.2] [--overwrite]
-                             [key=value ...]
+    python -m util.add_noise --rootpath ROOT --config configs/vatex.yaml --rate 0.2
+                             [--kinds drop,swap,replace,caption] [--seed 1] [--share 0.3]
+                             [--output-suffix _noise0.2] [--overwrite] [key=value ...]
 
-A corrupted caption is corrupted in one way, each of --kinds as likely:
+Each corrupted caption is corrupted in one way, drawn from --kinds:
 
-    drop      some words are left out
-    swap      some words change places with their right neighbours
+    drop      some words are dropped
+    swap      some words are swapped with their right neighbours
     replace   some words are replaced by words of another visual item's caption
-    caption   the whole caption is that of another visual item
+    caption   the whole caption is replaced by that of another visual item
 
-'some' is --share of the caption's words, one at least; a word is what stands between spaces and
-punctuation or, in scripts that put no spaces between words (Chinese, Japanese, Thai and others),
-one character. What is between the words stays where it is. The result is a function of the file and
-the options, and captions corrupted at a rate are corrupted alike at a higher one. Ids and order
-stay, and so do all other captions, byte by byte.
+"Some" means the share --share of the caption's words, at least one. Words are separated by spaces
+and punctuation; in scripts without spaces (Chinese, Japanese, Thai and others) each character is a
+word. Spaces and punctuation are not moved. The result depends only on the file and the options. A
+higher rate corrupts the same captions in the same way, and others too. Ids, order and all other
+captions do not change.
 """
 
 import argparse
@@ -29,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 from basic.caption import caption_lines, read_captions, split_line
-from basic.collection import CollectionFiles
+from basic.collection import Collection
 from basic.command import command
 from basic.config import ConfigError, load_config
 from basic.files import write_atomically
@@ -39,7 +37,7 @@ UNSPACED = (
     '\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
     '\u3005-\u3007\u3100-\u312f\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff'
 )
-# What stands between words.
+# Spaces and punctuation between words.
 MARKS = (
     r'\s!-/:-@\[-`{-~\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u060c\u061b\u061f\u0964\u0965'
     r'\u2000-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65'
@@ -63,16 +61,16 @@ def join_words(words, gaps):
 
 
 def drop(text, other, rng, share):
-    """The text without some of its words, but never without all."""
+    """The text without some of its words; at least one word is kept."""
     words, gaps = split_words(text)
     lost = set(chosen(range(len(words)), rng, share, at_most=len(words) - 1))
     kept = [i for i in range(len(words)) if i not in lost]
-    # A word goes with the gap before it; the first one that stays has the sentence's own beginning.
+    # The gap before a word is dropped with it; the first kept word gets the text's first gap.
     return join_words([words[i] for i in kept], [gaps[0], *(gaps[i] for i in kept[1:]), gaps[-1]])
 
 
 def swap(text, other, rng, share):
-    """The text with some of its words and their right neighbours in each other's place."""
+    """The text with some of its words swapped with their right neighbours."""
     words, gaps = split_words(text)
     for i in chosen(range(len(words) - 1), rng, share):
         words[i], words[i + 1] = words[i + 1], words[i]
@@ -80,7 +78,7 @@ def swap(text, other, rng, share):
 
 
 def replace(text, other, rng, share):
-    """The text with some of its words replaced by words of the other."""
+    """The text with some of its words replaced by words of the other text."""
     (words, gaps), (source, _) = split_words(text), split_words(other)
     for i in chosen(range(len(words)), rng, share) if source else ():
         words[i] = rng.choice(source)
@@ -96,21 +94,22 @@ KINDS = {'drop': drop, 'swap': swap, 'replace': replace, 'caption': caption}
 
 
 def chosen(places, rng, share, at_most=None):
-    """Some of the places, in random order: their share, at least one, if there are any."""
+    """A share of the places, at least one if there are any, in random order."""
     number = max(1, round(share * len(places)))
     return rng.sample(places, min(number, len(places) if at_most is None else max(0, at_most)))
 
 
 def corrupt(file, *, rate, kinds, seed, share):
-    """Corrupt a rate of captions.
+    """Corrupt a share of the captions.
 
     Args:
         file: basic.caption.CaptionFile.
-        rate: of the captions, 0 to 1; kinds: names of `KINDS`; share: of a corrupted caption's
-            words.
+        rate: share of the captions, 0 to 1.
+        kinds: names of `KINDS`.
+        share: of a corrupted caption's words.
     Returns:
-        dict row -> (kind, new text), of round(rate * captions) rows, or of fewer if the others
-        cannot be changed: they have no words, say.
+        dict row -> (kind, new text) of round(rate * captions) rows, or of fewer if the others
+        cannot be changed, for example because they have no words.
     """
     order = list(range(len(file)))
     random.Random(f'{seed}/order').shuffle(order)
@@ -125,11 +124,10 @@ def corrupt(file, *, rate, kinds, seed, share):
 
 
 def corrupt_one(file, row, kinds, rng, share, tries=20):
-    """(kind, a text unlike the caption's own); None if no kind makes one.
+    """(kind, a text that differs from the caption's); None if no kind gives one.
 
-    Every kind has the same chance to come first; one that changes nothing (two equal words swapped)
-    leaves the caption to the next. Its captions of the same visual item say the same, so the other
-    caption is another item's.
+    The kinds are tried in random order until one changes the caption (swapping two equal words
+    does not). The other caption is one of another visual item.
     """
     text, visual = file.texts[row], file.ids[row][0]
     if not split_words(text)[0]:
@@ -150,40 +148,38 @@ def corrupt_one(file, row, kinds, rng, share, tries=20):
 def add_noise(
     config, rootpath, *, rate, kinds=tuple(KINDS), seed=1, share=0.3, suffix=None, overwrite=False
 ):
-    """Write a copy of the training translations in which a rate of captions is corrupted.
+    """Write a copy of the training translations in which a share of the captions is corrupted.
 
     Args:
-        config: basic.config.Config, for the file; rootpath: folder that holds the collection's
-            folder.
-        rate, kinds, seed, share: as `corrupt` has.
-        suffix: what the new file's name has before its ending; None: _noise<rate>.
-        overwrite: replace such a file.
+        config: basic.config.Config, which names the file.
+        rootpath: folder that holds the collection's folder.
+        rate, kinds, seed, share: see `corrupt`.
+        suffix: inserted before the ending of the file's name; None: _noise<rate>.
+        overwrite: replace the new file if it exists.
     Returns:
-        (path written, its template for data.captions.train.tgt, captions in all, Counter of
-        corrupted ones by kind).
+        (path written, its template for data.captions.train.tgt, number of captions, Counter of
+        corrupted captions by kind).
     Raises:
-        ValueError: (ConfigError, DataError) an option that cannot be, no such captions, a new file
-            that is there.
+        ValueError: (ConfigError, DataError) a wrong option, no captions, or the new file exists.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         raise ConfigError(
-            f'--kinds {",".join(kinds)}: expected different ones of {", ".join(KINDS)}'
+            f'--kinds {",".join(kinds)}: expected one or more of {", ".join(KINDS)}, each once'
         )
     for name, value in (('rate', rate), ('share', share)):
         if not 0 < value <= 1:
-            raise ConfigError(f'--{name} {value:g}: expected more than 0, and 1 at most')
+            raise ConfigError(f'--{name} {value:g}: expected more than 0 and at most 1')
     suffix = f'_noise{rate:g}' if suffix is None else suffix
     if not suffix or set(suffix) & set('/{}') or suffix != suffix.strip():
         raise ConfigError(
             f'--output-suffix {suffix!r}: expected a part of a file name, without braces'
         )
-    path = CollectionFiles(config, rootpath).caption_path('train', 'tgt')
+    path = Collection(config, rootpath).caption_path('train', 'tgt')
     target = path.with_name(with_suffix(path.name, suffix))
     if target.exists() and not overwrite:
         raise ConfigError(
-            f'{target} is there already: --overwrite replaces it, --output-suffix gives another'
-            ' name'
+            f'{target} exists: --overwrite replaces it, --output-suffix gives another name'
         )
     file = read_captions(path)
     found = corrupt(file, rate=rate, kinds=list(kinds), seed=seed, share=share)
@@ -200,7 +196,7 @@ def add_noise(
 
 
 def with_suffix(name, suffix):
-    """A file name or template with the suffix before its ending, `.caption.txt` or any other."""
+    """Insert a suffix before the ending of a file name or template (`.caption.txt` or another)."""
     stem, ending = re.fullmatch(r'(.+?)(\.caption\.txt|\.[^./{}]*)?', name).groups()
     return f'{stem}{suffix}{ending or ""}'
 
@@ -225,10 +221,10 @@ def main(argv=None):
         required=True,
         action='append',
         metavar='FILE',
-        help='for example configs/vatex.yaml; given again, what a further file says wins',
+        help='such as configs/vatex.yaml; a second one replaces values of the first',
     )
     parser.add_argument(
-        '--rate', required=True, type=float, metavar='R', help='of the captions, 0 to 1'
+        '--rate', required=True, type=float, metavar='R', help='share of the captions, 0 to 1'
     )
     parser.add_argument(
         '--kinds', default=','.join(KINDS), metavar='KIND,...', help='default: %(default)s'
@@ -239,15 +235,15 @@ def main(argv=None):
         type=float,
         default=0.3,
         metavar='S',
-        help="of a corrupted caption's words that drop, swap and replace touch (default: 0.3)",
+        help="share of a corrupted caption's words for drop, swap and replace (default: 0.3)",
     )
     parser.add_argument(
         '--output-suffix',
         metavar='TEXT',
-        help='of the new file, before .caption.txt (default: _noise<rate>)',
+        help='inserted before .caption.txt in the name of the new file (default: _noise<rate>)',
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace the new file if it is there'
+        '--overwrite', action='store_true', help='replace the new file if it exists'
     )
     parser.add_argument(
         'options',
@@ -273,8 +269,8 @@ def main(argv=None):
     )
     if corrupted < round(args.rate * total):
         print(
-            f'{round(args.rate * total) - corrupted:,} fewer than asked for: no other caption can'
-            ' be changed'
+            f'{round(args.rate * total) - corrupted:,} fewer than requested: the other captions'
+            ' cannot be changed'
         )
     print(f'written: {path}')
     option = shlex.quote(f'data.captions.train.tgt="{template}"')

@@ -1,7 +1,7 @@
-"""What `util.check_data` finds in captions.
+"""The checks of `util.check_data` on captions.
 
-Captions that do not match, translations that were never made, damaged text, swapped files, and
-tokens: those that the tokenizer does not know, and letters that it destroys.
+They find captions that do not join, missing translations, damaged text, swapped files, unknown
+tokens, and letters that lower-casing damages.
 """
 
 import html
@@ -16,12 +16,12 @@ from basic.caption import caption_lines, join_captions, read_captions
 from data_provider import pack_branch
 
 MOST, SOME = 0.5, 0.1  # a share above the first is a problem, above the second a warning
-FEW = 5  # captions that may be alike in any file
+FEW = 5  # fewer identical captions are normal in any file
 ROUND_TRIP = 0.9  # share of back-translations that may equal the English
-LOST = 0.01  # share of captions that may lose marks of their letters
-SAMPLE = 2000  # captions of a file that are looked at letter by letter
+LOST = 0.01  # share of captions that may lose diacritics
+SAMPLE = 2000  # captions of a file that are checked letter by letter
 
-# What an id's tag says: enc is human English, enc2zh its translation, enc2zh2enc that one's.
+# Tags of ids: enc is human English, enc2zh its translation, enc2zh2enc the back-translation.
 BRANCHES = {
     'train': {'en': 'enc', 'tgt': 'enc2{lang}', 'back': 'enc2{lang}2enc'},
     'val': {'en': '{lang}2enc', 'tgt': '{lang}'},
@@ -30,14 +30,14 @@ BRANCHES['test'] = BRANCHES['val']
 ENGLISH = ('en', 'enc', 'eng')
 OTHER_NAMES = {'cn': 'zh', 'chi': 'zh', 'jp': 'ja', 'cz': 'cs'}
 
-# UTF-8 read as Latin-1 or cp1252: a first byte, then bytes 0x80 to 0xBF as those show them.
+# UTF-8 decoded as Latin-1 or cp1252: what the bytes 0x80 to 0xBF after a first byte become.
 _NEXT = (
     '[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152'
     '\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e'
     '\u0178]'
 )
 _QUOTES = '[\u00a0\u00ab\u00bb\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00b0]'  # after a letter
-# what could not be decoded, or not encoded
+# Signs of text that was decoded or encoded with the wrong encoding.
 WRONG_ENCODING = re.compile(
     '|'.join(
         [
@@ -60,17 +60,17 @@ PUNCTUATION = dict.fromkeys(
 
 
 def check_captions(report, collection, split, *, encoders, column):
-    """Read, join, tokenise and look at the branches of a split.
+    """Read, join, tokenise and check the branches of a split.
 
     Args:
-        report: util.check_data.Report; collection: data_provider.Collection.
+        report: util.check_data.Report; collection: basic.collection.Collection.
         encoders: util.check_data.Encoders.
-        column: dict row label -> cell, of this split, to fill in.
+        column: dict row label -> cell of this split, which is filled in.
     Returns:
-        dict role -> CaptionFile, of those that can be read.
+        dict role -> CaptionFile of the files that can be read.
     """
     files = {}
-    for role in collection.roles(split):
+    for role in collection.branches(split):
         path = report.attempt(collection.caption_path, split, role)
         if path is not None:
             bad = []
@@ -78,7 +78,7 @@ def check_captions(report, collection, split, *, encoders, column):
             report.add(bad, kind=f'problems in {path}')
             if file is not None:
                 files[role] = file
-    first = files.get(collection.roles(split)[0])
+    first = files.get(collection.branches(split)[0])
     for role, file in files.items():
         _check_alike(report, file)
         expected = BRANCHES[split][role].format(lang=collection.config.data.lang)
@@ -90,8 +90,8 @@ def check_captions(report, collection, split, *, encoders, column):
     if split == 'train' and len(files.get('en', ())) == 1:
         report.add(
             [
-                f'{files["en"].path} has one caption; training needs at least two: the other '
-                'pairs of a batch are the negatives'
+                f'{files["en"].path} has one caption; training needs at least two, because the '
+                'other pairs of a batch are the negatives'
             ]
         )
     column['branches'] = ' / '.join(files)
@@ -101,60 +101,59 @@ def check_captions(report, collection, split, *, encoders, column):
 
 
 def _check_join(report, first, file, role):
-    """Match a branch with the first one, the English; were its captions translated at all?"""
+    """Join a branch with the first one, English, and check that its captions are translated."""
     rows = report.attempt(join_captions, first, file)
     if rows is None:
         return
     extra = len(file) - len(first)
     if extra:
         report.warn(
-            f'{extra:,} captions of {file.path} are not used: {first.path} has no captions '
-            'of these ids'
+            f'{extra:,} captions of {file.path} are not used: {first.path} does not have their ids'
         )
     texts = [file.texts[row] for row in rows]
     same = [text for one, text in zip(first.texts, texts) if _bare(one) == _bare(text) != '']
     share = len(same) / max(1, len(first))
     if len(same) >= FEW and share > (ROUND_TRIP if role == 'back' else SOME):
         report.note(
-            f'{100 * share:.0f} % of the captions of {file.path} are the English of '
-            f'{first.path} itself, such as {same[0][:60]!r}: were they translated?',
+            f'{100 * share:.0f} % of the captions of {file.path} are identical to those of '
+            f'{first.path}, such as {same[0][:60]!r}: were they translated?',
             problem=share > MOST and role != 'back',
         )
 
 
 def _check_back(report, tgt, back):
-    """Are the back-translations the translations themselves?"""
+    """Check that the back-translations are not the translations themselves."""
     texts = {key: _bare(text) for key, text in zip(tgt.ids, tgt.texts)}
     same = sum(texts.get(key, '') == _bare(text) != '' for key, text in zip(back.ids, back.texts))
     share = same / max(1, len(back))
     if same >= FEW and share > SOME:
         report.note(
-            f'{100 * share:.0f} % of the captions of {back.path} are those of {tgt.path}: '
-            'were they translated back?',
+            f'{100 * share:.0f} % of the captions of {back.path} are identical to those of '
+            f'{tgt.path}: were they translated back?',
             problem=share > MOST,
         )
 
 
 def _bare(text):
-    """A caption's words, for comparing."""
+    """A caption without case, punctuation and extra spaces, for comparisons."""
     return ' '.join(text.casefold().translate(PUNCTUATION).split())
 
 
 def _check_alike(report, file):
-    """Is one caption the commonest by far? A translation service's error message would be."""
+    """Check that captions are not all the same, as a translation service's error message is."""
     counts = Counter(text.strip() for text in file.texts if text.strip())
     text, count = counts.most_common(1)[0] if counts else ('', 0)
     share = count / max(1, len(file))
     if count >= FEW and share > SOME:
         report.note(
             f'{100 * share:.0f} % of the captions of {file.path} are identical: '
-            f'{text[:60]!r}; translate or fetch them again',
+            f'{text[:60]!r}; translate or download them again',
             problem=share > MOST,
         )
 
 
 def _check_lines(report, path, *, role, expected):
-    """Warn of damaged text, with its first line and a count, and of another branch's tags."""
+    """Warn of damaged text, with the first line and a count, and of tags of another branch."""
     found, tags = {}, Counter()
     for number, line in caption_lines(path):
         name, *rest = line.decode('utf-8', errors='replace').split(maxsplit=1) or ['']
@@ -163,7 +162,7 @@ def _check_lines(report, path, *, role, expected):
             count, first, shown = found.get(kind, (0, number, example))
             found[kind] = count + 1, first, shown
     for kind, (count, first, example) in found.items():
-        many = '1 caption holds' if count == 1 else f'{count:,} captions hold'
+        many = '1 caption has' if count == 1 else f'{count:,} captions have'
         report.warn(f'{path}:{first}: {many} {kind.format(example=example)}')
     branches = Counter()
     for tag, count in tags.items():
@@ -171,15 +170,15 @@ def _check_lines(report, path, *, role, expected):
     branch, count = branches.most_common(1)[0] if branches else (None, 0)
     if branch not in (None, expected) and count > MOST * branches.total():
         report.warn(
-            f"most ids in {path}, read as branch '{role}', carry the tag '{branch}', where "
-            f"'{expected}' is expected: are files swapped?"
+            f"most ids in {path} (branch '{role}') have the tag '{branch}', expected '{expected}': "
+            'are files swapped?'
         )
 
 
 def _damage(text):
-    """Yield (what is wrong, example) of a caption; {example} stands in the first.
+    """Yield (message, example) for each kind of damage in a caption; the message has {example}.
 
-    Most captions are sound: a quick look comes before each search.
+    Most captions have none, so a fast test comes before each search.
     """
     entity = '&' in text and ENTITY.search(text)
     if entity and html.unescape(entity[0]) != entity[0]:
@@ -187,8 +186,8 @@ def _damage(text):
     wrong = (not text.isascii() or '????' in text) and WRONG_ENCODING.search(text)
     if wrong:
         yield (
-            "text decoded with the wrong encoding, such as '{example}': decode the original "
-            'again, or fetch the file again',
+            "text decoded with the wrong encoding, such as '{example}': decode the original with "
+            'the right one, or download the file again',
             text[max(0, wrong.start() - 5) : wrong.end() + 5].strip(),
         )
     elif not text.isprintable() and CONTROL.search(text):
@@ -201,10 +200,7 @@ def _damage(text):
 
 
 def branch_of(tag):
-    """What an id's tag says of its line; None where it says nothing.
-
-    'train_google_enc2cn' says 'enc2zh'.
-    """
+    """The branch that an id's tag names, or None: 'enc2zh' for 'train_google_enc2cn'."""
     language = '(?:enc?|eng|[a-z]{2,3})'
     for word in re.split('[^a-z0-9]+', tag.lower()):
         if re.fullmatch(f'{language}(?:2{language}){{1,2}}|enc|eng|[a-z]{{2}}', word):
@@ -218,14 +214,14 @@ def _spelled(tag):
 
 
 def _check_tokens(report, config, files, encoders, column):
-    """Tokenise the branches: empty captions, unknown tokens, lost letters, too many tokens."""
+    """Check tokens: empty captions, unknown tokens, damaged letters, too long captions."""
     tokenizer = encoders.tokenizer
     empty = {role: file.empty for role, file in files.items()}
     packed, unknown = {}, {}
     if tokenizer is not None:
         packed = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
         special = tokenizer.num_special_tokens_to_add()
-        # cleaning leaves nothing of an English caption in Chinese: count after it
+        # Counted after cleaning, which leaves nothing of Chinese text in the English file.
         empty = {role: int((tokens.lengths <= special).sum()) for role, tokens in packed.items()}
         unknown = {role: _unknown(tokens.ids, tokenizer) for role, tokens in packed.items()}
     for role, file in files.items():
@@ -233,8 +229,8 @@ def _check_tokens(report, config, files, encoders, column):
             most = empty[role] > MOST * len(file)
             report.note(
                 f'{empty[role]:,} captions of {file.path} are empty'
-                + ', or have nothing that cleaning leaves' * (role == 'en')
-                + '; translate or fetch them again' * most,
+                + ', or are empty after cleaning' * (role == 'en')
+                + '; translate or download them again' * most,
                 problem=most,
             )
     column['empty captions'] = _cells(f'{number:,}' for number in empty.values())
@@ -252,8 +248,8 @@ def _check_tokens(report, config, files, encoders, column):
         positions = encoders.bert.positions
         report.add(
             [
-                f'a caption has {longest} tokens, but this BERT only {positions} positions: '
-                f'set text.positions={positions} or less, then longer captions are cut'
+                f'a caption has {longest} tokens, but this BERT has only {positions} positions: '
+                f'set text.positions={positions} or less, to cut longer captions'
             ]
         )
 
@@ -263,10 +259,10 @@ def _cells(texts):
 
 
 def _check_letters(report, config, file, encoders, share):
-    """Note a file of which the tokenizer knows little, and letters that lower-casing destroys.
+    """Report a file with many unknown tokens, and letters that lower-casing damages.
 
     Args:
-        share: of the file's tokens that are unknown.
+        share: share of unknown tokens in the file.
     """
     texts = file.texts[:: max(1, len(file) // SAMPLE)]
     percent = f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer'
@@ -274,14 +270,13 @@ def _check_letters(report, config, file, encoders, share):
         own = encoders.own_tokenizer
         if 2 * _unknown(_ids(texts, own), own) < share:
             report.note(
-                f'{percent} only because text.lowercase takes letters apart: set '
-                'text.lowercase=false',
+                f'{percent}, because text.lowercase takes letters apart: set text.lowercase=false',
                 problem=share > MOST,
             )
             return
     if share > SOME:
         report.note(
-            f'{percent}: is it the one that belongs to text.bert, and is its vocabulary whole?',
+            f'{percent}: does the tokenizer belong to text.bert, and is its vocabulary complete?',
             problem=share > MOST,
         )
     if config.text.lowercase:
@@ -290,15 +285,15 @@ def _check_letters(report, config, file, encoders, share):
             japanese = config.data.lang in ('ja', 'jp')
             share, example = 100 * len(lost) / len(texts), lost_letters(lost[0])
             report.warn(
-                f'{share:.0f} % of the captions of {file.path} lose marks that tell '
-                f"letters apart, such as '{example}', because text.lowercase strips them"
-                + ' (as the released Japanese models were trained)' * japanese
+                f'{share:.0f} % of the captions of {file.path} have letters that text.lowercase '
+                f"changes into others, such as '{example}'"
+                + ' (the released Japanese models were trained so)' * japanese
                 + ': set text.lowercase=false to keep them'
             )
 
 
 def lost_letters(text):
-    """The first letter of a text that stripping accents turns into another one, or ''.
+    """The first letter of a text that is another letter without its accents, or ''.
 
     Accents of Latin, Greek and Cyrillic letters do not count; vowel signs of Indian scripts and
     the marks of kana do.

@@ -3,11 +3,11 @@
     python -m util.check_data --config configs/vatex.yaml --rootpath ROOT [--split val] [--quick]
                               [key=value ...]
 
-Looks for the tokenizer and the encoders first, then reads the data; says on stderr what it is
-doing. Prints what was found, a column per split, and then every problem, not the first alone. Exit
-status 0: no problems; 1: there are problems; 2: the command or the config is wrong. What can be
-neither found nor downloaded now, such as the tokenizer without network, is said to be not checked,
-and is no problem of the data.
+It looks for the tokenizer and the encoders first, then reads the data, with progress on stderr. It
+prints a table with a column per split, and then all problems. The exit status is 0 without
+problems, 1 with problems, and 2 for a wrong command or config. Something that can be neither found
+nor downloaded, such as the tokenizer without network, is reported as NOT checked and does not count
+as a problem.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from basic.command import command, telling
 from basic.config import SPLITS, load_config
 from basic.errors import DataError, UnreachableError, first_five
 
-SHOWN = 5  # problems of one kind that are printed in full
-IMAGE_SIZE = 224  # to which images are brought where CLIP's own size is not known
-NARROW = 80  # columns of a terminal, at least
+SHOWN = 5  # problems of one kind that are printed
+IMAGE_SIZE = 224  # if CLIP's own size is not known
+NARROW = 80  # least width of the table, in columns
 
 
 @dataclass
@@ -37,9 +37,11 @@ class Report:
     Attributes:
         table: dict split -> dict row label -> cell.
         tokenizer, bert, clip: one line about each; '' for CLIP where it is not used.
-        unchecked: what could not be looked at; quick: whether features and images were left out.
-        problems: what must be put right, each once; warnings: what may be meant.
-        met: how many problems were met, those noted before included.
+        unchecked: names of what could not be checked.
+        quick: whether features and images were not read.
+        met: how many problems were found, repeated ones included.
+        problems: what must be corrected, without repetition.
+        warnings: what may be intended.
     """
 
     table: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def attempt(self, function, *args):
-        """function(*args), or None and a problem more if it raises DataError."""
+        """Return function(*args); if it raises DataError, add a problem and return None."""
         try:
             return function(*args)
         except DataError as error:
@@ -61,7 +63,7 @@ class Report:
             return None
 
     def add(self, problems, kind='problems'):
-        """Note problems of one kind, the first few and how many more; each once."""
+        """Add problems of one kind: the first few, and the number of the others."""
         self.met += len(problems)
         new = [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
         self.problems += new[:SHOWN]
@@ -69,23 +71,23 @@ class Report:
             self.problems.append(f'... and {len(new) - SHOWN:,} more {kind}')
 
     def note(self, text, *, problem):
-        """Note a problem or a warning."""
+        """Add a problem or a warning."""
         if problem:
             self.add([text])
         else:
             self.warn(text)
 
     def warn(self, text):
-        """Note a warning, unless it is noted already."""
+        """Add a warning, unless the report has it already."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def encoders(self):
-        """dict name -> what was found, '' for one that is not used."""
+        """dict name -> what was found; '' for an encoder that is not used."""
         return {'tokenizer': self.tokenizer, 'BERT': self.bert, 'CLIP': self.clip}
 
     def verdict(self):
-        """The last line."""
+        """The last line of the report."""
         if self.problems:
             return '1 problem' if len(self.problems) == 1 else f'{len(self.problems):,} problems'
         if self.unchecked:
@@ -93,7 +95,7 @@ class Report:
         return 'no problems found' + ' (features and images were not read)' * self.quick
 
     def lines(self, width=NARROW):
-        """The report, line by line; the table is made to fit `width` columns."""
+        """The lines of the report; the table fits into `width` columns."""
         return [
             *_fitted(self.table, width),
             *(f'{name}: {text}' for name, text in self.encoders().items() if text),
@@ -107,12 +109,12 @@ class Report:
 
 
 class Encoders:
-    """What the captions and images are to be read with.
+    """The tokenizer, and the limits of the encoders, to check captions and images with.
 
     Attributes:
-        tokenizer: transformers' tokenizer, or None if it could not be had.
-        bert: basic.pretrained.TextLimits, or None.
-        image_size: the side of CLIP's images.
+        tokenizer: transformers' tokenizer, or None if it was not found.
+        bert: basic.pretrained.encoders.TextLimits, or None.
+        image_size: height and width of CLIP's input.
     """
 
     def __init__(self, config):
@@ -122,27 +124,27 @@ class Encoders:
 
     @cached_property
     def own_tokenizer(self):
-        """The tokenizer as it would be with text.lowercase=false."""
-        from basic.caption import load_tokenizer
+        """The tokenizer with text.lowercase=false."""
+        from basic.pretrained.tokenizer import load_tokenizer
 
         return load_tokenizer(self.config.text.bert, False)
 
 
 def check_data(config, rootpath, splits=SPLITS, quick=False):
-    """Check the data of a config; says on stderr what it is doing.
+    """Check the data of a config, with progress on stderr.
 
     Args:
         config: basic.config.Config.
         rootpath: folder that holds the collection's folder.
         splits: of train, val, test.
-        quick: leave out what reads every feature and opens every image.
+        quick: do not read every feature and open every image.
     Returns:
         Report.
     """
     report = Report(quick=quick)
     encoders = check_encoders(report, config)
     with telling('checking the data'):
-        from data_provider import Collection
+        from basic.collection import Collection
         from util.check_captions import check_captions
         from util.check_visuals import check_visuals
 
@@ -155,7 +157,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         column = report.table[split] = {}
         with telling(f'checking captions of {split}'):
             files = check_captions(report, collection, split, encoders=encoders, column=column)
-        lead = collection.roles(split)[0]
+        lead = collection.branches(split)[0]
         if lead in files:
             seen[split] = set(files[lead].visual_ids)
             kind = 'images' if config.visual.kind == 'clip' else 'features'
@@ -181,14 +183,14 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
 
 
 def check_encoders(report, config):
-    """Look for tokenizer, BERT and CLIP, and say in the report what they are; reads no weights.
+    """Look for tokenizer, BERT and CLIP, without their weights, and report what they are.
 
     Returns:
         Encoders.
     """
     encoders, name = Encoders(config), config.text.bert
     with telling('checking the tokenizer'):
-        from basic.caption import load_tokenizer
+        from basic.pretrained.tokenizer import load_tokenizer
 
         tokenizer, report.tokenizer = _looked_at(
             report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase
@@ -201,7 +203,7 @@ def check_encoders(report, config):
             + ', lower-cased and without accents' * config.text.lowercase
         )
     with telling('checking BERT'):
-        from basic.pretrained import clip_image_size, text_limits
+        from basic.pretrained.encoders import clip_image_size, text_limits
 
         _check_bert(report, config, encoders, text_limits)
     if config.visual.kind == 'clip':
@@ -212,24 +214,25 @@ def check_encoders(report, config):
             )
         if size is not None:
             encoders.image_size, report.clip = size, f'{name}: images of {size} x {size}'
-    for what, line in report.encoders().items():  # now, not after minutes of reading data
-        if line.startswith(('NOT CHECKED', 'of no use')):
+    # Print this now: reading the data can take minutes.
+    for what, line in report.encoders().items():
+        if line.startswith(('NOT CHECKED', 'not usable')):
             print(f'{what}: {line}', file=sys.stderr, flush=True)
     return encoders
 
 
 def _check_bert(report, config, encoders, text_limits):
-    """Look for BERT; note a tokenizer that it lacks tokens of, and layers that it lacks."""
+    """Look for BERT; report a tokenizer with more tokens than it has, and missing layers."""
     name, path = config.text.bert, Path(config.text.bert).expanduser()
     if path.is_file() or encoders.tokenizer is None and not path.is_dir():
         report.unchecked.append('BERT')
         report.bert = (
             (
-                f'NOT CHECKED: {name} is a vocabulary; training needs a folder that holds '
-                'config.json and weights, too'
+                f'NOT CHECKED: {name} is only a vocabulary; training needs a folder with '
+                'config.json and weights'
             )
             if path.is_file()
-            else 'as the tokenizer'
+            else 'not checked, like the tokenizer'
         )
         return
     bert, report.bert = _looked_at(report, 'BERT', name, text_limits, name, config.text.pretrained)
@@ -244,7 +247,7 @@ def _check_bert(report, config, encoders, text_limits):
         report.add(
             [
                 f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only "
-                f'{bert.tokens:,}: give the one that belongs to it (text.bert)'
+                f'{bert.tokens:,}: use the tokenizer of this BERT (text.bert)'
             ]
         )
     beyond = [number for number in config.text.trained_layers if number >= bert.layers]
@@ -258,7 +261,7 @@ def _check_bert(report, config, encoders, text_limits):
 
 
 def _looked_at(report, what, name, function, *args):
-    """(function(*args), ''), or (None, a line that says why not)."""
+    """Return (function(*args), ''), or (None, the reason) if it raises ValueError."""
     try:
         return function(*args), ''
     except UnreachableError as error:
@@ -266,11 +269,11 @@ def _looked_at(report, what, name, function, *args):
         return None, f'NOT CHECKED: {error}'
     except ValueError as error:  # DataError included
         report.add([str(error)])
-        return None, f'of no use, see the problems: {name}'
+        return None, f'not usable, see the problems: {name}'
 
 
 def print_report(report):
-    """Print a report: in a terminal no wider than that, as it is into a file."""
+    """Print a report, wrapped to the width of the terminal if it goes to one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in report.lines(max(NARROW, width)):
         message = re.match('(warning|problem|tokenizer|BERT|CLIP): ', line)
@@ -278,17 +281,17 @@ def print_report(report):
 
 
 def _wrapped(text, width):
-    """A message in lines of `width` columns, indented but the first; a long path stays whole."""
+    """Wrap a message to `width` columns with a hanging indent; long paths are not broken."""
     wrap = textwrap.TextWrapper(
         max(width, 40), subsequent_indent='    ', break_long_words=False, break_on_hyphens=False
     )
-    text = text.replace(': ', ':\0', 1)  # 'problem:' does not stand alone before a long path
+    text = text.replace(': ', ':\0', 1)  # keeps 'problem:' on one line with a long path
     lines = (line for part in text.split('\n') for line in wrap.wrap(part))
     return '\n'.join(lines).replace('\0', ' ')
 
 
 def _fitted(table, width):
-    """Lines of a table with a column per split, or of one per split where that is too wide."""
+    """Lines of one table with a column per split, or of a table per split if it is too wide."""
     together = _aligned(table)
     if max(map(len, together), default=0) <= width:
         return together
@@ -296,7 +299,7 @@ def _fitted(table, width):
 
 
 def _aligned(table):
-    """Lines of a table with a row per label; what is the same in every branch is written once."""
+    """Lines of a table with a row per label; equal values of all branches are written once."""
     if not table:
         return []
     labels = list(dict.fromkeys(label for column in table.values() for label in column))
@@ -334,16 +337,16 @@ def main(argv=None):
         '--config',
         required=True,
         action='append',
-        help='YAML file, such as configs/vatex.yaml; given again, what a further file says wins',
+        help='YAML file, such as configs/vatex.yaml; a second one replaces values of the first',
     )
     parser.add_argument(
         '--rootpath', required=True, help="folder that holds the collections' folders"
     )
     parser.add_argument(
-        '--split', action='append', choices=SPLITS, help='check this split; may be given repeatedly'
+        '--split', action='append', choices=SPLITS, help='check only this split; may be repeated'
     )
     parser.add_argument(
-        '--quick', action='store_true', help='do not read every feature, nor open every image'
+        '--quick', action='store_true', help='do not read every feature and open every image'
     )
     parser.add_argument(
         'options',

@@ -1,6 +1,6 @@
-"""What `util.check_data` finds in features and images: unreadable ones, and ones that say nothing.
+"""The checks of `util.check_data` on features and images: unreadable, or without information.
 
-D is the width of a feature, S the side of an image.
+D is the width of a feature, S the height and width of an image.
 """
 
 from collections import Counter
@@ -15,22 +15,22 @@ from basic.images import ImageSource, check_images
 from basic.runtime import cpu_count
 from data_provider import check_known, present_items, visual_order
 
-CHUNK = 64 << 20  # bytes of features looked at in one go
+CHUNK = 64 << 20  # bytes of features that are read at a time
 MOST, SOME = 0.5, 0.1  # a share above the first is a problem, above the second a warning
-SAMPLE = 64  # rows looked at first
-TOO_LARGE = 1e15  # the squares of such numbers, summed over a row, overflow float32
-LARGE, SMALL = 1e6, 1e-6  # the largest number of a feature lies between them
+SAMPLE = 64  # rows that are checked first
+TOO_LARGE = 1e15  # the sum of squares over a row overflows float32
+LARGE, SMALL = 1e6, 1e-6  # the largest number of a feature is between them
 
 
 def check_visuals(report, collection, split, captions, *, image_size, column, scanned):
-    """Open the visual items of a split, and read all of them unless `scanned` is None.
+    """Open the visual items of a split, and read all of them, unless `scanned` is None.
 
     Args:
-        report: util.check_data.Report; collection: data_provider.Collection.
+        report: util.check_data.Report; collection: basic.collection.Collection.
         captions: CaptionFile.
         image_size: S.
-        column: dict row label -> cell, of this split, to fill in.
-        scanned: dict file -> (problems, warnings): features of an earlier split are not read again.
+        column: dict row label -> cell of this split, which is filled in.
+        scanned: dict file -> (problems, warnings) of earlier splits: a file is read only once.
     """
     source = report.attempt(collection.source, split, captions, image_size)
     if source is None:
@@ -66,7 +66,7 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
         if blank:
             report.note(
                 f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
-                f'of one colour throughout: {first_five(blank)}; fetch them again',
+                f'of a single colour: {first_five(blank)}; download them again',
                 problem=len(blank) > MOST * len(visual_ids),
             )
         return
@@ -90,7 +90,7 @@ def unsound_features(source):
     total, problems, warnings = len(source.features), [], []
     if scan.swapped:
         return [
-            f'{where}: the numbers make sense only in the other byte order: write them again '
+            f'{where}: the numbers are plausible only in the other byte order: write them again '
             "as little-endian float32 (NumPy: array.astype('<f4').tofile(path))"
         ], []
 
@@ -98,15 +98,14 @@ def unsound_features(source):
         (problems if problem else warnings).append(f'{where}: {text}')
 
     for rows, text, problem in (
-        (scan.bad, 'hold NaN or infinity', True),
+        (scan.bad, 'have NaN or infinity', True),
         (
             scan.huge,
-            f'hold numbers as large as {scan.largest:.1e}, implausible in features: '
-            'they overflow float32 in training',
+            f'have numbers as large as {scan.largest:.1e}, which overflow float32 in training',
             True,
         ),
         (scan.zero, 'are all zeros', len(scan.zero) > MOST * total),
-        (scan.flat, 'hold one number throughout', len(scan.flat) > MOST * total),
+        (scan.flat, 'have the same number in all columns', len(scan.flat) > MOST * total),
     ):
         if len(rows):
             note(
@@ -118,13 +117,13 @@ def unsound_features(source):
         if scan.repeated > SOME * total:
             example = source.names([scan.example])[0]
             note(
-                f'{scan.repeated:,} of {total:,} rows are identical, such as that of {example}; '
+                f'{scan.repeated:,} of {total:,} rows are identical to that of {example}; '
                 'extract the features again',
                 scan.repeated > MOST * total,
             )
         elif scan.alike:
             note(
-                f'all {total:,} rows are alike: every column is constant; extract the features '
+                f'all {total:,} rows are equal: every column is constant; extract the features '
                 'again',
                 True,
             )
@@ -132,8 +131,8 @@ def unsound_features(source):
         note(f'numbers as large as {scan.largest:.1e} are implausible in features', False)
     if 0 < scan.largest < SMALL:
         note(
-            f'no number is larger than {scan.largest:.1e}, implausible in features: they say '
-            'nothing to the encoder; write them again',
+            f'no number is larger than {scan.largest:.1e}, too small for the encoder; write the '
+            'features again',
             True,
         )
     return problems, warnings
@@ -141,13 +140,13 @@ def unsound_features(source):
 
 @dataclass
 class Scan:
-    """What one pass over features finds.
+    """The result of one pass over features.
 
     Attributes:
-        swapped: the numbers make sense only in the other byte order; the rest was not looked at.
-        bad, huge, zero, flat: int64 arrays, the rows that hold NaN or infinity, numbers above
-            TOO_LARGE, zeros alone, one other number alone.
-        largest: the largest magnitude of all rows but the bad ones.
+        swapped: the numbers are plausible only in the other byte order; the rest is not checked.
+        bad, huge, zero, flat: int64 arrays of rows: with NaN or infinity, with numbers above
+            TOO_LARGE, with only zeros, with only one other number.
+        largest: the largest magnitude of all rows except the bad ones.
         repeated: how many rows are equal to row `example`, the most frequent one of a sample.
         alike: whether every column is constant.
     """
@@ -164,7 +163,7 @@ class Scan:
 
 
 def scan_features(features):
-    """Look at every row of features (rows, D) once, in chunks -> Scan."""
+    """Read every row of features (rows, D) once, in chunks -> Scan."""
     chosen = np.unique(np.linspace(0, len(features) - 1, SAMPLE).astype(np.int64))
     sample = features[chosen] if len(features) else features
     if _wrong_byte_order(sample):
@@ -174,8 +173,9 @@ def scan_features(features):
     starts = tqdm(range(0, len(features), step), desc='features', disable=None, leave=False)
     lows, highs, repeated = [np.zeros(0)], [np.zeros(0)], 0
     least, most = np.full(features.shape[1], np.inf), np.full(features.shape[1], -np.inf)
-    with np.errstate(over='ignore', invalid='ignore'):  # 1e300 is infinite in float32, ...
-        for start in starts:  # ... which is what training reads
+    # Training reads float32, in which a float64 of 1e300 is infinite: not worth a warning here.
+    with np.errstate(over='ignore', invalid='ignore'):
+        for start in starts:
             values = features[start : start + step].astype(np.float32, copy=False)
             lows.append(values.min(axis=1))
             highs.append(values.max(axis=1))
@@ -202,24 +202,24 @@ def scan_features(features):
 
 
 def bad_rows(features):
-    """The rows of `features` (rows, D) that hold NaN or infinity, as an int64 array."""
+    """The rows of `features` (rows, D) with NaN or infinity, as an int64 array."""
     return scan_features(features).bad
 
 
 def _wrong_byte_order(sample):
-    """Whether numbers are absurd as they stand, and features once their bytes are turned round."""
+    """Whether numbers are implausible, but plausible with their bytes swapped."""
     return _plausible(sample) < 0.9 and _plausible(sample.byteswap()) > 0.99
 
 
 def _plausible(values):
-    """Share of numbers, zeros left out, of the size that features have; 0 where all are zeros."""
+    """Share of the non-zero numbers that have a plausible size; 0 if all are zeros."""
     with np.errstate(over='ignore', invalid='ignore'):
         size = np.abs(values[values != 0])
         return np.count_nonzero((size > 1e-12) & (size < 1e9)) / max(1, len(size))
 
 
 def _repeated_row(rows, sample):
-    """The number of a sample's most frequent row but for zeros; None where each is there once."""
+    """The number of a sample's most frequent non-zero row; None if no row occurs twice."""
     counts = Counter(row.tobytes() for row in sample if row.any())
     content, count = counts.most_common(1)[0] if counts else (b'', 0)
     if count < 2:
@@ -231,7 +231,7 @@ def look_at_images(source, visual_ids):
     """Decode every image that exists.
 
     Returns:
-        (a message for each that cannot be read, the ids of those of one colour), lists.
+        (messages about unreadable images, ids of images of a single colour), lists.
     """
     missing = {str(path) for path in source.missing(visual_ids)}
     there = [name for name in visual_ids if str(source.path(name)) not in missing]

@@ -1,12 +1,11 @@
-"""Check what a training needs, cheapest first; then train, and test the best model. What the do_all
-drivers run.
+"""Check the data, train, and test the best model: what the do_all scripts run.
 
-    python -m util.do_all --config configs/vatex.yaml --rootpath ROOT [train.py's other options]
-    [key=value ...]
+    python -m util.do_all --config configs/vatex.yaml --rootpath ROOT
+                          [train.py's other options] [key=value ...]
 
-The arguments are those of train.py. Nothing is trained unless the device, the run folder, the
-encoders and then the data are in order. Exit status: as train.py's; 1 also where the data have
-problems.
+The arguments are those of train.py. Training starts only if the device, the run folder, the
+encoders and the data are in order; they are checked in this order, the fastest checks first. The
+exit status is that of train.py, or 1 if the data have problems.
 """
 
 import sys
@@ -20,7 +19,8 @@ def main(argv=None):
     """The command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = training_arguments(words)
-    with telling('loading PyTorch'):  # the arguments are known to be right by now
+    # PyTorch is imported only now, because a wrong argument should not take seconds to report.
+    with telling('loading PyTorch'):
         import train
         from util.check_data import check_data, print_report
     if train.nothing_to_do(args):

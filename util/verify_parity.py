@@ -1,20 +1,19 @@
-"""Compare this implementation with figures that the released one printed.
+"""Compare this implementation with figures that the released code printed.
 
     python -m util.verify_parity GOLDEN_DIR [--vocab mBERT/vocab.txt] [--device 0] [key=value ...]
 
-Prints, per file and figure, the largest deviation beside its tolerance; the exit status is 1 past
-any of them. All that it compares with, names, sizes, options and inputs, is read from the folder:
+It prints the largest deviation per file and figure, with the tolerance. The exit status is 1 if a
+deviation exceeds its tolerance. Names, sizes, options and inputs are read from the folder:
 
-    <name>.json + <name>.npz    a model: a checkpoint in the released layout is made from the .json
-    (see `weight`),
-                                read by basic.checkpoint, evaluated, taken apart, and trained for a
-                                few steps
+    <name>.json + <name>.npz    a model. A checkpoint in the released layout is made from the
+                                .json (see `weight`), loaded by basic.checkpoint, evaluated, and
+                                trained for a few steps.
     metrics*.npz                scoring
     tokens.json                 tokenising; needs --vocab
 
-Attention is written out (compute.attention=eager), as it was for the figures. Options such as
-compute.attention=fused or compute.micro_batch=3 show that another way of computing gives the same
-figures; see OTHER_KERNELS.
+Attention is written out (compute.attention=eager), as in the released code. Options such as
+compute.attention=fused or compute.micro_batch=3 check other ways to compute the same figures; see
+OTHER_KERNELS.
 """
 
 import argparse
@@ -30,12 +29,14 @@ import numpy as np
 import torch
 
 from basic import distributed
-from basic.caption import Tokens, clean_english, load_tokenizer
-from basic.checkpoint import RELEASED_PARTS, load_checkpoint
+from basic.caption import Tokens, clean_english
+from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.config import TERMS
+from basic.pretrained.tokenizer import load_tokenizer
+from basic.released_weights import PARTS
 from basic.runtime import choose_devices, set_precision
-from basic.scoring import fuse, score, similarity
+from basic.scoring import fuse, scored, similarity
 from data_provider import Batch
 from loss import build_loss, discriminator_loss
 from model import build_model, load_weights
@@ -43,8 +44,8 @@ from train import build_optimizers, step_options, train_step
 
 Row = namedtuple('Row', 'file figure deviation tolerance relative note', defaults=(False, ''))
 
-# Largest difference allowed, float32 on a CPU, attention written out; the released code moves from
-# itself by 1/5 to 1/15 of each when only the attention kernel and the number of threads change.
+# The largest difference allowed: float32 on a CPU, attention written out. The released code itself
+# varies by 1/5 to 1/15 of this if only the attention kernel and the number of threads change.
 TOLERANCE = {
     'eval': 1e-5,
     'term_values': 1e-4,
@@ -57,15 +58,15 @@ TOLERANCE = {
     'after': 1e-2,
     'metrics': 1e-6,
 }
-# Times the tolerance where attention is fused: kernels round otherwise, and not alike on every CPU
-# (with AVX-512 two deviations were 1.04 and 1.07 times the tolerance).
+# Factor on the tolerances for fused attention, whose kernels round differently on different CPUs
+# (with AVX-512, two deviations were 1.04 and 1.07 times the tolerance).
 OTHER_KERNELS = 3
-ON_GPU = 1e-3  # no tolerance is tighter than this on a GPU: its sums run in another order
+ON_GPU = 1e-3  # least tolerance on a GPU, which adds numbers in another order
 EAGER = 'compute.attention=eager'
 NO_DROPOUT = ('text.bert_dropout=0', 'text.dropout=0', 'visual.dropout=0', 'space.dropout=0')
 INPUTS = ('frames', 'features', 'pixels')
 BRANCHES = {'en': 'source', 'tgt': 'translation', 'cross': 'cross', 'back': 'back_translation'}
-# the released names of the trajectory's columns -> ours
+# The released code's name of a column of the trajectory -> ours.
 TERM_OF_COLUMN = {
     'Le_tri': 'triplet_en',
     'Le_tri_trans': 'triplet_tgt',
@@ -77,13 +78,14 @@ TERM_OF_COLUMN = {
 
 
 def weight(seed, part, name, shape):
-    """The value of one made tensor: a function of the seed, the part's name and the tensor's name,
-    nothing else.
+    """The value of one tensor of a golden model, which depends only on the arguments.
 
     Args:
-        seed: the golden set's seed; part, name: as in its .json; shape: list of int.
+        seed: of the golden set.
+        part, name: names of the part and of the tensor, as in its .json.
+        shape: list of int.
     Returns:
-        array of `shape`, float32 (int64 for buffers of whole numbers).
+        array of `shape`, float32 (int64 for buffers of integers).
     """
     leaf = name.rpartition('.')[2]
     if leaf == 'position_ids':
@@ -105,7 +107,7 @@ def weight(seed, part, name, shape):
 
 
 def write_released_checkpoint(spec, path):
-    """Write a checkpoint in the released layout, its weights made by `weight`.
+    """Write a checkpoint in the released layout, with weights from `weight`.
 
     Args:
         spec: content of a golden .json: seed, parts, shapes, opt.
@@ -131,8 +133,13 @@ def write_released_checkpoint(spec, path):
 
 
 def check_model(path, device, overrides=()):
-    """Rows for one model: `path` is its .json, beside which lies the .npz; `overrides` as for
-    `load_checkpoint`."""
+    """Rows for one model.
+
+    Args:
+        path: its .json; the .npz is beside it.
+        device: torch.device.
+        overrides: as for `load_checkpoint`.
+    """
     spec = json.loads(path.read_text(encoding='utf-8'))
     golden = np.load(path.with_suffix('.npz'))
     with tempfile.TemporaryDirectory() as folder:
@@ -152,8 +159,9 @@ def check_model(path, device, overrides=()):
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     rows += check_first_step(path.stem, spec, golden, run, batch)
 
-    run.model.load_state_dict(before)  # the trajectory starts from the beginning again ...
-    run = make_run(checkpoint, device, model=run.model)  # ... with fresh optimisers
+    # The trajectory starts again from the checkpoint, with new optimizers.
+    run.model.load_state_dict(before)
+    run = make_run(checkpoint, device, model=run.model)
     rows += check_trajectory(path.stem, spec, golden, run, batch)
     after = run.model.state_dict()
     moved = [
@@ -166,7 +174,7 @@ def check_model(path, device, overrides=()):
         )
         .norm()
         .item()
-        for part in RELEASED_PARTS
+        for part in PARTS
     ]
     rows.append(
         Row(
@@ -198,13 +206,13 @@ def make_run(checkpoint, device, model=None):
         keep_compiled_graphs()
     if model is None:
         model = build_model(checkpoint.config, architecture=checkpoint.architecture)
-        # the figures hold every branch, of any weight
+        # The figures include every branch, even of terms with weight 0.
         model.use_tgt = model.use_cross = model.use_back = True
         load_weights(model, checkpoint)
         model.to(device)
     optimizer, discriminator_optimizer = build_optimizers(model, checkpoint.config)
     criterion = build_loss(checkpoint.config)
-    # and every term, those of weight 0 included
+    # And every term.
     criterion.weights = dict(checkpoint.config.loss.weights)
     return SimpleNamespace(
         config=checkpoint.config,
@@ -217,13 +225,12 @@ def make_run(checkpoint, device, model=None):
 
 
 def keep_compiled_graphs():
-    """Let compiled code leave alone what a backward pass has used: here one graph gives each term's
-    gradients."""
+    """Keep the buffers of compiled graphs: here several backward passes go through one graph."""
     import torch._functorch.config
     import torch._inductor.config
 
     torch._functorch.config.donated_buffer = False
-    # they may hold code that was compiled for training
+    # Cached code may have been compiled with donated buffers.
     torch._inductor.config.force_disable_caches = True
 
 
@@ -255,7 +262,7 @@ def make_batch(golden, device):
 
 @torch.no_grad()
 def evaluated(model, batch):
-    """Evaluation-mode embeddings by their golden names; the model is left in evaluation mode."""
+    """The embeddings in evaluation mode, by their golden names; leaves the model in this mode."""
     encoded = model.eval()(batch)
     return {
         'visual': encoded.visual,
@@ -264,8 +271,7 @@ def evaluated(model, batch):
 
 
 def check_first_step(file, spec, golden, run, batch):
-    """Rows for the first training step taken apart: terms, their gradients on each part, batch
-    norm's statistics."""
+    """Rows for the first training step: terms, their gradients per part, batch norm statistics."""
     model, discriminator = run.model, run.model.discriminator
     encoded = model(batch)
     loss, _ = discriminator_loss(
@@ -281,7 +287,7 @@ def check_first_step(file, spec, golden, run, batch):
             f'{file}.json: unknown terms {", ".join(sorted(unknown))}; known: {", ".join(TERMS)}'
         )
     terms = [run.criterion.terms[name](encoded, fake_logits) for name in spec['terms']]
-    parts = [getattr(model, part) for part in RELEASED_PARTS[:4]]
+    parts = [getattr(model, part) for part in PARTS[:4]]
     norms = [[gradient_norm(term, part) for part in parts] for term in terms]
     rows = [
         Row(
@@ -314,14 +320,14 @@ def check_first_step(file, spec, golden, run, batch):
 
 
 def gradient_norm(term, module):
-    """The L2 norm of a scalar's gradient on a module's trained parameters."""
+    """The L2 norm of a scalar's gradient with respect to a module's trained parameters."""
     trained = [p for p in module.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
     return float(sum((g.double() ** 2).sum() for g in gradients if g is not None)) ** 0.5
 
 
 def check_trajectory(file, spec, golden, run, batch):
-    """Rows for the training steps on the one batch."""
+    """Rows for the training steps, all on the same batch."""
     expected, columns = golden['train_trajectory'], spec['trajectory_columns']
     weights = run.config.loss.weights
     actual = np.empty_like(expected, dtype=np.float64)
@@ -360,14 +366,15 @@ def check_trajectory(file, spec, golden, run, batch):
 
 
 def check_metrics(path):
-    """Rows for scoring: metrics at each weight, and the mixed scores at one."""
+    """Rows for scoring: metrics at each weight, and the mixed scores at one weight."""
     golden = np.load(path)
     visual, en, tgt = (
         torch.as_tensor(golden[name]) for name in ('visual', 'source', 'translation')
     )
     lines = golden['weights_t2v_v2t']
     rows = []
-    for line, metrics in zip(lines, score(visual, en, tgt, golden['owner'], lines[:, 0].tolist())):
+    scoring = scored(visual, en, tgt, golden['owner'], lines[:, 0].tolist())
+    for line, metrics in zip(lines, scoring.metrics()):
         ours = [
             metrics[way][name]
             for way in ('t2v', 'v2t')
@@ -390,7 +397,7 @@ def check_metrics(path):
 
 
 def check_tokens(path, vocab):
-    """One row: how many captions are tokenised otherwise."""
+    """One row: the number of captions that are tokenised differently."""
     captions = json.loads(path.read_text(encoding='utf-8'))
     figure = f'{len(captions)} captions'
     if vocab is None:
@@ -408,7 +415,7 @@ def check_tokens(path, vocab):
 
 
 def difference(actual, expected):
-    """Largest absolute difference; infinite where one is NaN."""
+    """Largest absolute difference; infinite if a value is NaN."""
     actual = (
         actual.detach().cpu().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
     )
@@ -417,7 +424,7 @@ def difference(actual, expected):
 
 
 def relative(actual, expected):
-    """Largest difference relative to the expected figure; absolute where that is 0."""
+    """Largest difference relative to the expected value; absolute where that is 0."""
     expected = np.asarray(expected, dtype=np.float64)
     scale = np.where(expected == 0, 1, np.abs(expected))
     return difference(np.asarray(actual, dtype=np.float64) / scale, expected / scale)
@@ -427,14 +434,14 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
     """Check every file of a golden folder.
 
     Args:
-        folder: with *.json + *.npz, metrics*.npz, tokens.json; any part may be missing.
+        folder: with *.json + *.npz, metrics*.npz, tokens.json, or some of these.
         vocab: mBERT's vocab.txt, for tokens.json.
         device: `cpu` or the index of a GPU.
         overrides: `key=value` strings over the models' configs.
     Returns:
-        list of Row; `deviation` is None where something was not checked.
+        list of Row; `deviation` is None for what was not checked.
     Raises:
-        ValueError: nothing to check there, or a file of another form.
+        ValueError: the folder has nothing to check, or a file in another format.
     """
     folder, device = Path(folder), distributed.start(choose_devices(device)[:1])
     set_precision('fp32')
@@ -450,8 +457,7 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
         rows += check_metrics(path)
     if not rows:
         raise ValueError(
-            f'{folder} holds no golden figures: expected *.json with *.npz, metrics*.npz,'
-            ' tokens.json'
+            f'{folder} has no golden figures: expected *.json with *.npz, metrics*.npz, tokens.json'
         )
     if device.type == 'cuda':
         rows = [
@@ -463,7 +469,7 @@ def verify(folder, vocab=None, device='cpu', overrides=()):
 
 @command('verify_parity')
 def main(argv=None):
-    """The command line; returns the exit status, see basic.command; 1: a tolerance is passed."""
+    """The command line; returns the exit status, 1 if a deviation exceeds its tolerance."""
     parser = argparse.ArgumentParser(
         prog='python -m util.verify_parity', description=__doc__.splitlines()[0]
     )
@@ -481,9 +487,7 @@ def main(argv=None):
     try:
         rows = verify(args.golden, vocab=args.vocab, device=args.device, overrides=args.overrides)
     except KeyError as error:
-        raise ValueError(
-            f'{args.golden} is no folder of golden figures: it lacks {error}'
-        ) from None
+        raise ValueError(f'{args.golden} is not a folder of golden figures: no {error}') from None
     print(f'{"file":<15} {"figure":<32} {"deviation":>10} {"tolerance":>10}')
     for row in rows:
         deviation = 'not checked' if row.deviation is None else f'{row.deviation:10.2e}'

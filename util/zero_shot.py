@@ -1,40 +1,40 @@
-"""Test an off-the-shelf dual encoder without training, on a collection's captions and raw images.
+"""Test a pretrained dual encoder, without training, on a collection's captions and raw images.
 
-    python -m util.zero_shot --config configs/multi30k.yaml --rootpath ROOT --model NAME_OR_FOLDER
-    [--split test]
-                             [--device 0] [--batch-size 64] [--no-val] [key=value ...]
+    python -m util.zero_shot --config configs/multi30k.yaml --rootpath ROOT
+                             --model NAME_OR_FOLDER [--split test] [--device 0]
+                             [--batch-size 64] [--no-val] [key=value ...]
 
-The model is any of transformers' CLIP-like models, best with a multilingual text tower, such as
-google/siglip2-base-patch16-224 or BAAI/AltCLIP-m9: a hub name, or a folder with model, tokenizer
-and image processor. Target-language queries and their translation into English are encoded as they
-stand, images by the model's own preprocessing; joins, checks, scores, ranks and the choice of w on
-validation are those of a trained model. The result is a run folder,
-ROOT/<collection>/runs/zero_shot_<lang>/seed_<n>, with config.yaml, run.json, metrics.json and
-ranks.npz; the config names the model as text.bert and visual.clip. For two models give name=NAME.
+The model is any CLIP-like model of transformers, preferably with a multilingual text tower, such as
+google/siglip2-base-patch16-224 or BAAI/AltCLIP-m9. It is a hub name, or a folder with model,
+tokenizer and image processor. The target-language queries and their English translations are
+encoded without cleaning, and the images are preprocessed as the model requires. Joins, checks,
+scores, ranks and the choice of w on validation are the same as for a trained model. The result is a
+run folder, ROOT/<collection>/runs/zero_shot_<lang>/seed_<n>, with config.yaml, run.json,
+metrics.json and ranks.npz. Its config has the model as text.bert and visual.clip. For a second
+model, give name=NAME.
 
 N captions or images of a batch, L tokens, E width of the model's common space.
 """
 
 import argparse
 import inspect
-import logging
 import math
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from basic import distributed
-from basic.collection import validation_weights
+from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
 from basic.loader import Loader
 from basic.logger import tell
+from basic.pretrained.encoders import build_dual_encoder
 from basic.run_folder import (
     CONFIG,
     MAY_DIFFER,
@@ -43,9 +43,8 @@ from basic.run_folder import (
     read_config,
     record_start,
 )
-from basic.pretrained import build_dual_encoder
 from basic.runtime import choose_devices
-from data_provider import Collection, EvalSet, VisualBatches, present_items
+from data_provider import EvalSet, VisualBatches, join_split
 from evaluation import (
     choose_weight,
     Embeddings,
@@ -60,12 +59,12 @@ from evaluation import (
 from train import default_run_folder
 
 NAME = 'zero_shot'
-log = logging.getLogger(__name__)
 
 
 class ProcessedImages:
-    """Raw images through a model's own image processor: batch(ids) -> (dict of tensors of N rows,
-    None).
+    """Raw images, preprocessed by a model's own image processor.
+
+    `batch(ids)` returns (dict of tensors of N rows, None).
 
     Args:
         source: basic.images.ImageSource.
@@ -81,7 +80,7 @@ class ProcessedImages:
 
 
 class TextBatches(Dataset):
-    """Captions of a split. An index is the number of a batch, an item dict role -> list of str."""
+    """Captions of a split. An index is a batch's number, an item dict branch -> list of str."""
 
     def __init__(self, texts, *, batch_size):
         self.texts, self.batch_size = texts, batch_size
@@ -91,68 +90,61 @@ class TextBatches(Dataset):
 
     def __getitem__(self, number):
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return {role: texts[place] for role, texts in self.texts.items()}
+        return {branch: texts[place] for branch, texts in self.texts.items()}
 
 
 def open_split(config, rootpath, split, processor, batch_size, weights=None):
-    """A split's captions, as they stand, and its images, with the checks that a trained model's
-    data go through.
+    """Open a split's captions and images, with the same checks as for a trained model.
 
     Args:
-        weights: shares w that it is scored with, which tell the branches needed.
-
+        weights: weights w that the split is scored with, which decide the branches that are read.
     Returns:
         data_provider.EvalSet of TextBatches and ProcessedImages.
     Raises:
-        DataError: files are missing, captions do not join, images are not there.
+        DataError: files or images are missing, or captions do not join.
     """
     collection = Collection(config, rootpath)
-    files = collection.captions(split, weights)
-    # the processor resizes them
-    source = collection.source(split, next(iter(files.values())), image_size=224)
-    files, visual_ids, gone = present_items(config, split, source, files)
-    first = next(iter(files.values()))
-    if gone:
-        log.warning('%s', gone)
-    row = {name: i for i, name in enumerate(visual_ids)}
+    # The processor resizes the images.
+    joined = join_split(collection, split, image_size=224, weights=weights)
+    texts = {branch: file.texts for branch, file in joined.files.items()}
+    images = ProcessedImages(joined.source, processor)
     return EvalSet(
         split=split,
         order={},
-        owner=np.array([row[visual] for visual, _ in first.ids], dtype=np.int64),
-        captions=Loader(
-            TextBatches({role: file.texts for role, file in files.items()}, batch_size=batch_size),
-            workers=0,
-        ),
+        visual_of=joined.visual_of,
+        captions=Loader(TextBatches(texts, batch_size=batch_size), workers=0),
         visuals=Loader(
-            VisualBatches(ProcessedImages(source, processor), visual_ids, batch_size=batch_size),
+            VisualBatches(images, joined.visual_ids, batch_size=batch_size),
             workers=config.train.workers,
             processes=True,
         ),
-        caption_ids=[f'{visual}#{n}' for visual, n in first.ids],
-        visual_ids=visual_ids,
+        caption_ids=joined.caption_ids,
+        visual_ids=joined.visual_ids,
         feature_dim=0,
-        branches=tuple(files),
-        left_out=gone,
+        branches=tuple(joined.files),
+        left_out=joined.left_out,
     )
 
 
 class DualEncoder:
-    """A model with its tokenizer: texts and processed images -> (N, E) float32, not normalised.
+    """A model with its tokenizer: encodes texts and images as (N, E) float32, not normalised.
 
     Args:
-        model, tokenizer: of `basic.pretrained.build_dual_encoder`.
+        model, tokenizer: from `basic.pretrained.encoders.build_dual_encoder`.
         device: torch.device.
     """
 
     def __init__(self, model, tokenizer, device):
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
-        self.longest = min(longest_text(model), tokenizer.model_max_length)
+        self.max_tokens = min(longest_text(model), tokenizer.model_max_length)
         # SigLIP was trained on texts padded to its full length, and reads the padding.
         self.padding = 'max_length' if model.config.model_type.startswith('siglip') else True
 
     def texts(self, texts):
         options = (
-            {'truncation': True, 'max_length': self.longest} if math.isfinite(self.longest) else {}
+            {'truncation': True, 'max_length': self.max_tokens}
+            if math.isfinite(self.max_tokens)
+            else {}
         )
         inputs = self.tokenizer(list(texts), padding=self.padding, return_tensors='pt', **options)
         return self._features(self.model.get_text_features, inputs)
@@ -170,8 +162,7 @@ class DualEncoder:
 
 
 def longest_text(model):
-    """Tokens that the text tower can read: its smallest table of positions; infinite if it has
-    none."""
+    """The most tokens that the text tower can read; infinite if it has no table of positions."""
     tables = [
         module
         for name, module in model.named_modules()
@@ -179,13 +170,13 @@ def longest_text(model):
         and 'position' in name.rpartition('.')[2]
         and not name.startswith('vision_model')
     ]
-    # as RoBERTa counts
+    # RoBERTa's positions start after that of the padding.
     reserved = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
     return min((table.num_embeddings - r for table, r in zip(tables, reserved)), default=math.inf)
 
 
 def encode(encoder, eval_set):
-    """Embeddings of a split of `open_split`."""
+    """The embeddings of a split from `open_split`."""
     split = eval_set.split
     visual = torch.cat(
         [
@@ -194,11 +185,12 @@ def encode(encoder, eval_set):
         ]
     )
     parts = [
-        {role: encoder.texts(some) for role, some in texts.items()}
+        {branch: encoder.texts(some) for branch, some in texts.items()}
         for texts in shown(eval_set.captions, f'encoding {split}: captions, batch')
     ]
     return Embeddings(
-        visual, **{role: torch.cat([part[role] for part in parts]) for role in eval_set.branches}
+        visual,
+        **{branch: torch.cat([part[branch] for part in parts]) for branch in eval_set.branches},
     )
 
 
@@ -206,15 +198,15 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
     """Test the model that the config names.
 
     Args:
-        config: of `zero_shot_config`.
+        config: from `zero_shot_config`.
         rootpath: folder that holds the collection's folder.
         split: val or test.
-        batch_size: captions or images at once.
-        validate: choose w on the validation split, of which nothing else is taken.
+        batch_size: captions or images per batch.
+        validate: choose w on the validation split, which is used for nothing else.
     Returns:
-        (content of metrics.json with its ranks, the run folder).
+        (content of metrics.json with the ranks, the run folder).
     Raises:
-        ValueError: (ConfigError, DataError) something that the user can put right.
+        ValueError: (ConfigError, DataError) a mistake of the user.
     """
     device, tree = torch.device(device), config_to_dict(config)
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
@@ -223,7 +215,7 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
     model, tokenizer, processor = build_dual_encoder(config.visual.clip)
     encoder = DualEncoder(model, tokenizer, device)
     splits = dict.fromkeys([*(['val'] if validate else []), split])
-    weights = {name: [] for name in splits}  # those that each split is scored with
+    weights = {name: [] for name in splits}  # the values of w that each split is scored with
     if validate:
         weights['val'] += validation_weights(config)
     branches = Collection(config, rootpath).branches_there(split)
@@ -262,22 +254,20 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
 
 
 def refuse_another(folder, tree):
-    """ConfigError if the folder holds anything but another test of this model with this config
-    tree."""
+    """Raise ConfigError if the folder has anything but a test of this model with this config."""
     if not (folder / CONFIG).exists():
         check_run_folder(folder, tree)
         return
     changes = config_changes(config_to_dict(read_config(folder)), tree, MAY_DIFFER)
     if changes:
         raise ConfigError(
-            f'{folder} holds the result of another model, or of other options'
-            f' ({"; ".join(changes)}): name=NAME keeps this one apart'
+            f'{folder} has the result of another model or of other options'
+            f' ({"; ".join(changes)}): give name=NAME for another folder'
         )
 
 
 def zero_shot_config(configs, overrides, model):
-    """The config of a zero-shot run: the collection's, with the model in it; ConfigError as
-    `load_config`."""
+    """The collection's config with the model in it; raises ConfigError as `load_config` does."""
     tree = config_to_dict(load_config(configs, overrides))
     if not any(text.startswith('name=') for text in overrides):
         tree['name'] = NAME
@@ -316,10 +306,10 @@ def main(argv=None):
     parser.add_argument(
         '--device',
         default='auto',
-        help='auto (default: a GPU, if there is one), cpu, or the index of a GPU, such as 0',
+        help='auto (default: a GPU if there is one), cpu, or the index of a GPU, such as 0',
     )
     parser.add_argument(
-        '--batch-size', type=int, default=64, metavar='N', help='captions or images at once'
+        '--batch-size', type=int, default=64, metavar='N', help='captions or images per batch'
     )
     parser.add_argument(
         '--no-val', action='store_true', help='do not choose w on the validation split'
@@ -332,7 +322,7 @@ def main(argv=None):
         parser.error('--batch-size: expected at least 1')
     devices = choose_devices(args.device)
     if len(devices) > 1:
-        raise DataError(f'--device {args.device}: this runs on one device')
+        raise DataError(f'--device {args.device}: expected one device')
     report, folder = zero_shot(
         zero_shot_config(args.config, args.overrides, args.model),
         args.rootpath,

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from basic.bigfile import BigFile
 from basic.caption import Tokens, clean_english
-from data_provider import Batch, Collection
+from basic.collection import Collection
+from data_provider import Batch
 
 
 class SampleBySample(Dataset):
@@ -24,7 +25,7 @@ class SampleBySample(Dataset):
 
     Args:
         config: basic.config.Config of a video collection; rootpath: where it lies.
-        tokenizer: of basic.caption.load_tokenizer.
+        tokenizer: of basic.pretrained.tokenizer.load_tokenizer.
     """
 
     def __init__(self, config, rootpath, tokenizer):

@@ -23,9 +23,9 @@ from typing import Any
 import train
 from basic import distributed
 from basic.arguments import training_arguments
-from basic.caption import load_tokenizer
 from basic.command import command
 from basic.config import PRECISIONS, load_config
+from basic.pretrained.tokenizer import load_tokenizer
 from basic.runtime import choose_devices, matrix_precision, seed_everything
 from util.benchmark.data import COLLECTIONS, CONFIGS, make_data, sizes_of
 from util.benchmark.images import images

@@ -15,17 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.collection import CollectionFiles
+from basic.collection import Collection
 from basic.config import SPLITS, load_config
+from util.make_demo.bert import BERT, write_text_encoder
+from util.make_demo.captions import caption_tags, write_branch
+from util.make_demo.items import make_ids
+from util.make_demo.visuals import write_frame_index
 from util.make_demo.world import scene_rng
-from util.make_demo.corpus import (
-    BERT,
-    caption_tags,
-    make_ids,
-    write_branch,
-    write_frame_index,
-    write_text_encoder,
-)
 
 VERSION = 1  # raise it when the same options make other data
 MANIFEST = 'benchmark.json'  # written last: a folder without it is unfinished, or not ours
@@ -177,7 +173,7 @@ def make_data(folder, collection, sizes, *, seed=1, report=print):
     rng = np.random.default_rng(seed)
     frames = folder / collection / config.data.frames.format(feature=config.visual.feature)
     write_features(frames, names, sizes.dim, rng)
-    files = CollectionFiles(config, folder)
+    files = Collection(config, folder)
     for split in SPLITS:
         videos = [names.pop() for _ in range(getattr(sizes, split))]
         for role, tag in caption_tags(split, config.data.lang).items():

@@ -17,7 +17,7 @@ from PIL import Image
 from basic.config import load_config
 from basic.images import ImageSource
 from basic.loader import Loader
-from basic.pretrained import build_clip
+from basic.pretrained.encoders import build_clip
 from basic.runtime import autocast
 from data_provider import VisualBatches, store_images
 from model import ClipEncoder

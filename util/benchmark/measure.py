@@ -72,8 +72,8 @@ class Clock:
 
 
 class Phases:
-    """Listener of `basic.runtime.phase`: seconds of each part of a step, a part within another
-    counted once.
+    """Stands in for `record_function` in train: seconds of each part of a step, a part within
+    another counted once.
 
     Attributes:
         seconds: Counter of part -> seconds so far.
@@ -96,8 +96,8 @@ class Operations(TorchDispatchMode):
     """Counts the floating-point operations that run under it, and notes the matrix products: shapes
     and numbers.
 
-    It is a listener of `basic.runtime.phase` too: what runs outside of any phase belongs to the
-    part ''.
+    It stands in for `record_function` in train too: what runs outside of any marked part belongs to
+    the part ''.
 
     Attributes:
         products: dict part -> Counter of ((..., M, K), (..., K, N), dtype).

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from basic.scoring import Scoring
+from basic.scoring import scored
 from evaluation import Embeddings, evaluate
 from util.benchmark.baselines import score_as_released
 from util.benchmark.measure import GIB, forget_peak, peak, product_flops, product_seconds
@@ -57,7 +57,7 @@ def score_part(bench, queries, gallery, *, baseline):
     owner = np.arange(queries) * gallery // queries  # as many captions for each visual item
     embeddings = made_embeddings(owner, gallery, config.space.dim, bench.device)
     eval_set = SimpleNamespace(
-        split='test', owner=owner, visual_ids=range(gallery), caption_ids=range(queries)
+        split='test', visual_of=owner, visual_ids=range(gallery), caption_ids=range(queries)
     )
     floor = clock.best(
         lambda: [captions @ embeddings.visual.T for captions in (embeddings.en, embeddings.tgt)],
@@ -136,18 +136,17 @@ def score_from_disk(bench):
             for name, rows in zip(Embeddings._fields, (gallery, queries, queries))
         ]
         forget_peak(bench.device)
-        scoring = Scoring(
+        started = clock()
+        scoring = scored(
             *arrays,
             np.arange(queries) * gallery // queries,
             [config.train.val_weight],
             ties=config.eval.ties,
             memory=config.compute.score_memory,
             device=bench.device,
+            blocks=1,
         )
-        share, scoring.blocks = len(scoring.blocks), scoring.blocks[:1]
-        started = clock()
-        scoring.find_range()
-        scoring.count()
+        share = scoring.blocks_in_all
         took = (clock() - started) * share
         scoring.metrics()
         highest = peak(bench.device)

@@ -1,8 +1,8 @@
 """The stages of util.benchmark: each takes a `bench.Bench` and adds its figures to it.
 
 They call what training and evaluation call, and time it from outside: the batches' coming and going
-(`Window`), the parts of a step that `basic.runtime.phase` marks. `images` and `score` have files of
-their own.
+(`Window`), the parts of a step that train marks by `record_function`. `images` and `score` have
+files of their own.
 """
 
 import io
@@ -10,15 +10,18 @@ import sys
 import time
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import fields, is_dataclass, replace
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+import train
 from basic.caption import CaptionFile
+from basic.collection import Collection
 from basic.config import load_config
-from basic.runtime import listen_to_phases, matrix_precision
-from data_provider import Collection, build_loaders, pack_branch
+from basic.runtime import matrix_precision
+from data_provider import build_loaders, pack_branch
 from evaluation import encode
 from loss import build_loss
 from model import build_model
@@ -147,15 +150,15 @@ def bytes_of(thing):
 
 def tokenise(bench):
     """WordPieces a second, as training tokenises: all at once, before the first epoch."""
-    for role, file in Collection(bench.config, bench.root).captions('train').items():
+    for branch, file in Collection(bench.config, bench.root).captions('train').items():
         part = CaptionFile(file.path, file.ids[:TOKENISED], file.texts[:TOKENISED])
         started = time.perf_counter()
-        packed = pack_branch(bench.config, role, part, bench.tokenizer)
+        packed = pack_branch(bench.config, branch, part, bench.tokenizer)
         took, tokens = time.perf_counter() - started, len(packed.ids)
         size = sum(len(text.encode()) for text in part.texts) + packed.ids.nbytes
         bench.add(
             'tokenise',
-            f'branch {role}',
+            f'branch {branch}',
             tokens / took,
             'tokens/s',
             floor=tokens / copy_seconds_one_core(size),
@@ -262,10 +265,14 @@ def first_batches(bench):
 
 
 def timed_steps(run, loader, bench, *, listener=None, **options):
-    """Train on a loader's batches through train's own loop; returns the Window on it."""
+    """Train on a loader's batches through train's own loop; returns the Window on it.
+
+    `listener(part)`, a context manager, wraps each part of a step that train marks.
+    """
     window = Window(loader, bench.clock, **options)
     no_progress = redirect_stderr(io.StringIO())  # it would stand among the rows of the table
-    with no_progress, listen_to_phases(listener) if listener else nullcontext():
+    marked = patch.object(train, 'record_function', listener) if listener else nullcontext()
+    with no_progress, marked:
         train_one_epoch(replace(run, loaders={**run.loaders, 'train': window}), 1)
     return window
 

@@ -14,14 +14,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from basic.board import EDGE, INK, PAPER, SIDE, TEXT, draw, font, thumbnail
-from basic.caption import load_tokenizer
 from basic.checkpoint import load_checkpoint
 from basic.command import command
+from basic.collection import Collection
 from basic.files import write_atomically
-from basic.run_folder import TOKENIZER
-from data_provider import Collection, build_loaders
-from evaluation import encode, root_of, search_examples
-from model import build_model, load_weights
+from evaluation import assemble, encode, root_of, search_examples
 
 COLUMNS = 5  # scenes in a row
 CHARACTERS = 24  # of a line below a scene
@@ -33,20 +30,9 @@ def find_query(checkpoint, rootpath, caption_id=None):
 
     `caption_id` is such as 904456578#0; None means the first query whose right scene comes first.
     """
-    config, saved = checkpoint.config, checkpoint.path.parent / TOKENIZER
-    tokenizer = load_tokenizer(
-        str(saved) if saved.is_dir() else config.text.bert, config.text.lowercase
-    )
-    model = build_model(config, architecture=checkpoint.architecture)
-    load_weights(model, checkpoint)
-    eval_set = build_loaders(
-        config,
-        rootpath,
-        tokenizer,
-        splits=('test',),
-        image_size=model.image_size,
-        image_encoder=model.visual_encoder,
-    )['test']
+    config = checkpoint.config
+    assembled = assemble(config, rootpath, splits=('test',), device='cpu', checkpoint=checkpoint)
+    model, eval_set = assembled.model, assembled.loaders['test']
     if eval_set.pictures is None:
         raise ValueError(f'{checkpoint.path} was trained on features; expected a run on raw images')
     examples = search_examples(

@@ -1,5 +1,4 @@
-"""A figure of quality against the rate of translation noise: a line a config name, a band over
-seeds."""
+"""Plot a metric against the noise rate: one line per config name, with a band over seeds."""
 
 import csv
 import io
@@ -11,8 +10,8 @@ from matplotlib.figure import Figure
 from basic.files import write_atomically
 from util.table.statistics import summary
 
-# Okabe and Ito's colours, which people of any colour vision can tell apart; then other markers and
-# dashes help.
+# The colours of Okabe and Ito, which differ for every kind of colour vision; markers and dashes
+# differ too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS, DASHES = 'os^DvP*', ('-', '--', ':', '-.')
 PANELS = {'with translation': 'query and its translation', 'w=0': 'query alone (w = 0)'}
@@ -27,8 +26,8 @@ def curve_points(lines, metric):
         lines: dict name -> dict noise -> runs, see `util.table.runs.group_by_noise`.
         metric: one of `util.table.runs.QUALITIES`.
     Returns:
-        list of dicts with the keys of `HEADER`; a deviation of one seed is None. A group (of
-        `PANELS`) that some run has no figures for lacks that point.
+        list of dicts with the keys of `HEADER`; the deviation is None for one seed. A point is
+        omitted if a run has no value for the group (of `PANELS`).
     """
     points = []
     for group in PANELS:
@@ -43,26 +42,26 @@ def curve_points(lines, metric):
 
 
 def write_curve(lines, metric, path, weight='val'):
-    """Write the picture and, beside it, its numbers as CSV.
+    """Write the plot, and its numbers as CSV beside it.
 
     Args:
-        lines, metric: as `curve_points` has; weight: as `util.table.runs.read_runs` has, for the
-            title.
-        path: of the picture, ending in .png.
+        lines, metric: as for `curve_points`.
+        path: of the plot, ending in .png.
+        weight: as for `util.table.runs.read_runs`; named in the title.
     Returns:
         both paths.
     Raises:
-        ValueError: another ending, or runs that name no more than one rate of noise.
+        ValueError: another ending, or all runs have the same noise rate.
     """
     path = Path(path)
     if path.suffix != '.png':
-        raise ValueError(f'the picture {path} is written as PNG; expected a name that ends in .png')
+        raise ValueError(f'--curve {path}: expected a name that ends in .png')
     points = curve_points(lines, metric)
     rates = {point['noise'] for point in points}
     if len(rates) < 2:
         raise ValueError(
-            f'all runs have data.noise={rates.pop():g}, which makes no curve; runs on corrupted '
-            'translations are started with data.noise=RATE, which util.add_noise prints'
+            f'all runs have data.noise={rates.pop():g}; a curve needs at least two rates. Start '
+            'runs on corrupted translations with data.noise=RATE, as util.add_noise prints'
         )
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, lineterminator='\n')
@@ -77,7 +76,7 @@ def write_curve(lines, metric, path, weight='val'):
 
 
 def draw(points, metric, weight='val'):
-    """A matplotlib Figure: a panel a group that has points, the same scale and lines in each."""
+    """A matplotlib Figure with a panel per group; all panels share the scale and the styles."""
     groups = [group for group in PANELS if any(point['group'] == group for point in points)]
     names = list(dict.fromkeys(point['name'] for point in points))
     figure = Figure(figsize=(0.8 + 4.6 * len(groups), 4.2), dpi=160, layout='constrained')
@@ -90,13 +89,13 @@ def draw(points, metric, weight='val'):
                 drawn[name] = draw_line(panel, line, number)
         title = PANELS[group] + (f' ({WEIGHTS[weight]})' if group != 'w=0' else '')
         panel.set_title(title, fontsize=10)
-        panel.set_xlabel('rate of noise in the training translations')
+        panel.set_xlabel('noise rate of the training translations')
         panel.set_xticks(sorted({point['noise'] for point in points}))
         panel.grid(axis='y', color='0.9', linewidth=0.8)
         panel.spines[['top', 'right']].set_visible(False)
         panel.set_axisbelow(True)
     panels[0].set_ylabel(metric.replace('/', ' ') + ', test')
-    height = -(-len(drawn) // 4)  # rows of the legend, about equally long
+    height = -(-len(drawn) // 4)  # rows of the legend
     figure.legend(
         drawn.values(),
         drawn.keys(),
@@ -108,7 +107,7 @@ def draw(points, metric, weight='val'):
 
 
 def draw_line(panel, line, number):
-    """One name's line with its band, mean ± deviation, where there are several seeds."""
+    """Draw one name's line, with a band of mean ± deviation if there are several seeds."""
     colour = COLOURS[number % len(COLOURS)]
     noise, means = [point['noise'] for point in line], [point['mean'] for point in line]
     spread = [point['deviation'] or 0.0 for point in line]

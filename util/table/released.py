@@ -1,5 +1,4 @@
-"""The figures that the released system reports, in per cent: single runs, on the collections' test
-splits."""
+"""The results that the authors report, in per cent: single runs on the test splits."""
 
 from util.table.runs import QUALITIES
 
@@ -46,13 +45,13 @@ FEATURES = {'vatex': 'i3d_kinetics', 'msrvttcn': 'resnext101-resnet152', 'multi3
 
 
 def released_figures(config):
-    """The figures reported for a config's collection, language, task and kind of visual features.
+    """The reported results for a config's collection, language, task and visual features.
 
     Args:
         config: basic.config.Config.
     Returns:
-        dict name (of `QUALITIES`) -> number; empty if none are reported for data and pretrained
-        encoders such as these.
+        dict name (of `QUALITIES`) -> number; empty if the authors report none for such data and
+        pretrained encoders.
     """
     visual, data = config.visual, config.data
     same = config.text.pretrained and (

@@ -1,7 +1,6 @@
-"""Tested run folders for tables and curves: reading them, grouping them by name, refusing to mix
-what differs.
+"""Tested run folders for tables and curves: read them, group them by name, refuse mixed configs.
 
-Q captions, S visual items that have captions, W weights.
+Q captions, S visual items with captions, W weights.
 """
 
 import sys
@@ -10,22 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.config import Config, config_to_dict, flatten
+from basic.config import Config, config_to_dict, keys_with
 from basic.foreign import read_json, read_npz
+from basic.merge import flatten
 from basic.run_folder import CONFIG, LOG, METRICS, RANKS, is_trained, read_config, read_log
 from basic.metric import RECALLS
 
-NO_DIFFERENCE = (
-    'train.seed',
-    'train.workers',
-    'train.keep_last',
-    'compute.image_cache',
-    'compute.score_memory',
-)
-# along a line of a curve
+# Options in which the runs of a row may differ.
+NO_DIFFERENCE = ('train.seed', *keys_with('speed'))
+# Options in which the runs of a curve's line may differ too.
 NOISE_OPTIONS = ('data.noise', 'data.captions.train.tgt', 'data.captions.train.back')
 FIGURES = dict.fromkeys((*(f'R@{k}' for k in RECALLS), 'MedR', 'mAP'), float)
-# What metrics.json must hold.
+# The form of metrics.json, see basic.foreign.
 REPORT = {
     'split': str,
     'ties': str,
@@ -49,12 +44,12 @@ class TestedRun:
     """A run folder after its test.
 
     Attributes:
-        folder: where it lies; config: its resolved config.
+        folder: its path; config: its resolved config.
         report: the content of metrics.json.
-        weight: w whose figures are the run's: the one that validation uses, the paper's protocol;
-            or, where it was asked for, the one chosen on validation.
-        chosen: whether one was chosen on validation.
-        preset: it was asked for, and there is none.
+        weight: the w of the run's result: that of validation, as in the paper, or on request the
+            one chosen on validation.
+        chosen: whether a w was chosen on validation.
+        preset: whether the chosen w was requested, but there is none.
     """
 
     folder: Path
@@ -73,8 +68,7 @@ class TestedRun:
         return next((row for row in self.report['rows'] if row['weight'] == weight), None)
 
     def value(self, name, weight):
-        """A figure of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`; None where it is
-        not recorded."""
+        """The value of one of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`, or None."""
         if name == 'epoch':
             return self.report['epoch']
         if name == 'minutes':
@@ -91,13 +85,13 @@ class TestedRun:
         return (row[way] if way else row)[name] * (100 if name == 'mAP' else 1)
 
     def hits(self, weight):
-        """How much each query adds to SumR.
+        """How much each query contributes to SumR.
 
         Returns:
-            dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a right item;
-                owner (Q,), the place in v2t of each caption's visual item; caption_ids (Q,).
+            dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a correct item;
+                owner (Q,), the index in v2t of each caption's visual item; caption_ids (Q,).
         Raises:
-            ValueError: there are no ranks, or they are not those of the report.
+            ValueError: there are no ranks, or they do not belong to the report.
         """
         path = self.folder / RANKS['test']
         again = f'test it again: python evaluation.py --checkpoint {self.folder}'
@@ -118,9 +112,7 @@ class TestedRun:
         except (ValueError, OSError) as error:
             raise ValueError(f'{error}; {again}') from None
         if not np.isin(ranks['owner'], np.arange(ranks['v2t'].shape[1])).all():
-            raise ValueError(
-                f'{path} is damaged (captions of visual items that it does not have); {again}'
-            )
+            raise ValueError(f'{path} is damaged (captions without a visual item); {again}')
         at = np.flatnonzero(ranks['weights'] == weight)
         found = (
             {way: sum(100.0 * (ranks[way][at[0]] <= k) for k in RECALLS) for way in ('t2v', 'v2t')}
@@ -136,32 +128,31 @@ class TestedRun:
 
 
 def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='val'):
-    """The tested runs that paths name: run folders, or folders with run folders at any depth.
+    """Read tested runs.
 
     Args:
-        weight: whose figures are taken: `val`, the w that validation uses; `chosen`, the one chosen
-            on validation.
-        report: called with a line for each run inside such a folder that has not been tested, and
-            is left out, and for each that was tested before its training was finished.
+        paths: run folders, or folders with run folders at any depth.
+        report: function that is called with a message for each run that is skipped because it is
+            not tested, and for each that was tested before its training was finished.
+        weight: `val`, the w that validation uses, or `chosen`, the w chosen on validation.
     Raises:
-        ValueError: a path without a run, a run folder given by itself that has not been tested, a
-            damaged file.
+        ValueError: a path without a tested run, or a damaged file.
     """
     folders = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            raise ValueError(f'no folder {path}; expected a run folder, or one that holds some')
+            raise ValueError(f'no folder {path}; expected a run folder, or a folder of run folders')
         inside = sorted(file.parent for file in path.rglob(CONFIG))
         tested = [folder for folder in inside if (folder / METRICS['test']).is_file()]
         if not tested:
             raise ValueError(
-                f'{path} holds no tested run: a run folder has {CONFIG} and, after the test, '
-                f'{METRICS["test"]}; found {len(inside)} of the first. To test a trained one: '
-                'python evaluation.py --checkpoint FOLDER'
+                f'{path} has no tested run: expected folders with {CONFIG} and {METRICS["test"]}, '
+                f'found {len(inside)} with {CONFIG} only. To test a trained run: python '
+                'evaluation.py --checkpoint FOLDER'
             )
         for folder in inside:
             if folder not in tested:
-                report(f'left out, not tested: {folder}')
+                report(f'skipped, not tested: {folder}')
         folders.update((folder.resolve(), folder) for folder in tested)
     runs = [_read_run(folder, weight) for folder in folders.values()]
     for run in runs:
@@ -171,7 +162,7 @@ def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='v
 
 
 def _preset(report):
-    """The w of a test's one result; reports of older versions have that of validation alone."""
+    """The w of a test's result; reports of older versions have only that of validation."""
     return report['result']['weight'] if 'result' in report else report['val_weight']
 
 
@@ -192,12 +183,10 @@ def _read_run(folder, weight):
         if run.row(run.weight) is None:
             raise ValueError(f'{METRICS["test"]} has no row for w = {run.weight:g}')
     except ValueError as error:
-        raise ValueError(
-            f'{folder}: {CONFIG} or {METRICS["test"]} is not as train.py writes it: {error}'
-        ) from None
+        raise ValueError(f'{folder}: {CONFIG} or {METRICS["test"]} is damaged: {error}') from None
     if report.get('altered'):
         raise ValueError(
-            f'{folder / METRICS["test"]} is not of the run as it was trained'
+            f'{folder / METRICS["test"]} is from a test with other options than the training'
             f' ({"; ".join(report["altered"])}): test it again, python evaluation.py --checkpoint'
             f' {folder}'
         )
@@ -205,13 +194,14 @@ def _read_run(folder, weight):
 
 
 def group_by_name(runs):
-    """dict label -> the runs of one config name, which differ in nothing but the seed, by seed.
+    """Group runs of one config name that differ only in the seed.
 
-    The label is the name, followed, where the runs are of several, by collection, language and rate
-    of noise: runs of different ones have different queries, and make rows of their own.
-
+    Returns:
+        dict label -> runs in the order of their seeds. The label is the config's name. If the runs
+        have several collections, languages or noise rates, these are part of the label, because
+        their queries differ.
     Raises:
-        ValueError: they do differ, or a seed occurs twice; names the folders and what differs.
+        ValueError: runs of a label differ in more than the seed, or a seed occurs twice.
     """
     groups = _grouped(runs, _label(runs, ('collection', 'lang', 'noise')))
     for name, group in groups.items():
@@ -221,12 +211,12 @@ def group_by_name(runs):
 
 
 def group_by_noise(runs):
-    """dict label -> dict noise rate, rising -> runs that differ in nothing but the seed, by seed;
-    labels as above.
+    """Group runs of one config name that differ only in the seed and the noise rate.
 
+    Returns:
+        dict label -> dict noise rate, ascending -> runs in the order of their seeds.
     Raises:
-        ValueError: runs of one name differ in more than seed and noise, or a seed occurs twice at a
-            rate.
+        ValueError: runs of a label differ in more, or a seed occurs twice at a rate.
     """
     lines = {}
     for name, group in _grouped(runs, _label(runs, ('collection', 'lang'))).items():
@@ -240,8 +230,7 @@ def group_by_noise(runs):
 
 
 def _label(runs, keys):
-    """A function run -> its config's name, and those of these keys of `data` in which the runs
-    differ."""
+    """A function run -> label: the config's name, and the `data` keys in which the runs differ."""
     different = [key for key in keys if len({run.config.data[key] for run in runs}) > 1]
 
     def label(run):
@@ -262,8 +251,7 @@ def _grouped(runs, key):
 
 
 def refuse_differences(name, runs, allowed):
-    """ValueError if the runs' configs differ in other keys than those allowed, or if they were
-    tested differently."""
+    """Raise ValueError if the configs differ in keys that are not allowed, or the tests differ."""
     first = runs[0]
     for run in runs[1:]:
         one, other = (flatten(config_to_dict(each.config)) for each in (first, run))
@@ -281,17 +269,17 @@ def refuse_differences(name, runs, allowed):
             raise ValueError(
                 f"runs named '{name}' differ in more than the seed: "
                 + '; '.join(f'{key}: {a!r} and {b!r}' for key, (a, b) in different.items())
-                + f' ({first.folder} and {run.folder}). Their mean would say nothing: leave one'
-                ' away, or train it with a name of its own, name=NAME'
+                + f' ({first.folder} and {run.folder}), so they have no common mean. Omit one of'
+                ' them, or train it with another name=NAME'
             )
 
 
 def _refuse_doubles(name, runs):
-    """Sort by seed; ValueError if two have the same."""
+    """Sort runs by seed; raise ValueError if two have the same seed."""
     runs.sort(key=lambda run: run.seed)
     for one, other in zip(runs, runs[1:]):
         if one.seed == other.seed:
             raise ValueError(
                 f"two runs named '{name}' have seed {one.seed}: {one.folder} and {other.folder}; "
-                'leave one away'
+                'omit one'
             )

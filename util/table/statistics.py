@@ -1,6 +1,6 @@
 """Means over seeds, and the difference of two rows with a bootstrap confidence interval.
 
-Q captions, S visual items that have captions.
+Q captions, S visual items with captions.
 """
 
 from typing import NamedTuple
@@ -8,18 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import bootstrap
 
-ROOM = 2**22  # numbers drawn at once
+ROOM = 2**22  # random numbers per batch of resamples
 
 
 class Summary(NamedTuple):
-    """Mean and sample standard deviation (ddof=1) over seeds; of one seed there is no deviation."""
+    """Mean and sample standard deviation (ddof=1) over seeds; None for one seed."""
 
     mean: float
     deviation: float | None
 
 
 class Difference(NamedTuple):
-    """SumR less that of the base row, and its confidence interval."""
+    """SumR minus that of the base row, and its confidence interval."""
 
     mean: float
     low: float
@@ -27,12 +27,12 @@ class Difference(NamedTuple):
 
     @property
     def significant(self):
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
 
 def summary(values):
-    """Summary of a figure's values, one a seed; None if there are none or one is not recorded."""
+    """Summary of a metric's values, one per seed; None if there are none or one is missing."""
     values = list(values)
     if not values or None in values:
         return None
@@ -42,22 +42,22 @@ def summary(values):
 
 
 def difference(row, base, *, resamples=9999, confidence=0.95, seed=1):
-    """The difference in SumR of two rows, each a mean over its seeds, with a percentile bootstrap
-    interval.
+    """The difference in SumR of two rows, with a percentile bootstrap interval.
 
-    Both rows answer the same queries, so a resample draws them once, for both (paired): it draws S
-    of the visual items with replacement, each with all its captions, and SumR is the recalls over
-    those captions (t2v) plus the recalls over those items (v2t). What belongs to one visual item
-    thus stays together. The trained models are as they are: the interval says how far the test
-    queries matter, the deviations over seeds say how far training does.
+    The bootstrap is paired: each resample is used for both rows. It draws S visual items with
+    replacement, each with all its captions. SumR is the sum of the recalls over these captions
+    (t2v) and over these items (v2t), averaged over the seeds of a row. The interval is the
+    uncertainty from the choice of test queries; the deviations over seeds show that of training.
 
     Args:
-        row, base: lists of a dict for each seed, see `util.table.runs.TestedRun.hits`.
-        resamples: how many; confidence: of the interval; seed: of the drawing.
+        row, base: lists of a dict per seed, see `util.table.runs.TestedRun.hits`.
+        resamples: number of resamples.
+        confidence: of the interval.
+        seed: of the random numbers.
     Returns:
         Difference.
     Raises:
-        ValueError: other queries, or fewer than two visual items.
+        ValueError: the rows have different queries, or there are fewer than two visual items.
     """
     first = base[0]
     if any(
@@ -65,16 +65,16 @@ def difference(row, base, *, resamples=9999, confidence=0.95, seed=1):
         for hits in (*row, *base)
         for key in ('caption_ids', 'owner')
     ):
-        raise ValueError('the runs were tested on other queries')
+        raise ValueError('the runs were tested on different queries')
     if len(first['v2t']) < 2:
-        raise ValueError('there is but one visual item: nothing to draw from')
+        raise ValueError('a bootstrap needs at least two visual items, found one')
     t2v, v2t = (
         np.mean([hits[way] for hits in row], axis=0) - np.mean([hits[way] for hits in base], axis=0)
         for way in ('t2v', 'v2t')
     )
-    # (S,) how many each has
+    # (S,) number of captions of each visual item
     captions = np.bincount(first['owner'], minlength=len(v2t)).astype(float)
-    # (S,) by all of them together
+    # (S,) difference in t2v, summed over the captions of each visual item
     gained = np.bincount(first['owner'], weights=t2v, minlength=len(v2t))
     found = bootstrap(
         (gained, captions, v2t),
@@ -93,6 +93,11 @@ def difference(row, base, *, resamples=9999, confidence=0.95, seed=1):
 
 
 def sum_of_recalls(t2v, captions, v2t, axis=-1):
-    """SumR of visual items (..., S): t2v, what their captions add up to; captions, how many; v2t,
-    what each adds."""
+    """SumR over visual items.
+
+    Args:
+        t2v: (..., S) sums over the captions of each item.
+        captions: (..., S) numbers of captions.
+        v2t: (..., S) values of the items.
+    """
     return t2v.sum(axis=axis) / captions.sum(axis=axis) + v2t.mean(axis=axis)

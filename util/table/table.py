@@ -1,15 +1,14 @@
-"""A table of tested runs: means and deviations over seeds, differences to a base row; or a curve
-over noise rates.
+"""Make a table of tested runs, with means over seeds, or a curve over noise rates.
 
     python -m util.table RUNS... [--base NAME] [--format text|markdown|latex|csv] [--output FILE]
                          [--metric NAME,... | --all-columns] [--weight val|chosen]
     python -m util.table --curve FILE.png RUNS... [--metric NAME] [--weight val|chosen]
 
-RUNS are run folders, or folders that hold some. Runs of one config name that differ in nothing but
-the seed make a row; runs that differ in more are refused. Figures are those of the test split at
-the weight w that validation uses (the paper's protocol), or, with --weight chosen, at the one that
-was best there; and, in columns of their own, at w = 0: without any translation at test time. A
-terminal shows the recalls and SumR at the former, a file or a pipe all of them.
+RUNS are run folders, or folders that hold some. Runs of one config name that differ only in the
+seed form a row; runs that differ in more are refused. The figures are those of the test split at
+the weight w that validation uses, as in the paper, or with --weight chosen at the w that was best
+on validation. A second group of columns is for w = 0, without translation at test time. A terminal
+shows only recalls and SumR of the first group; a file or a pipe gets all columns.
 """
 
 import argparse
@@ -33,7 +32,7 @@ GROUPS = (MAIN, ZERO)
 COMPACT = tuple(
     name for name in QUALITIES if name.rpartition('/')[2] in ('R@1', 'R@5', 'R@10', 'SumR')
 )
-NAME_WIDTH = 32  # characters of a row's name on a terminal
+NAME_WIDTH = 32  # most characters of a row's name on a terminal
 
 
 @dataclass
@@ -41,11 +40,11 @@ class Row:
     """One row of the table.
 
     Attributes:
-        name: the config's, or 'released ...'.
-        seeds: how many.
-        weights: w of each seed in the group `MAIN`, as text.
+        name: the config's name, or 'released ...'.
+        seeds: number of seeds.
+        weights: the different w of the group `MAIN`, as text.
         figures: dict group (of `GROUPS`) -> dict metric -> Summary or None.
-        differences: dict group -> Difference to the base row; a group that has none is left out.
+        differences: dict group -> Difference to the base row, for the groups that have one.
     """
 
     name: str
@@ -56,18 +55,16 @@ class Row:
 
 
 def build_rows(groups, metrics, base=None, bootstrap=difference):
-    """The table's rows: one for each group of runs, then the released system's where there are such
-    figures.
+    """The table's rows: one per group of runs, then those of the authors' results.
 
     Args:
         groups: dict label -> runs, see `util.table.runs.group_by_name`.
         metrics: names, of `QUALITIES` and `COSTS`.
-        base: config name of the row to compare with, which becomes the first one, and, where there
-            are several collections, languages or rates of noise, the first one of each; None: no
-            differences.
+        base: config name of the row to compare with. It comes first among the rows of the same
+            collection, language and noise rate. None: no differences.
         bootstrap: function of two lists of hits, see `util.table.statistics.difference`.
     Raises:
-        ValueError: there is no such base, or a row that cannot be compared with it.
+        ValueError: no such base, or a row that cannot be compared with it.
     """
     names = {label: runs[0].config.name for label, runs in groups.items()}
     settings = {label: label.removeprefix(name) for label, name in names.items()}
@@ -87,7 +84,7 @@ def build_rows(groups, metrics, base=None, bootstrap=difference):
 
 
 def weight_of(run, group):
-    """The weight whose figures a run shows in a group of columns."""
+    """The weight w of a run's figures in a group of columns."""
     return run.weight if group == MAIN else 0.0
 
 
@@ -121,7 +118,7 @@ def _differences(name, runs, base, base_runs, bootstrap):
 
 
 def _released_rows(groups, metrics):
-    """A row for each setting among the runs that the released system reports figures for."""
+    """A row for each setting of the runs for which the authors report results."""
     rows = {}
     for runs in groups.values():
         config = runs[0].config
@@ -146,10 +143,9 @@ def _released_rows(groups, metrics):
 
 
 def columns(rows, metrics, groups=GROUPS):
-    """[(group, metric)], the table's columns after name, seeds and w; the metric 'difference'
-    follows SumR.
+    """The table's columns after name, seeds and w, as a list of (group, metric).
 
-    Where every row is at w = 0 already, it has no second group, which would say everything twice.
+    The metric 'difference' follows SumR. If every row is at w = 0, there is no second group.
     """
     found = []
     if all(row.weights in ('0', NOTHING) for row in rows):
@@ -164,10 +160,9 @@ def columns(rows, metrics, groups=GROUPS):
 
 
 def cell(row, group, metric):
-    """(mean, deviation or None, note) of a cell as text; None if there is nothing, or nothing
-    new."""
+    """The texts (mean, deviation or None, note) of a cell; None for an empty cell."""
     if group == ZERO and row.weights == '0':
-        return None  # the row's other figures are those
+        return None  # the first group has the same figures
     if metric == 'difference':
         change = row.differences.get(group)
         return change and (
@@ -191,7 +186,7 @@ def label(metric, delta='Δ SumR'):
 
 
 def markdown(rows, metrics, notes):
-    """A pipe table; a group of columns that is not the first is named in each of its heads."""
+    """A Markdown table; the heads of the second group name it."""
     shown = columns(rows, metrics)
     head = [
         '',
@@ -226,7 +221,7 @@ def markdown(rows, metrics, notes):
 
 
 def latex(rows, metrics, notes):
-    """A tabular for the package booktabs, with a head over each group and direction."""
+    """A LaTeX tabular for the package booktabs, with a head over each group and direction."""
     shown = columns(rows, metrics)
     heads = [
         (
@@ -237,7 +232,7 @@ def latex(rows, metrics, notes):
     ]
 
     def spanning(level):
-        """The names of one level of heads, over the columns that share them."""
+        """One level of heads, each over the columns that share it."""
         cells, start = [], 0
         while start < len(heads):
             end = start + 1
@@ -295,7 +290,7 @@ def latex(rows, metrics, notes):
 
 
 def escaped(text):
-    """Text as LaTeX sets it."""
+    """Text with LaTeX's special characters escaped."""
     special = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'}
     return ''.join(
         special.get(letter, f'\\{letter}' if letter in '_%&#${}' else letter) for letter in text
@@ -303,8 +298,7 @@ def escaped(text):
 
 
 def as_csv(rows, metrics, notes):
-    """Full precision, a column a number; empty where there is nothing. The notes are left out: it
-    is for programs."""
+    """CSV for programs: full precision, one column per number, no notes."""
     shown, lines = columns(rows, metrics), []
     for row in rows:
         line = {'name': row.name, 'seeds': row.seeds, 'w': row.weights.replace(NOTHING, '')}
@@ -337,8 +331,7 @@ def as_csv(rows, metrics, notes):
 
 
 def as_text(rows, metrics, notes, groups=GROUPS):
-    """An aligned table within the terminal's width; columns that do not fit beside go below, under
-    the names again."""
+    """An aligned table of the terminal's width; columns that do not fit follow in another block."""
     width = shutil.get_terminal_size().columns
     names = [cut(row.name) for row in rows]
     first = max(map(len, names))
@@ -370,7 +363,7 @@ def as_text(rows, metrics, notes, groups=GROUPS):
             )
         )
     blocks = [[padded(['', *names], left=True)]]
-    for unit in units.values():  # what belongs together stays together, where it can
+    for unit in units.values():  # the columns of a unit stay together if they can
         whole = first + sum(len(column[0]) + 2 for column in unit)
         if whole <= width and used(blocks[-1]) + whole - first > width:
             blocks.append(blocks[0][:1])
@@ -388,19 +381,18 @@ def as_text(rows, metrics, notes, groups=GROUPS):
 
 
 def cut(name):
-    """A name that a terminal has room for: the end of a longer one, which is what tells it from
-    others."""
+    """Shorten a name to its end, in which names differ, so that it fits a terminal."""
     return name if len(name) <= NAME_WIDTH else f'..{name[2 - NAME_WIDTH :]}'
 
 
 def padded(cells, left=False):
-    """A column's cells, all as wide as the widest."""
+    """A column's cells, padded to the widest."""
     width = max(map(len, cells))
     return [text.ljust(width) if left else text.rjust(width) for text in cells]
 
 
 def used(block):
-    """The width of columns side by side."""
+    """The width of columns beside each other."""
     return sum(len(column[0]) for column in block) + 2 * (len(block) - 1)
 
 
@@ -408,30 +400,27 @@ FORMATS = {'text': as_text, 'markdown': markdown, 'latex': latex, 'csv': as_csv}
 
 
 def notes_of(rows, base, confidence, resamples, *, weight='val', groups=GROUPS):
-    """What a reader must know to read the table, a sentence or two a line."""
+    """The notes below the table, a sentence or two per line."""
     which = {
-        'val': 'the one that validation uses, as the paper does',
-        'chosen': 'the one that scored best on the validation split',
+        'val': 'as in validation and in the paper',
+        'chosen': 'chosen on the validation split',
     }[weight]
     notes = [
-        'Mean ± sample standard deviation over seeds (one seed has none), test split. R@k and mAP'
-        f' in per cent. w: share of the English branch in the score, {which}'
+        'Mean ± sample standard deviation over seeds (none for one seed), test split. R@k and mAP'
+        f' in per cent. w: weight of the English scores, {which}'
         + ('; w = 0: no translation at test time.' if ZERO in groups else '.')
     ]
     if any('(preset)' in row.weights for row in rows):
-        notes.append(
-            '(preset): no choice is stored with the model; it is the weight that validation uses.'
-        )
+        notes.append('(preset): no w was chosen on validation; this is the w that validation uses.')
     if any(row.differences for row in rows):
         notes.append(
-            f'Δ SumR: difference to {base}, with a {100 * confidence:g} % interval by a paired'
-            ' percentile '
-            f"bootstrap over the test's visual items and their captions ({resamples:,} resamples);"
-            ' *: it '
-            'leaves out 0. It does not cover the chance of training, which the deviations show.'
+            f'Δ SumR: difference from {base}, with a {100 * confidence:g} % interval of a paired'
+            " percentile bootstrap over the test split's visual items with their captions"
+            f' ({resamples:,} resamples); *: it excludes 0. It does not include the randomness of'
+            ' training, which the deviations show.'
         )
     if any(row.name.startswith('released') for row in rows):
-        notes.append('released: the figures of single runs that the authors report.')
+        notes.append('released: single runs, as reported by the authors.')
     return notes
 
 
@@ -458,23 +447,21 @@ def parse_arguments(argv=None):
         '--metric',
         metavar='NAME,...',
         help=(
-            f'of {", ".join((*QUALITIES, *COSTS))} (epoch: that of '
-            'the model; minutes: of training and validation); default: all but the last two, '
-            'on a terminal the recalls and SumR, for a curve SumR'
+            f'one or more of {", ".join((*QUALITIES, *COSTS))} (epoch: of the best model; '
+            'minutes: training and validation); default: all but the last two, on a terminal '
+            'recalls and SumR, for a curve SumR'
         ),
     )
     parser.add_argument(
         '--all-columns',
         action='store_true',
-        help='on a terminal too all figures, and those at w = 0',
+        help='all columns on a terminal too, with those at w = 0',
     )
     parser.add_argument(
         '--weight',
         choices=('val', 'chosen'),
         default='val',
-        help=(
-            'whose figures: the w that validation uses (default), or the one that scored best there'
-        ),
+        help=('the w of the figures: that of validation (default), or the one that was best there'),
     )
     parser.add_argument(
         '--confidence', type=float, default=0.95, metavar='SHARE', help='of the interval (0.95)'
@@ -486,20 +473,20 @@ def parse_arguments(argv=None):
         '--curve',
         metavar='FILE.png',
         help=(
-            'plot a figure against data.noise, a line a config name, '
-            'and write the numbers to FILE.csv'
+            'plot a metric against data.noise, one line per config name, and write the numbers to '
+            'FILE.csv'
         ),
     )
     args = parser.parse_args(argv)
     if args.curve and (args.base or args.output):
-        parser.error('--curve draws no table: leave --base and --output away')
+        parser.error('--curve makes no table: omit --base and --output')
     if args.all_columns and args.metric:
         parser.error('--all-columns and --metric contradict each other: give one')
     on_terminal = not args.output and sys.stdout.isatty()
     args.compact = on_terminal and not (args.metric or args.all_columns or args.format)
     args.format = args.format or ('text' if on_terminal else 'markdown')
     if args.base and args.metric and 'SumR' not in args.metric.split(','):
-        parser.error('--base shows differences in SumR: name it in --metric, or leave --base away')
+        parser.error('--base shows differences in SumR: add SumR to --metric, or omit --base')
     if not 0 < args.confidence < 1 or args.resamples < 1:
         parser.error('expected --confidence between 0 and 1, and --resamples of at least 1')
     args.metric = (

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from basic import runtime  # noqa: F401  (lets transformers import beside a torchvision of another build)
 from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
-from basic.hub import check_weights, load_pretrained, reason, refuse_empty
+from basic.pretrained.hub import check_weights, load_pretrained, reason, refuse_empty
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig
 
@@ -282,7 +282,7 @@ def load_whole(cls, name, **options):
 
     Raises:
         ValueError: some are not, which transformers would start at random.
-        UNUSABLE: as `basic.hub.load_pretrained`.
+        UNUSABLE: as `basic.pretrained.hub.load_pretrained`.
     """
     try:
         model, found = load_pretrained(
