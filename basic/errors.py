@@ -15,8 +15,7 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be run: the message names the key, what was found and what is
-    valid."""
+    """An invalid config; the message has the key, what was found and what is valid."""
 
 
 class DataError(UserError):
