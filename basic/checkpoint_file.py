@@ -294,8 +294,7 @@ def refuse_whole_numbers(model, where):
 
 
 def refuse_absurd_sizes(architecture, numbers, path, name='architecture'):
-    """CheckpointError for a size that a model of so many `numbers` cannot have: nothing of that
-    size is to be made."""
+    """Raise CheckpointError for a size too large for a model of `numbers` numbers."""
     for key, value in (
         architecture.items() if isinstance(architecture, dict) else enumerate(architecture)
     ):
