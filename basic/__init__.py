@@ -1,12 +1,10 @@
-"""What the top-level files import. Importing it first settles how torch's threads wait for each
-other.
+"""The modules that the top-level files import; importing the package shortens OpenMP's spin.
 
-By default the threads of GNU OpenMP, which torch's CPU builds use, spin for milliseconds at each
-meeting point. On a machine whose cores others use too, the thread that is waited for may have no
-core, and the waiting ones keep it from getting one: a training step then takes several times as
-long. A short spin costs little on an idle machine (README, Troubles, has the figures). Whoever sets
-OMP_WAIT_POLICY or GOMP_SPINCOUNT keeps their own choice. OpenMP reads this when torch is imported,
-so this comes before.
+By default the threads of GNU OpenMP, which torch's CPU builds use, spin for milliseconds when they
+wait for each other. On a busy machine, the waiting threads then keep the late one from getting a
+core, and a training step takes several times as long. A short spin costs little on an idle machine
+(see util/benchmark/README.md for the times). If OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, it is not
+changed. OpenMP reads the variable when torch is imported, so this must come first.
 """
 
 import os

@@ -1,7 +1,6 @@
-"""The arguments of train.py and evaluation.py, checked as far as they can be without importing
-torch.
+"""The arguments of train.py and evaluation.py, checked without importing torch.
 
-Importing torch and transformers takes seconds; a mistyped option is told before that.
+Importing torch and transformers takes seconds; a wrong option should be reported before that.
 """
 
 import argparse
@@ -15,8 +14,8 @@ from basic.config import ConfigError, load_config
 from basic.print_config import describe_config
 
 DEVICE = (
-    'auto: the first GPU, or the CPU where there is none (default); cpu; the index of a GPU, such'
-    ' as 0, or of several, with a process on each: 0,1,2 (cpu:2: two processes on the CPU)'
+    'auto: the first GPU, or the CPU if there is none (default); cpu; the index of a GPU, such as'
+    ' 0, or several, with one process on each: 0,1,2 (cpu:2: two processes on the CPU)'
 )
 
 
@@ -29,7 +28,7 @@ def training_arguments(argv=None):
         argparse.Namespace: configs (files), overrides (all options, as key=value), config (the
             Config they make), rootpath, device, run_dir, resume, overwrite, other_data, no_test.
     Raises:
-        ValueError: (ConfigError) what they name cannot be.
+        ValueError: (ConfigError) a wrong config or device.
     """
     parser = argparse.ArgumentParser(
         prog='train.py',
@@ -43,9 +42,8 @@ def training_arguments(argv=None):
         action='append',
         metavar='FILE',
         help=(
-            'for example '
-            'configs/vatex.yaml; given again, what a further file says wins, for example '
-            'configs/ablation/no_adversary.yaml'
+            'such as configs/vatex.yaml; a second one, such as configs/ablation/no_adversary.yaml, '
+            'replaces values of the first'
         ),
     )
     parser.add_argument(
@@ -58,20 +56,18 @@ def training_arguments(argv=None):
         help='run folder (default: ROOT/<collection>/runs/<config>_<lang>/seed_<n>)',
     )
     parser.add_argument(
-        '--resume', action='store_true', help="go on after the run folder's last finished epoch"
+        '--resume', action='store_true', help='continue after the last finished epoch of the run'
     )
     parser.add_argument(
         '--overwrite',
         action='store_true',
         help=(
-            'replace the run that the run folder holds, which '
-            'is kept until the new one has its first epoch'
+            'replace the run in the run folder, which is kept until the new run has finished its '
+            'first epoch'
         ),
     )
     parser.add_argument(
-        '--other-data',
-        action='store_true',
-        help='let --resume go on with other data than the run began with',
+        '--other-data', action='store_true', help='let --resume continue with other data'
     )
     parser.add_argument(
         '--no-test', action='store_true', help='do not test the best model at the end'
@@ -113,7 +109,7 @@ def evaluation_arguments(argv=None):
         argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output,
             save_embeddings (None: no; '': into the default folder), print_config, overrides.
     Raises:
-        ValueError: what they name cannot be.
+        ValueError: a wrong device, or a file or folder that does not exist.
     """
     parser = argparse.ArgumentParser(
         prog='evaluation.py', description='Test a trained or a released model.'
@@ -129,7 +125,7 @@ def evaluation_arguments(argv=None):
         metavar='ROOT',
         help=(
             "folder that holds the collections' folders "
-            '(default: where the run folder lies, ROOT/<collection>/runs/NAME/SEED)'
+            '(default: that of the run folder, ROOT/<collection>/runs/NAME/SEED)'
         ),
     )
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='default: test')
@@ -144,8 +140,8 @@ def evaluation_arguments(argv=None):
         '--output',
         metavar='FILE',
         help=(
-            'where to write the metrics as JSON (default: metrics.json, '
-            'for val metrics_val.json, beside the checkpoint); the ranks of each query go beside it'
+            'JSON file for the metrics (default: metrics.json, for val metrics_val.json, beside '
+            'the checkpoint); the ranks of each query are written beside it'
         ),
     )
     parser.add_argument(
@@ -176,15 +172,14 @@ def evaluation_arguments(argv=None):
         args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()
     ):
         raise ValueError(
-            f'--output {args.output}: expected the name of a JSON file in a folder that is there;'
-            ' the ranks go beside it with the ending .npz'
+            f'--output {args.output}: expected the name of a JSON file in an existing folder; the'
+            ' ranks are written beside it as .npz'
         )
     return args
 
 
 def without_folder(words):
-    """The words of the command line, with a --save-embeddings before a key=value as one that names
-    no folder."""
+    """The words of the command line, where --save-embeddings does not take a key=value as DIR."""
     return [
         '--save-embeddings=' if word == '--save-embeddings' and '=' in following else word
         for word, following in zip(words, [*words[1:], ''])
@@ -192,8 +187,7 @@ def without_folder(words):
 
 
 def _check_device(name):
-    """ValueError where a device's name cannot be one; whether there is such a GPU, torch tells
-    later."""
+    """Raise ValueError for a malformed device; whether the GPU exists is checked later."""
     if not re.fullmatch('auto|cpu(:[1-9][0-9]?)?|(cuda:)?[0-9]+(,[0-9]+)*', name.strip()):
         raise ValueError(
             f"device '{name}': expected auto, cpu, cpu:N for N processes, or the indices of GPUs,"
@@ -202,14 +196,14 @@ def _check_device(name):
 
 
 def begin(name, script, parse):
-    """Before the imports that take seconds: check the command line, and start several processes if
-    it asks for them.
+    """Check the command line before the slow imports, and start several processes if requested.
 
-    Ends the program where the command line is wrong, and, having started other processes, when
-    these have ended.
+    This ends the program if the command line is wrong, or, if it has started other processes, when
+    they have ended.
 
     Args:
-        name: as messages call the command; script: its file.
+        name: of the command in messages.
+        script: its file.
         parse: function that raises, or returns an argparse.Namespace with a `device`.
     """
 
@@ -229,5 +223,5 @@ def begin(name, script, parse):
 
 
 def _processes(device):
-    """How many processes a device's name asks for."""
+    """The number of processes that a --device argument requests."""
     return int(device.partition(':')[2] or 1) if device.startswith('cpu') else device.count(',') + 1

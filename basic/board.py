@@ -1,6 +1,6 @@
-"""TensorBoard's view of a run: steps, epochs, the config, the test, and what a few queries find.
+"""The TensorBoard log of a run: steps, epochs, the config, the test, and a few queries' results.
 
-log.jsonl is the record. A view that cannot be opened or written is said once and stops nothing.
+log.jsonl is the record. If TensorBoard fails, a note is printed once and the run continues.
 """
 
 from pathlib import Path
@@ -10,16 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from basic.files import write_atomically
 
-STEP = 'step/'  # tags whose x is the training step; that of all others is the epoch
-SIDE, EDGE, TEXT = 160, 5, 18  # pixels: of a picture, of its frame, of a line of text
-BESIDE = 3  # pictures in a row: TensorBoard shows a broad image small
+STEP = 'step/'  # tags plotted against the training step; all others against the epoch
+SIDE, EDGE, TEXT = 160, 5, 18  # pixels of an image, its frame, and a line of text
+BESIDE = 3  # images per row: TensorBoard shrinks wide images
 RIGHT, OTHER, PAPER, INK = '#1a9641', '#bbbbbb', 'white', 'black'
 
 
 def open_board(folder, *, epoch=0, step=0):
-    """A SummaryWriter for a run's TensorBoard folder, without what came after an epoch and its last
-    step."""
-    # slow to import, and evaluation has no use for it
+    """A SummaryWriter for a run's TensorBoard folder, without events after an epoch and step."""
+    # Imported here because it is slow and evaluation does not need it.
     from torch.utils.tensorboard import SummaryWriter
 
     if epoch:
@@ -28,12 +27,12 @@ def open_board(folder, *, epoch=0, step=0):
 
 
 def attempt(function, *args, **options):
-    """function(...), or None and a note: what TensorBoard shows must not stop a training."""
+    """Return function(...); if it fails, print a note and return None, so that training goes on."""
     try:
         return function(*args, **options)
-    except Exception as error:  # whatever a view raises: the record does not need it
+    except Exception as error:  # any error: log.jsonl is the record
         print(
-            f'note: no TensorBoard from here on ({type(error).__name__}: {error}); log.jsonl has'
+            f'note: TensorBoard logging stopped ({type(error).__name__}: {error}); log.jsonl has'
             ' every epoch',
             flush=True,
         )
@@ -41,15 +40,14 @@ def attempt(function, *args, **options):
 
 
 def forget_later(folder, epoch, step):
-    """Take out of the event files what a continuation after `epoch`, whose last step was `step`,
-    writes again."""
+    """Remove the events that a run resumed after `epoch`, with the last step `step`, repeats."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     def is_kept(event):
         tag = next((value.tag for value in event.summary.value), '')
-        if tag.startswith('test/'):  # of a shorter training; the continuation has a test of its own
+        if tag.startswith('test/'):  # of a shorter training; the resumed run is tested again
             return False
         return event.step <= (step if tag.startswith(STEP) else epoch)
 
@@ -67,14 +65,14 @@ def forget_later(folder, epoch, step):
 
 
 def add_scalars(board, values, at):
-    """Add numbers by their tags; mAP, which files have from 0 to 1, in per cent."""
+    """Add numbers by their tags; mAP, which is 0 to 1 in the log, in per cent."""
     for tag, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             board.add_scalar(tag, 100 * value if tag.endswith('mAP') else value, at)
 
 
 def add_code(board, tag, text, at):
-    """Add text in a fixed width."""
+    """Add text in a fixed-width font."""
     board.add_text(tag, '\n'.join(f'    {line}' for line in text.splitlines()), at)
 
 
@@ -83,8 +81,7 @@ def add_code(board, tag, text, at):
 
 
 def add_queries(board, examples, at, pictures=None):
-    """Show searches: as text, and where there are pictures, as those, the right one in a green
-    frame.
+    """Show the results of queries as text, and with images, the correct one in a green frame.
 
     Args:
         examples: list of evaluation.Example.
@@ -97,7 +94,7 @@ def add_queries(board, examples, at, pictures=None):
 
 
 def as_markdown(example):
-    """A search as a heading and a table."""
+    """The result of a query as a heading and a table."""
 
     def cell(text):
         return text.replace('|', '\\|')
@@ -118,8 +115,7 @@ def as_markdown(example):
 
 
 def font(size=13):
-    """A font with Latin, Greek and Cyrillic letters, accents included, which Pillow's own does not
-    have."""
+    """A font with Latin, Greek and Cyrillic letters and accents, which Pillow's own lacks."""
     import matplotlib
 
     return ImageFont.truetype(
@@ -128,9 +124,9 @@ def font(size=13):
 
 
 def draw(example, pictures, *, beside=BESIDE):
-    """A search as a picture: (height, width, 3) uint8; `beside`: images in a row."""
+    """The result of a query as an image (height, width, 3) uint8; `beside`: images per row."""
     letters, cell = font(), SIDE + 2 * EDGE
-    # That has Latin, Greek and Cyrillic letters; the text page has every script.
+    # The font has Latin, Greek and Cyrillic letters; TensorBoard's text page has every script.
     lines = [text for text in example.texts if not text or max(text) < '\u0530'] or [
         example.caption_id
     ]
@@ -153,8 +149,7 @@ def draw(example, pictures, *, beside=BESIDE):
 
 
 def thumbnail(pictures, name):
-    """One picture, SIDE x SIDE, with margins where it is not square; an empty one if it cannot be
-    read."""
+    """One image, scaled to SIDE x SIDE with margins; blank if it cannot be read."""
     square = Image.new('RGB', (SIDE, SIDE), PAPER)
     try:
         image = pictures.read(name, lambda image: image.convert('RGB'))

@@ -1,9 +1,8 @@
-"""The file of a checkpoint, whoever wrote it: what it is, and what it holds, without running any of
-it.
+"""Read checkpoint files from anywhere, without running code from them.
 
-torch's `weights_only` unpickler lets through tensors and plain data. Added to that is what options
-of a training script hold: `argparse.Namespace`, defaultdicts, paths, and NumPy's numbers, which
-become Python's; of NumPy arrays nothing is needed here, and a mark stands in their place.
+torch's `weights_only` unpickler accepts tensors and plain data. We also accept what the options of
+a training script contain: `argparse.Namespace`, defaultdicts, paths, and NumPy's numbers, which
+become Python's. NumPy arrays are not needed and are replaced by a placeholder.
 """
 
 import argparse
@@ -19,22 +18,21 @@ from basic.errors import UserError, first_five
 from basic.foreign import DAMAGE, expect, refuse_special, shown
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# the ends of the names of whole numbers
+# Endings of the names of integer tensors.
 COUNTS = ('num_batches_tracked', 'position_ids', 'token_type_ids')
-AGAIN = 'copy or fetch it again'
+AGAIN = 'copy or download it again'
 MOST_LAYERS, LARGEST_SIZE = 1000, 100_000  # of an architecture, whatever the weights are
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used: the message names the file, what was found and what to
-    do."""
+    """An unusable checkpoint; the message names the file, what was found and what to do."""
 
 
 def read_content(path):
-    """What a file of `torch.save` holds, its tensors on the CPU; nothing in it is run.
+    """The content of a file of `torch.save`, with its tensors on the CPU; no code is run.
 
     Raises:
-        CheckpointError: it is something else, damaged, larger than it says, or asks for code.
+        CheckpointError: another kind of file, a damaged file, or one that contains code.
     """
     refuse_special(path, CheckpointError)
     with open(path, 'rb') as file:
@@ -45,12 +43,12 @@ def read_content(path):
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location='cpu', weights_only=True)
-    # torch raises many kinds: unpickling, zip, end of file, a class not allowed
+    # torch raises many kinds of errors: unpickling, zip, end of file, a forbidden class.
     except Exception as error:
-        # torch's own advice, to load it regardless, is left out
+        # Omit torch's advice to load the file unsafely.
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
         reason = (
-            f'it asks for {asked[1]}'
+            f'it needs {asked[1]}'
             if asked
             else next(
                 (
@@ -62,14 +60,14 @@ def read_content(path):
             )[:300]
         )
         raise CheckpointError(
-            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged, or hold'
-            ' code; only tensors, plain data and argparse.Namespace are read. Its maker can save'
-            " it again without such objects: content['opt'] = dict of plain values, then"
+            f'{path} cannot be read safely as a checkpoint ({reason}). It may be damaged or contain'
+            ' code; only tensors, plain data and argparse.Namespace are read. Its author can save'
+            " it without other objects: content['opt'] = dict of plain values, then"
             ' torch.save(content, FILE)'
         ) from None
 
 
-# --------------------------------------------------------------------------------------- what it is
+# -------------------------------------------------------------------------------- the kind of file
 
 ARCHIVES = (
     (b'\x1f\x8b', 'a gzip archive: tar zxf'),
@@ -87,67 +85,61 @@ OTHERS = (
     (b'%PDF', 'a PDF document'),
     (b'\x7fELF', 'a program'),
 )
-LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began a file before torch 1.6
+LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of torch.save's files before torch 1.6
 
 
 def _refuse_other_kinds(path, head):
-    """CheckpointError, with what to do, if the first bytes are those of something that torch.save
-    does not write."""
+    """Raise CheckpointError if the first bytes are not those of a file of torch.save."""
     found = _other_kind(head)
     if found:
         raise CheckpointError(f'{path} is {found}')
 
 
 def _other_kind(head):
-    """What a file with these first 512 bytes is, as the end of a sentence; None for one of
-    torch.save."""
+    """The kind of a file with these first 512 bytes, for a message; None for one of torch.save."""
     if not head:
         return f'empty: {AGAIN}'
     if head.startswith((b'PK\x03\x04', LEGACY)):
         return None
     for start, name in ARCHIVES:
         if head.startswith(start):
-            return (
-                f'{name} it first, then give the folder in it that has the checkpoint, such as'
-                ' runs_0'
-            )
+            return f'{name} it first, then give the folder that has the checkpoint, such as runs_0'
     if head[257:262] == b'ustar':
         return (
-            'a tar archive: tar xf it first, then give the folder in it that has the checkpoint,'
-            ' such as runs_0'
+            'a tar archive: tar xf it first, then give the folder that has the checkpoint, such as'
+            ' runs_0'
         )
     if head.startswith(b'version https://git-lfs'):
-        return 'a git-lfs pointer, which stands for the file: git lfs pull fetches the file itself'
+        return 'a git-lfs pointer, not the file itself: download it with git lfs pull'
     if re.match(
         rb'\s*<(!doctype|html|head|\?xml|!--)', head.removeprefix(b'\xef\xbb\xbf'), re.IGNORECASE
     ):
         return (
-            'a web page (HTML), of an error or a login perhaps, not the file: download it with a'
-            ' browser, and look at its size'
+            'a web page (HTML), perhaps an error or a login, not the file: download it with a'
+            ' browser, and check its size'
         )
     if len(head) > 9 and struct.unpack('<Q', head[:8])[0] < 2**32 and head[8:9] == b'{':
-        return (
-            'a safetensors file: weights without the config that belongs to them; give a run folder'
-            ' of train.py'
-        )
+        return 'a safetensors file, which has weights but no config: give a run folder of train.py'
     for start, name in OTHERS:
         if head.startswith(start):
             return f'{name}, not a checkpoint'
     if head.startswith(b'PK'):
-        return 'a zip archive without content, not a checkpoint'
+        return 'an empty zip archive, not a checkpoint'
     if head.startswith(b'\x80'):
-        return 'a pickle that torch.save did not write, and may hold code: it is not read'
-    text = head.decode('utf-8', errors='ignore').strip()  # its last character may be cut
+        return 'a pickle that torch.save did not write; it may contain code and is not read'
+    text = head.decode('utf-8', errors='ignore').strip()  # the last character may be incomplete
     if not head.strip():
         return f'blank: {AGAIN}'
     if text and len(head.strip()) - len(text.encode()) < 4 and ' '.join(text.split()).isprintable():
         return f'text, not a checkpoint: {shown(text.splitlines()[0])}'
-    return f'neither a checkpoint nor any kind of file known here; it may be damaged: {AGAIN}'
+    return f'not a checkpoint, and of unknown kind; it may be damaged: {AGAIN}'
 
 
 def _refuse_odd_zip(path):
-    """CheckpointError if a zip file is not as torch writes it, or not as it was written: torch does
-    not look."""
+    """Raise CheckpointError for a zip file that torch did not write or that is damaged.
+
+    torch itself does not check this.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
@@ -155,16 +147,16 @@ def _refuse_odd_zip(path):
             if not any(name.endswith('/data.pkl') for name in names):
                 raise CheckpointError(
                     f'{path} is a zip archive of {first_five(names)}, not a checkpoint: unzip it '
-                    'first, then give the folder in it'
+                    'first, then give the folder that has the checkpoint'
                 )
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CheckpointError(
-                    f'{path} is a compressed zip archive, which torch does not write: it is not '
-                    f'read; {AGAIN} from where it was made'
+                    f'{path} is a compressed zip archive, which torch does not write: {AGAIN} from '
+                    'its source'
                 )
             if sum(member.file_size for member in members) > os.path.getsize(path):
                 raise CheckpointError(
-                    f'{path} is damaged: its parts are larger than the whole; {AGAIN}'
+                    f'{path} is damaged: its parts are larger than the file; {AGAIN}'
                 )
             damaged = file.testzip()
     except CheckpointError:
@@ -175,11 +167,11 @@ def _refuse_odd_zip(path):
         raise CheckpointError(f'{path} is damaged ({shown(damaged)}): {AGAIN}')
 
 
-# ------------------------------------------------------------------------------------ what it holds
+# -------------------------------------------------------------------------------------- the content
 
 
 class NotRead:
-    """Stands for an object of which nothing is needed, and nothing is made."""
+    """A placeholder for an object that is not needed."""
 
     def __init__(self, *_):
         pass
@@ -189,12 +181,12 @@ class NotRead:
 
 
 def _empty(*_):
-    """Stands for a defaultdict, whose items are put in afterwards."""
+    """A dict in the place of a defaultdict; the unpickler adds its items."""
     return {}
 
 
 class _NumberType:
-    """Stands for a numpy.dtype: the letter of its kind, its size in bytes and its byte order."""
+    """A replacement for numpy.dtype: its kind, size in bytes and byte order."""
 
     def __init__(self, code='', *_):
         self.code, self.order = str(code), '<'
@@ -220,10 +212,10 @@ NUMBER_CODES = {
 
 
 def _number(kind, data):
-    """Python's number for a NumPy scalar, which is pickled as its type and its bytes."""
+    """The Python number of a NumPy scalar, which is pickled as its dtype and its bytes."""
     code = NUMBER_CODES.get(kind.code) if isinstance(kind, _NumberType) else None
     if code is None:
-        raise ValueError('a NumPy scalar that is no number')
+        raise ValueError('a NumPy scalar that is not a number')
     return struct.unpack(kind.order + code, data)[0]
 
 
@@ -252,16 +244,16 @@ HARMLESS = [
 
 
 def tensors_of(state, where, size):
-    """A state dict's tensors, none of which is larger than the file says.
+    """The tensors of a state dict, checked not to be larger than the file.
 
     Args:
-        state: what the file holds in a state dict's place.
+        state: what the file has in the place of a state dict.
         where: the file, for messages.
-        size: its bytes.
+        size: its size in bytes.
     Returns:
         dict name -> tensor, plain, dense and without gradient.
     Raises:
-        CheckpointError: not text -> such tensors.
+        CheckpointError: not a dict of text -> such tensors.
     """
     expect(state, {str: object}, f'{where}: a state dict', CheckpointError)
     tensors, total = {}, 0
@@ -282,7 +274,7 @@ def tensors_of(state, where, size):
                 f'{where}: the weight {shown(name)} is {value.dtype}; expected real numbers'
             )
         total += value.numel() * value.element_size()
-        # a tensor may say that one number fills it a million million times
+        # With stride 0, a tensor of any size can be stored as one number.
         if total > 4 * size + 2**16:
             raise CheckpointError(
                 f'{where} is damaged: the weight {shown(name)} of shape {list(value.shape)} is'
@@ -293,8 +285,7 @@ def tensors_of(state, where, size):
 
 
 def refuse_whole_numbers(model, where):
-    """CheckpointError if a weight that is to be multiplied holds whole numbers, or true and
-    false."""
+    """Raise CheckpointError for a weight of integers or booleans where floats are needed."""
     for name, value in model.items():
         if value.dtype not in FLOATS and not name.endswith(COUNTS):
             raise CheckpointError(
@@ -303,8 +294,7 @@ def refuse_whole_numbers(model, where):
 
 
 def refuse_absurd_sizes(architecture, numbers, path, name='architecture'):
-    """CheckpointError for a size that a model of so many `numbers` cannot have: nothing of that
-    size is to be made."""
+    """Raise CheckpointError for a size too large for a model of `numbers` numbers."""
     for key, value in (
         architecture.items() if isinstance(architecture, dict) else enumerate(architecture)
     ):

@@ -37,7 +37,7 @@ class Collection:
     # ------------------------------------------------------------------------- where files lie
 
     def paths(self, template, split):
-        """Candidate paths of a file-name template, as `config.Data` explains it; {id} stays."""
+        """The candidate paths of a file-name template, see `config.Data`; {id} is not replaced."""
         data, feature = self.config.data, self.config.visual.feature
         pieces = template.split('{feature}')
         # File names may spell the feature without underscores.
@@ -55,7 +55,7 @@ class Collection:
                 )
 
     def find(self, templates, split, what, option):
-        """The first path that exists; DataError that lists all of them if none does."""
+        """The first path that exists; DataError with all paths if none does."""
         candidates = (path for template in templates for path in self.paths(template, split))
         tried = list(dict.fromkeys(candidates))
         for path in tried:
@@ -107,12 +107,12 @@ class Collection:
     # ---------------------------------------------------------------------------------- captions
 
     def branches(self, split, weights=None):
-        """The caption branches that a split needs; the first one's captions give the order.
+        """The caption branches that a split needs; the first one decides the order of captions.
 
         Args:
             split: train, val or test.
-            weights: shares w of the English branch that val or test is scored with; None: those
-                that a training validates with, or `eval.weights`.
+            weights: values of w with which val or test is scored; None: those of validation in
+                training, or `eval.weights`.
         """
         if split == 'train':
             needed = {'en', *reads(self.config.loss.weights)}
@@ -125,7 +125,7 @@ class Collection:
         return scored_branches(weights)
 
     def branches_there(self, split):
-        """Of en and tgt, the queries that `eval.weights` needs, and those whose file is there."""
+        """Of en and tgt, the branches that `eval.weights` needs, and those whose file exists."""
 
         def is_there(branch):
             template = self._caption_template(split, branch)

@@ -137,8 +137,7 @@ def describe(error):
 
 
 def _interruption(error):
-    """The Ctrl-C or signal during which an error was raised, as torch.save raises its own when cut
-    short; else None."""
+    """The Ctrl-C or signal that caused an error, such as torch.save's when interrupted, or None."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error

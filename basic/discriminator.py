@@ -1,7 +1,6 @@
-"""The language discriminators: English or translated, from BERT's token outputs (METHOD: losses,
-L_adv).
+"""The language discriminators, which tell English from translated captions by BERT's outputs.
 
-N captions, L tokens, D width of a token, C channels. Masks are (N, L), 1 on real tokens.
+N captions, L tokens, D width of a token, C channels. Masks are (N, L), 1 at real tokens.
 """
 
 from torch import nn
@@ -12,7 +11,7 @@ from basic.runtime import autocast
 
 
 class LinearDiscriminator(nn.Module):
-    """`weak`: the average token, then a linear layer to two logits."""
+    """`weak`: mean over tokens, linear layer to two logits."""
 
     def __init__(self, *, dim, pooling):
         super().__init__()
@@ -25,7 +24,7 @@ class LinearDiscriminator(nn.Module):
 
 
 class MlpDiscriminator(LinearDiscriminator):
-    """`not-so-weak`: the average token, then an MLP D-256-128-2 with tanh."""
+    """`not-so-weak`: mean over tokens, MLP D-256-128-2 with tanh."""
 
     def __init__(self, *, dim, pooling):
         super().__init__(dim=dim, pooling=pooling)
@@ -35,8 +34,7 @@ class MlpDiscriminator(LinearDiscriminator):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, conv5, ReLU, conv5, times 0.3, plus the input; as released (`relu_skip`) plus the
-    ReLU'd input."""
+    """x + 0.3 * conv5(ReLU(conv5(ReLU(x)))); as released (`relu_skip`), ReLU(x) + ..."""
 
     def __init__(self, *, channels, relu_skip):
         super().__init__()
@@ -45,20 +43,17 @@ class ResidualBlock(nn.Module):
         self.relu_skip = relu_skip
 
     def forward(self, x, keep):
-        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 where the convolutions must see nothing, or
-        just 1."""
+        """x (N, C, L) -> (N, C, L); keep (N, 1, L) is 0 at masked positions, or just 1."""
         rectified = F.relu(x)
         inner = F.relu(self.conv1(rectified * keep))
         return 0.3 * self.conv2(inner * keep) + (rectified if self.relu_skip else x)
 
 
 class ConvDiscriminator(nn.Module):
-    """`strong`: 1x1 convolution to 128, three residual blocks along the sequence, average, linear
-    to two logits.
+    """`strong`: 1x1 convolution to 128, three residual blocks, mean, linear layer to two logits.
 
-    As released the convolutions read padding as they read tokens; with the pooling `mean` they see
-    zeros there, which is what they see beyond the sequence's end, so that the amount of padding
-    does not change the logits.
+    As released, the convolutions read padding like tokens. With the pooling `mean`, padding is set
+    to zero, as beyond the end of the sequence, so its amount does not change the logits.
     """
 
     def __init__(self, *, dim, pooling, relu_skip):
@@ -73,7 +68,7 @@ class ConvDiscriminator(nn.Module):
     def forward(self, tokens, mask):
         """tokens (N, L, D), mask (N, L) -> logits (N, 2)."""
         if tokens.device.type == 'cpu':
-            # In bfloat16 a CPU's threads wait for each other within the convolutions.
+            # Convolutions in bfloat16 are slow on a CPU, whose threads wait for each other.
             with autocast('cpu', 'fp32'):
                 return self._judge(tokens.float(), mask)
         return self._judge(tokens, mask)

@@ -1,12 +1,12 @@
-"""The errors that say: the user's data or options are wrong; and helpers for their messages."""
+"""Errors for mistakes in the user's data or options, and helpers for their messages."""
 
 from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake that the user can put right.
+    """A mistake that the user can correct.
 
-    A message longer than a screen, because it quotes what a file holds, loses its middle.
+    The middle of a very long message, which quotes a file, is omitted.
     """
 
     def __init__(self, message=''):
@@ -15,22 +15,19 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be run: the message names the key, what was found and what is
-    valid."""
+    """An invalid config; the message has the key, what was found and what is valid."""
 
 
 class DataError(UserError):
-    """Data that cannot be used: the message names the file (and line), what was found and expected,
-    and what to do."""
+    """Unusable data; the message has the file and line, what was expected and found, and advice."""
 
 
 class UnreachableError(DataError, OSError):
-    """Something that is neither on this machine nor can be downloaded now; the data may be right
-    all the same."""
+    """Something that is not on this machine and cannot be downloaded; the data may be correct."""
 
 
 def first_five(items):
-    """'a, b, c, d, e and 7 more' of a sequence, for messages."""
+    """Shorten a sequence to 'a, b, c, d, e and 7 more', for messages."""
     shown = ', '.join(str(item) for item in items[:5])
     return f'{shown} and {len(items) - 5:,} more' if len(items) > 5 else shown
 

@@ -141,21 +141,20 @@ def remove(path):
 
 @contextmanager
 def locked(path, *, wait=False, waiting=None):
-    """Hold a lock file for as long as the context lasts; the system releases it if this process
-    dies.
+    """Hold a lock file within the context; the system releases it if this process dies.
 
-    Child processes do not hold it. A second lock on the same file in one process is refused like
-    another process's, and raises even with `wait`. The file stays when the lock is released, and
-    tells who held it last. A symbolic link in its place is refused: nothing is written through one.
+    Child processes do not hold it. A second lock on the same file in the same process is refused,
+    even with `wait`. The file stays when the lock is released, and names the last holder. A
+    symbolic link in its place is refused, because nothing should be written through it.
 
     Args:
-        path: the lock file; made if need be, and its folder too.
-        wait: until the other process is done; False: raise at once.
-        waiting: called once with the holder's description if it has to wait.
+        path: the lock file; it and its folder are created if they do not exist.
+        wait: wait for the other process; False: raise at once.
+        waiting: function that is called once with the holder's description before waiting.
     Raises:
-        Locked: another process holds it (only without `wait`); the message names its number,
+        Locked: another process holds the lock (only without `wait`); the message has its number,
             machine and folder.
-        OSError: the file cannot be made, or is a symbolic link.
+        OSError: the file cannot be created, or is a symbolic link.
     """
     path = Path(path)
     lock = FileLock(path)

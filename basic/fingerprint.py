@@ -1,15 +1,16 @@
-"""What the data of a run are, in a few numbers, so that `--resume` notices when they are others."""
+"""A fingerprint of a run's data, by which `--resume` detects other data."""
 
 import hashlib
 
 import numpy as np
 
-LOOKED_AT = 64  # feature rows, and image files, spread over all of them
+LOOKED_AT = 64  # feature rows or image files in the fingerprint, evenly spaced
 
 
 def data_fingerprint(loaders):
-    """Counts and hashes of the splits: of ids, captions (as tokens) and samples of the features; no
-    paths, no times.
+    """Counts and hashes of the splits' ids, tokenised captions and some features.
+
+    Paths and file times are not part of it.
 
     Args:
         loaders: dict split -> data_provider.TrainLoader or EvalSet.
@@ -23,7 +24,7 @@ def data_fingerprint(loaders):
 
 
 def changes(before, now):
-    """How the data differ, 'train captions: 12 -> 11' for each figure; [] if they do not."""
+    """The differences, as a list of texts such as 'train captions: 12 -> 11'."""
     found = []
     for split in sorted(before.keys() | now.keys()):
         old, new = before.get(split, {}), now.get(split, {})
@@ -65,13 +66,12 @@ def _of_tokens(tokens):
 
 
 def _of_source(source, ids):
-    """Of a visual source: the shape and some rows of its features, or the sizes of some of its
-    images."""
+    """The hash of a visual source: shape and some rows of features, or sizes of some images."""
     features = getattr(source, 'features', None)
     if features is not None:
         rows = _spread(len(features))
         return _hash(str((features.shape, features.dtype.str)), np.asarray(features[rows]))
-    images = getattr(source, 'images', source)  # kept ones are made from images
+    images = getattr(source, 'images', source)  # of cached images, those they were made from
     sizes = (
         [images.path(ids[i]).stat().st_size for i in _spread(len(ids))]
         if hasattr(images, 'path')

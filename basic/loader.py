@@ -1,4 +1,4 @@
-"""Batches put together in the background."""
+"""A loader that makes batches in the background."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -10,23 +10,21 @@ from basic.errors import DataError
 
 
 class Loader:
-    """Iterates a dataset whose indices are whole batches; the batches are put together in the
-    background.
+    """Iterates over a dataset whose items are whole batches, which are made in the background.
 
     Args:
         dataset: the dataset.
-        workers: how many batches are put together at the same time; 0: one at a time, when it is
-            asked for. What comes out does not depend on it.
-        processes: in worker processes, not in threads. A thread shares everything and hands a batch
-            over as it is, but holds Python's lock while the training wants it; a process copies the
-            batch through shared memory.
+        workers: number of batches made in parallel; 0: none in the background. The result is the
+            same.
+        processes: use worker processes instead of threads. A thread needs no copy of a batch, but
+            holds Python's global lock; a process copies the batch through shared memory.
         pin_memory: for a model on a GPU.
         sampler: yields the dataset's indices; None: 0, 1, 2, ...
-        keep_workers: the processes, from one iteration to the next.
+        keep_workers: keep the processes between iterations.
     Attributes:
         dataset: as given; indices: the sampler.
     Raises:
-        DataError: from the iteration, as the dataset raised it.
+        DataError: during iteration, if the dataset raises it.
     """
 
     def __init__(
@@ -47,8 +45,7 @@ class Loader:
             None,
         )
         if processes and workers > 0:
-            # The generator is the loader's own: drawing its seed must not move the random numbers
-            # of the training.
+            # Its own generator, because drawing a seed would change the random numbers of training.
             self._loader = DataLoader(
                 _Guarded(dataset),
                 batch_size=None,
@@ -75,7 +72,7 @@ class Loader:
             yield item
 
     def _from_threads(self):
-        # A thread has its own idea of the current GPU, in whose memory space it would pin.
+        # Each thread has its own current GPU, for which it pins memory.
         start = (
             (torch.cuda.set_device, (torch.cuda.current_device(),))
             if self._pin_memory
@@ -90,7 +87,7 @@ class Loader:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
-            finally:  # the iteration may have been left early
+            finally:  # the iteration may end early
                 for future in waiting:
                     future.cancel()
 
@@ -100,8 +97,7 @@ class Loader:
 
 
 class _Guarded(Dataset):
-    """Hands a DataError over as an item: raised in a process, it would arrive as the text of a
-    traceback."""
+    """Returns a DataError as an item; raised in a worker, it would arrive as a traceback's text."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -121,7 +117,7 @@ def _as_it_is(batch):
 
 
 def _pinned(item):
-    """An item, or a tuple of items and Nones, in page-locked memory."""
+    """An item, or a tuple of items and Nones, in pinned memory."""
     if isinstance(item, tuple):
         return tuple(map(_pinned, item))
     return None if item is None else item.pin_memory()

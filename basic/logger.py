@@ -16,14 +16,14 @@ from basic.files import write_atomically
 from basic.merge import flatten
 from basic.run_folder import CONFIG, LOG, TENSORBOARD, read_log
 
-POINTS = 200  # of an epoch's steps in TensorBoard
-# of a record: a line in TensorBoard would say nothing
+POINTS = 200  # steps per epoch that TensorBoard shows
+# Values of a record that are not worth a plot in TensorBoard.
 NO_CURVE = ('epoch', 'best_epoch', 'val/weight')
-WIDTH = 80  # of a terminal that does not tell
+WIDTH = 80  # of a terminal whose width is unknown
 
 
 def peak_memory(device):
-    """GiB at most in use so far: of the GPU by tensors, or of this process."""
+    """Peak memory in GiB: of tensors on the GPU, or of this process."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
@@ -31,12 +31,12 @@ def peak_memory(device):
 
 
 class RunLog:
-    """log.jsonl, and the views of it. A context manager.
+    """Writes log.jsonl, the console and TensorBoard. A context manager.
 
     Args:
         folder: the run folder.
         epoch: the last finished epoch; later lines of an interrupted run are dropped.
-        steps: per epoch; TensorBoard has `POINTS` of them.
+        steps: steps per epoch; TensorBoard shows `POINTS` of them.
     """
 
     def __init__(self, folder, epoch=0, steps=0):
@@ -52,8 +52,7 @@ class RunLog:
             self.show(add_code, 'config', config.read_text(encoding='utf-8'), epoch)
 
     def show(self, function, *args):
-        """function(SummaryWriter, *args), if there is a SummaryWriter; one that fails is left out
-        from then on."""
+        """Call function(SummaryWriter, *args); after a failure, TensorBoard is not used again."""
 
         def of_board():
             function(self.board, *args)
@@ -63,7 +62,7 @@ class RunLog:
             self.board = attempt(of_board)
 
     def step(self, values, *, epoch, step, lr):
-        """Show what a training step gave, a dict as of `train.train_step`."""
+        """Show the values of a training step, a dict from `train.train_step`."""
         if self.board and step % self.every == 0:
             renamed = {'train/total': 'train/loss'}
             named = {
@@ -75,7 +74,7 @@ class RunLog:
     def add(self, record):
         """Append an epoch's record (nested dict with `epoch`) and show it."""
         line = json.dumps(record, allow_nan=False) + '\n'
-        # one write of one line: whole, or the last and cut off
+        # One write per line: after a crash, only the last line can be incomplete.
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(line)
             file.flush()
@@ -95,17 +94,17 @@ class RunLog:
         return self
 
     def __exit__(self, *_):
-        close_progress()  # a message may follow
+        close_progress()  # in case that a message follows
         self.show(lambda board: board.close())
 
 
 def show_test(folder, report, text):
-    """Add a test's result to a run's TensorBoard: the figures at the result's weight, and the whole
-    table as text.
+    """Add a test to a run's TensorBoard: the metrics of its result, and the table as text.
 
     Args:
         folder: the run folder.
-        report: of `evaluation.evaluate_checkpoint`; text: of `evaluation.table`.
+        report: from `evaluation.evaluate_checkpoint`.
+        text: from `evaluation.table`.
     """
     row = next((row for row in report['rows'] if row['weight'] == report['result']['weight']), {})
     board = attempt(open_board, Path(folder) / TENSORBOARD)
@@ -130,22 +129,21 @@ def show_test(folder, report, text):
 
 
 def tell(line):
-    """Say on stderr, in one process of several, what is being done; stdout is for results."""
+    """Print on stderr, in the main process, what is being done; stdout is for results."""
     if distributed.is_main():
         print(line, file=sys.stderr, flush=True)
 
 
 def progress(iterable, label='', *, parts=None, shown=True, seconds=30):
-    """Iterate with one line that is kept up to date on a terminal, or else a line every so many
-    seconds.
+    """Iterate with a progress line on a terminal, or else print a line every `seconds` seconds.
 
     Args:
-        iterable: what to iterate.
-        label: what the line begins with, before '3/7'.
-        parts: instead, a function of (done, how many or None, seconds so far) -> the line's parts,
-            list of str. Where a terminal is too narrow, the last but one is left out, and again.
-        shown: False: nothing is shown, in all processes but one.
-        seconds: between two lines; what takes less has none.
+        iterable: what to iterate over.
+        label: the start of the line, before '3/7'.
+        parts: instead of a label, a function (done, total or None, seconds so far) -> list of str,
+            the parts of the line. On a narrow terminal, parts before the last are omitted.
+        shown: False shows nothing, as in all processes except the main one.
+        seconds: between two lines; shorter work has no line.
     Returns:
         tqdm's iterator.
     """
@@ -161,8 +159,7 @@ def progress(iterable, label='', *, parts=None, shown=True, seconds=30):
 
 
 def counted(label, *, shown=True):
-    """A function (done, of how many) that keeps a line as that of `progress` up to date, for work
-    that is no loop."""
+    """A function (done, total) that updates a line like that of `progress`, for other work."""
     lines = []
 
     def report(done, total):
@@ -176,17 +173,17 @@ def counted(label, *, shown=True):
 
 
 def epoch_progress(loader, *, epoch, epochs, last=None, shown=True, seconds=30):
-    """The `progress` of a training epoch: 'epoch 3/12  step 40/94  loss 12.3  35 samples/s  at most
-    2:10 left'.
+    """The `progress` of a training epoch.
 
-    The time left is that of the run, with all its epochs: it may stop early.
+    The line is 'epoch 3/12  step 40/94  loss 12.3  35 samples/s  at most 2:10 left'. The time left
+    is that of all epochs; the run may stop earlier.
 
     Args:
         loader: data_provider.TrainLoader.
-        epoch, epochs: this one, from 1, and how many at most.
-        last: seconds that the epoch before took with its validation; None: there was none.
+        epoch, epochs: this epoch, from 1, and the most epochs.
+        last: seconds of the previous epoch with its validation; None for the first.
     Returns:
-        tqdm's iterator; set its `loss` to what is to be shown.
+        tqdm's iterator; set its `loss` to the value to show.
     """
 
     def parts(step, steps, elapsed):
@@ -221,15 +218,13 @@ def clock(seconds):
 
 
 def close_progress():
-    """Take every progress line off the terminal, before something else is said; an exception leaves
-    it there."""
+    """Clear all progress lines, which an exception leaves on the terminal, before a message."""
     for line in list(_Line.shown):
         line.close()
 
 
 class _Line(tqdm):
-    """tqdm with a line of words that never fills the terminal's width; the arguments are those of
-    `progress`."""
+    """tqdm with a text line that is shorter than the terminal; arguments as of `progress`."""
 
     shown = weakref.WeakSet()
 
@@ -248,8 +243,7 @@ class _Line(tqdm):
 
 
 class _Lines:
-    """A file for tqdm to write to, which passes on its lines without the carriage returns that a
-    log would keep."""
+    """A file for tqdm, which writes its lines without carriage returns, for logs."""
 
     def __init__(self, file):
         self.file = file
@@ -263,7 +257,7 @@ class _Lines:
 
 
 def summary_line(record):
-    """One epoch in one line for the console, of at most 80 characters."""
+    """One line of at most 80 characters about an epoch, for the console."""
     train, val = record['train'], record['val']
     recalls = ' '.join(f'{val["t2v"][key]:.1f}' for key in ('R@1', 'R@5', 'R@10'))
     return (
@@ -276,5 +270,5 @@ def summary_line(record):
 
 
 def loss_text(loss):
-    """A loss in five or six characters; it may be summed over a batch."""
+    """A loss, which may be a sum over a batch, in five or six characters."""
     return f'{loss:.0f}' if abs(loss) >= 1000 else f'{loss:#.4g}'

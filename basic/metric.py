@@ -1,8 +1,9 @@
 """Retrieval metrics from scores and the ground truth; the scores may come in blocks.
 
 Q captions, V visual items; B captions and C visual items of a block. A caption belongs to one
-visual item; a visual item has any number of captions. It is found at its best-ranked one, and its
-average precision counts them all. Higher scores are better, ranks start at 1.
+visual item; a visual item has any number of captions. When a visual item is the query, its rank is
+that of its best-ranked caption, and its average precision includes all its captions. Higher scores
+are better; ranks start at 1.
 """
 
 from contextlib import contextmanager
@@ -10,24 +11,24 @@ from contextlib import contextmanager
 import torch
 
 RECALLS = (1, 5, 10)
-# By which comparisons a wrong item stands before a right one: their mean over the rule's. In place,
-# as 0.0 and 1.0: on a CPU that is several times as fast as making, and then adding up, booleans.
+# The comparisons by which a wrong item counts as ranked before a right one; a rule with two takes
+# their mean. They work in place and give 0.0 and 1.0, which on a CPU is several times as fast as
+# making booleans and adding them.
 TIES = {'pessimistic': (torch.Tensor.ge_,), 'mean': (torch.Tensor.gt_, torch.Tensor.ge_)}
 
 
 def retrieval_metrics(scores, visual_of, ties='pessimistic'):
-    """Both directions of caption-visual retrieval.
+    """The metrics of both directions of caption-visual retrieval.
 
     Tie rule: the k-th right item of a query, in order of score, has
 
-        rank = k + (wrong items that score higher) + c * (wrong items that score the same)
+        rank = k + (wrong items with a higher score) + c * (wrong items with the same score)
 
-    with c = 1 for `pessimistic` (among equal scores the wrong items come first) and c = 1/2 for
-    `mean` (the middle rank, when one right item ties). Right items that tie with each other are in
-    line one behind the other.
+    with c = 1 for `pessimistic` (wrong items are ranked before the right one) and c = 1/2 for
+    `mean` (the middle rank). Right items with the same score have consecutive ranks.
 
     Args:
-        scores: (Q, V) tensor or array of any floating type; compared as they are, never rounded.
+        scores: (Q, V) tensor or array of any floating type; compared without rounding.
         visual_of: (Q,) integers, the index of the visual item that caption j belongs to.
         ties: `pessimistic` or `mean`.
     Returns:
@@ -62,26 +63,26 @@ def retrieval_metrics(scores, visual_of, ties='pessimistic'):
 
 
 def recall_sum(direction):
-    """R@1 + R@5 + R@10 of one direction's dict; that of `t2v` in validation chooses the model."""
+    """R@1 + R@5 + R@10 of a direction's dict; that of `t2v` on validation selects the model."""
     return sum(direction[f'R@{k}'] for k in RECALLS)
 
 
 def comparisons_of(ties):
-    """The comparisons of a tie rule, see `TIES`; ValueError if there is no such rule."""
+    """The comparisons of a tie rule, see `TIES`; ValueError for an unknown rule."""
     if ties not in TIES:
         raise ValueError(f"unknown tie rule '{ties}'; valid: {', '.join(TIES)}")
     return TIES[ties]
 
 
 def count_broken(scores):
-    """How many scores are NaN or infinite."""
+    """The number of scores that are NaN or infinite."""
     return scores.numel() - int(scores.isfinite().sum())
 
 
 def refuse_broken(broken, total):
-    """ValueError if any score is NaN or infinite."""
+    """Raise ValueError if any score is NaN or infinite."""
     if broken:
-        raise ValueError(f'{broken} of {total} scores are NaN or infinite: nothing can be ranked')
+        raise ValueError(f'{broken} of {total} scores are NaN or infinite and cannot be ranked')
 
 
 def tile_size(device):
@@ -91,11 +92,10 @@ def tile_size(device):
 
 @contextmanager
 def cpu_threads(number):
-    """Let torch use so many CPU threads meanwhile.
+    """Use this number of CPU threads in torch within the context.
 
-    One is right for thousands of short operations. Two are little faster there, and where other
-    programs want the processors too, each operation would wait for the thread that has lost its
-    turn: many times slower.
+    One thread is best for thousands of short operations. Two are hardly faster, and much slower on
+    a busy machine, where each operation may wait for a thread without a core.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -113,12 +113,12 @@ def tiles(visuals, captions, size):
 
 
 class GroundTruth:
-    """Which caption belongs to which visual item.
+    """The ground truth: which caption belongs to which visual item.
 
     Args:
         visual_of: (Q,) integers, the visual item of each caption, in any order.
         captions, visuals: Q and V.
-        device: where the scores are.
+        device: that of the scores.
     Attributes:
         visual_of: (Q,) int64, on the device.
         captions: (V,) int64, how many captions each visual item has; ends: their running sum.
@@ -146,7 +146,7 @@ class GroundTruth:
         self._bounds = [0, *self.ends.tolist()]
 
     def captions_of(self, visuals):
-        """The captions of a slice of visual items, in the visual items' order."""
+        """The captions of a slice of visual items, in the order of the items."""
         return self._order[self._bounds[visuals.start] : self._bounds[visuals.stop]]
 
     def pairs(self, captions, visuals):
@@ -175,16 +175,16 @@ class WrongCount:
     def __init__(self, truth, matched, comparisons, at_once):
         self.truth, self.matched = truth, matched
         self.comparisons, self.at_once = comparisons, at_once
-        # t2v, v2t
+        # (2, Q): t2v, v2t
         self.totals = torch.zeros(2, len(matched), dtype=torch.int32, device=matched.device)
 
     def add(self, scores, captions, visuals):
         """Count a block.
 
         Args:
-            scores: (C, B), of the type of `matched`, finite but for the right pairs, which are NaN:
-                those are before nothing.
-            captions, visuals: slices, which B captions and C visual items these are.
+            scores: (C, B), of the type of `matched`. The right pairs are NaN, which no comparison
+                counts; all others are finite.
+            captions, visuals: slices of the block's B captions and C visual items.
         """
         t2v, v2t = self.totals  # (Q,) each
         own = self.matched[captions]  # (B,)
@@ -199,7 +199,7 @@ class WrongCount:
 
     @cpu_threads(1)
     def metrics(self):
-        """The dict that `retrieval_metrics` returns, once every pair has been counted."""
+        """The dict of `retrieval_metrics`; call it when every pair has been counted."""
         visual_of, captions = self.truth.visual_of, self.truth.captions
         t2v_rank, v2t_rank, place = self._all_ranks()
         first = place == 1  # one caption of every visual item that has any
@@ -211,12 +211,12 @@ class WrongCount:
 
     @cpu_threads(1)
     def ranks(self):
-        """The rank of every query's first right item, once every pair has been counted.
+        """The rank of each query's first right item; call it when every pair has been counted.
 
         Returns:
             t2v: (Q,) float64, of each caption's visual item.
-            v2t: (S,) float64, of the best-ranked caption of each visual item that has any, in the
-                items' order.
+            v2t: (S,) float64, of the best-ranked caption of each visual item with captions, in the
+                order of the items.
         """
         t2v_rank, v2t_rank, place = self._all_ranks()
         best = torch.empty(len(self.truth.captions), dtype=torch.float64, device=t2v_rank.device)

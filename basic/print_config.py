@@ -1,7 +1,6 @@
-"""Every option with its meaning, its value and, where it was changed, its default: what
---print-config shows.
+"""The output of --print-config: every option with its meaning, its value and its default.
 
-The meaning is the comment beside the field in basic/config.py, and so is told in one place.
+The meaning is the comment at the field in basic/config.py.
 """
 
 import io
@@ -20,8 +19,7 @@ WIDTH = 80
 
 
 def describe_config(config):
-    """The options of a config as text of at most 80 columns: per group, its purpose, then each
-    option.
+    """The options of a config, grouped, as text of at most 80 columns.
 
     Args:
         config: a checked `Config`.

@@ -1,10 +1,10 @@
-"""A run's folder: its files' names, what may be started or resumed in it, the record of its start.
+"""The run folder: names of its files, what may start or resume in it, and the record of a start.
 
-One process at a time works in a run folder.
+Only one process at a time uses a run folder.
 
-`--overwrite` moves the older run's files into `.replaced` inside the folder. The new run's first
-last.pt is what makes it count: then `.replaced` is removed. Where the new run ended before that,
-however it ended, the next one to open the folder puts the older run back.
+`--overwrite` moves the files of the old run into `.replaced` inside the folder. When the new run
+has written its first last.pt, `.replaced` is removed. If the new run ends before that, for any
+reason, the next process that opens the folder restores the old run.
 """
 
 import json
@@ -29,29 +29,28 @@ from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
-# What an altered test writes in their place, see evaluation.alterations.
+# The names for an altered test, see evaluation.alterations.
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}
 REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
 RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
-# a line of log.jsonl as others need it: see basic.foreign
+# The form of a line of log.jsonl, see basic.foreign.
 RECORD = {
     'epoch': int,
     'best_epoch': (int, None),
     'speed': ({'train_seconds': float, 'val_seconds': float}, None),
 }
-# Options that may differ between a run and its continuation: a smaller micro-batch, say.
+# Options that may change when a run is resumed, such as a smaller micro-batch.
 MAY_DIFFER = keys_with('speed', 'rounding', 'length')
 LOCK = '.lock'
-REPLACED = '.replaced'  # the whole older run
-REPLACING = '.replacing'  # a part of it, the rest still being in the folder
+REPLACED = '.replaced'  # the whole old run
+REPLACING = '.replacing'  # a part of it, while the rest is still in the folder
 
 
 class RunFolder:
-    """A run folder that this process has for itself. A context manager: what it holds is released
-    at the end.
+    """A context manager that locks a run folder for this process.
 
     Args:
-        folder: Path, which need not exist: then nothing is held before `open`.
+        folder: Path; if it does not exist, the lock is taken by `open`.
     Raises:
         basic.files.Locked: another process uses it.
     """
@@ -62,7 +61,7 @@ class RunFolder:
             self._hold()
 
     def open(self):
-        """Make the folder if need be, and hold it."""
+        """Make the folder if it does not exist, and lock it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._hold()
@@ -79,8 +78,8 @@ class RunFolder:
     def _settle(self):
         if settle(self.folder):
             print(
-                f'note: {self.folder}: the older run is back; the one that was to replace it ended'
-                ' before its first epoch was done',
+                f'note: {self.folder}: the old run is restored, because the new one ended before'
+                ' its first epoch was finished',
                 file=sys.stderr,
                 flush=True,
             )
@@ -91,17 +90,16 @@ class RunFolder:
     def __exit__(self, *error):
         if self._lock is not None:
             self._settle()
-            # whoever opened it meanwhile sees that it is gone
+            # A process that has opened the file meanwhile notices that it is deleted.
             (self.folder / LOCK).unlink(missing_ok=True)
             self._lock.__exit__(None, None, None)
             self._lock = None
 
 
 def set_aside(folder):
-    """Move an older run out of the way of a new one, which `settle` undoes until the new one has a
-    last.pt."""
+    """Move an old run away; `settle` restores it unless the new run has a last.pt."""
     if not any((folder / name).exists() for name in (LAST, BEST)):
-        clear_run_folder(folder)  # there is nothing of value
+        clear_run_folder(folder)  # there is no model to lose
         return
     (folder / REPLACING).mkdir()
     _move(folder, folder / REPLACING, RUN_FILES)
@@ -110,11 +108,10 @@ def set_aside(folder):
 
 
 def settle(folder):
-    """Finish what a run that was to replace an older one has left half-done; without such a run, do
-    nothing.
+    """Finish or undo the replacement of an old run, if there is one.
 
     Returns:
-        whether the older run was put back.
+        whether the old run was restored.
     """
     replaced, replacing = folder / REPLACED, folder / REPLACING
     if replaced.is_dir() and (folder / LAST).exists():  # the new run has its first epoch
@@ -124,17 +121,17 @@ def settle(folder):
         return False
     if replaced.is_dir():
         clear_run_folder(folder)
-        os.replace(replaced, replacing)  # from here on, what is in the folder is the older run's
+        os.replace(replaced, replacing)  # from now on, the folder's files are the old run's
     _move(replacing, folder, reversed(RUN_FILES))
     remove(replacing)
     return True
 
 
 def keep_best(folder, best_epoch):
-    """Let the model of the best epoch be model_best.pt, if it was written but did not count yet.
+    """Rename the best model to model_best.pt, if a crash came before that.
 
     Args:
-        best_epoch: as the state in last.pt has it.
+        best_epoch: from the state in last.pt.
     """
     waiting = folder / NEXT_BEST
     if not waiting.exists():
@@ -156,17 +153,17 @@ def _move(source, target, names):
 
 
 def check_run_folder(folder, config, *, resume=False, overwrite=False):
-    """Stop before an older run is harmed, or continued as something else. Changes nothing.
+    """Refuse to overwrite a run, or to resume it with another config. Changes nothing.
 
     Args:
         folder: the run folder, which need not exist.
-        config: config tree of the run to start or to continue, as `config_to_dict` gives it.
-        resume, overwrite: what was asked for.
+        config: config tree of the run to start or resume, from `config_to_dict`.
+        resume, overwrite: whether these options were given.
     Returns:
-        the folder's last.pt if the run goes on from there; else None: it starts from the beginning.
+        the path of last.pt to resume from; None to start from the beginning.
     Raises:
-        ConfigError: it holds a run, and neither was asked for; or resume, and there is no run, or
-            another config.
+        ConfigError: the folder has a run and neither option was given; or `resume` was given and
+            there is no run, or one with another config.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -174,17 +171,16 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
     present = [name for name in RUN_FILES if (folder / name).exists()]
     if resume and not (folder / CONFIG).exists():
         raise ConfigError(
-            f'nothing to resume: {folder} holds no run; '
+            f'nothing to resume: {folder} has no run; '
             + ('--overwrite clears it and starts one' if present else 'omit --resume to start one')
         )
     if resume:
         _check_same_config(config_to_dict(read_config(folder)), config, folder)
         if LAST not in present and (METRICS['test'] in present or len(read_log(folder)) > 1):
             raise ConfigError(
-                f'{folder} cannot go on: its {LAST}, the state of the training, is deleted after'
-                f' the test (train.keep_last=true keeps it). {BEST} can still be tested:'
-                f' evaluation.py --checkpoint {folder}. For a longer training start again:'
-                ' --overwrite'
+                f'{folder} cannot resume: its {LAST} was deleted after the test'
+                f' (train.keep_last=true keeps it). To test {BEST}: evaluation.py --checkpoint'
+                f' {folder}. To train longer, start again with --overwrite'
             )
         return folder / LAST if LAST in present else None  # None: interrupted in its first epoch
     if present and not overwrite:
@@ -194,15 +190,14 @@ def check_run_folder(folder, config, *, resume=False, overwrite=False):
             else 'unfinished, or not tested'
         )
         raise ConfigError(
-            f'{folder} already holds a run ({done}). --resume goes on with it, --overwrite replaces'
-            ' it by a new one; name=NAME, --seed N or --run-dir DIR choose another folder'
+            f'{folder} already has a run ({done}). --resume continues it, --overwrite replaces it;'
+            ' name=NAME, --seed N or --run-dir DIR select another folder'
         )
     return None
 
 
 def is_finished(folder, config):
-    """Whether a run folder holds this run, trained to its end and tested, so that nothing is left
-    to do."""
+    """Whether a run folder has this run, fully trained and tested."""
     folder = Path(folder)
     return (
         (folder / CONFIG).is_file()
@@ -215,19 +210,18 @@ def is_finished(folder, config):
 
 
 def read_config(folder):
-    """The Config that a run folder was started with; ConfigError if its file is damaged."""
+    """The Config of a run folder; ConfigError if its file is damaged."""
     path = Path(folder) / CONFIG
     try:
         return config_from_dict(read_yaml(path))
     except ValueError as error:
         raise ConfigError(
-            f'{path} is not a config as train.py writes it: {" ".join(str(error).split())[:300]}'
+            f'{path} is not a config of train.py: {" ".join(str(error).split())[:300]}'
         ) from None
 
 
 def is_trained(folder, config):
-    """Whether a run's log has all the epochs that its config asks for, or those that made it stop
-    early."""
+    """Whether a run's log has all epochs of its config, or enough to stop early."""
     records = read_log(folder)
     if not records:
         return False
@@ -236,7 +230,7 @@ def is_trained(folder, config):
 
 
 def clear_run_folder(folder):
-    """Make the folder, without what an older run left in it; other files stay."""
+    """Make the folder, and remove the files of an old run; other files stay."""
     remove_leftovers(folder)
     for name in RUN_FILES:
         remove(Path(folder) / name)
@@ -244,33 +238,31 @@ def clear_run_folder(folder):
 
 
 def remove_reports(folder):
-    """Remove what tests have found, because the model will be another."""
+    """Remove the results of tests, because the model will change."""
     for name in REPORTS:
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def remove_leftovers(folder):
-    """Remove the half-written files of a process that was killed while it wrote atomically."""
+    """Remove the temporary files of a process that was killed during an atomic write."""
     if Path(folder).is_dir():
         for name in RUN_FILES:
             files.remove_leftovers(Path(folder) / name)
 
 
 def _check_same_config(stored, asked, folder):
-    """Raise ConfigError, naming the keys."""
+    """Raise ConfigError with the keys that differ, unless they are in MAY_DIFFER."""
     different = config_changes(stored, asked, MAY_DIFFER)
     if different:
         changes = '; '.join(different)
         raise ConfigError(
             f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)}'
-            ' may change: give the options of the first start, or start a run of its own with'
-            ' name=NAME'
+            ' may change: give the options of the first start, or start a new run with name=NAME'
         )
 
 
 def describe_start(*, rootpath, device, model, processes=1):
-    """How a run was started, as plain data for run.json: command, commit, versions, device,
-    parameter counts."""
+    """The content of run.json: command, commit, versions, device, parameter counts."""
     versions = {
         name: getattr(sys.modules.get(name), '__version__', None)
         for name in ('torch', 'transformers', 'tokenizers', 'numpy')
@@ -298,15 +290,17 @@ def describe_start(*, rootpath, device, model, processes=1):
 
 
 def record_start(folder, start, config, *, resumed_after=0):
-    """Write config.yaml (the resolved tree) and run.json; a continuation is added to the first
-    start's `resumed`."""
+    """Write config.yaml (the resolved tree) and run.json.
+
+    If the run is resumed, the start is added to `resumed` of the first start.
+    """
     path = Path(folder) / RUN
     if resumed_after and path.exists():
         try:
             first = read_json(path, {'resumed': ([dict], None)})
         except ValueError as error:
             raise ConfigError(
-                f'{path} is damaged ({error}): move it away, and the run goes on without it'
+                f'{path} is damaged ({error}): move it away to resume without it'
             ) from None
         start = {
             **first,
@@ -319,8 +313,7 @@ def record_start(folder, start, config, *, resumed_after=0):
 
 
 def git_commit():
-    """The commit that this code is at, with '+changes' if the working tree differs; None outside a
-    repository."""
+    """The commit of this code, with '+changes' if the working tree differs; None without git."""
     home = Path(__file__).resolve().parent.parent
 
     def git(*words):
@@ -330,7 +323,7 @@ def git_commit():
 
     try:
         if Path(git('rev-parse', '--show-toplevel').strip()).resolve() != home:
-            return None  # a copy of the code inside somebody else's repository
+            return None  # a copy of the code inside another repository
         return git('rev-parse', 'HEAD').strip() + (
             '+changes' if git('status', '--porcelain').strip() else ''
         )
@@ -339,11 +332,10 @@ def git_commit():
 
 
 def read_log(folder):
-    """The records of a run folder's log.jsonl, oldest first; a last line cut off by a crash is left
-    out.
+    """The records of log.jsonl, oldest first, without an incomplete last line after a crash.
 
     Raises:
-        DataError: a line that is no such record; names it.
+        DataError: a line that is not a record.
     """
     path = Path(folder) / LOG
     lines = read_text(path).removesuffix('\n').split('\n') if path.exists() else ['']

@@ -1,5 +1,4 @@
-"""What the machine needs before the model runs: a torchvision that imports, devices, precision,
-seeds."""
+"""Set up the machine: import of torchvision, devices, precision, random seeds."""
 
 import os
 import random
@@ -12,25 +11,24 @@ import torch
 
 
 def declare_missing_torchvision_ops():
-    """Let `import torchvision` succeed where its compiled operators do not match the installed
-    torch.
+    """Let `import torchvision` succeed if its compiled operators do not match torch.
 
-    A CUDA build of torchvision beside a CPU build of torch cannot load its operator library, and
-    then fails at import with "operator torchvision::nms does not exist", which also breaks
-    transformers' models. Nothing here uses those operators (transforms and ResNet do not need
-    them), so declaring the two that torchvision registers shapes for is enough. Does nothing where
-    the compiled operators load. Call it before the first import of torchvision.
+    A CUDA build of torchvision cannot load its operator library with a CPU build of torch. Its
+    import then fails with "operator torchvision::nms does not exist", which also breaks the models
+    of transformers. We do not use these operators (transforms and ResNet do not need them), so it
+    is enough to declare the two for which torchvision registers shapes. If the operators load,
+    this does nothing. Call it before the first import of torchvision.
     """
     try:
-        import torchvision  # noqa: F401  (imports cleanly: nothing is missing)
+        import torchvision  # noqa: F401  (succeeds if nothing is missing)
     except RuntimeError as error:
         if 'torchvision::' not in str(error):
             raise
         library = torch.library.Library('torchvision', 'FRAGMENT')
         for name in ('nms', 'qnms'):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        _kept.append(library)  # the declarations live as long as this object does
-    except ImportError:  # torchvision is not installed: whoever needs it will say so
+        _kept.append(library)  # the declarations live as long as this object
+    except ImportError:  # torchvision is not installed: its users report that
         pass
 
 
@@ -39,10 +37,10 @@ declare_missing_torchvision_ops()
 
 
 def choose_devices(name):
-    """The torch devices for a driver's GPU argument, one for each process.
+    """The torch devices of a --device argument, one for each process.
 
     Args:
-        name: `auto` (the first GPU, or the CPU where there is none), `cpu`, a GPU's index such as
+        name: `auto` (the first GPU, or the CPU if there is none), `cpu`, a GPU's index such as
             `0`, several such as `0,1,2`, or `cpu:2` for two processes on the CPU.
     Returns:
         list of torch.device, at least one.
@@ -61,32 +59,32 @@ def choose_devices(name):
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"device '{name}': a GPU is named twice; {valid}")
     if not torch.cuda.is_available():
-        raise ValueError(f"device '{name}': torch sees no GPU here; give cpu instead")
+        raise ValueError(f"device '{name}': torch finds no GPU; give cpu instead")
     if max(numbers) >= torch.cuda.device_count():
         raise ValueError(
-            f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s), "
+            f"device '{name}': torch finds {torch.cuda.device_count()} GPU(s), "
             f'numbered from 0; give one of those, or cpu'
         )
     return [torch.device('cuda', number) for number in numbers]
 
 
 def cpu_count():
-    """How many processors this process may use: those that it is bound to, if the system tells."""
+    """The number of processors that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # Linux; not macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def set_precision(precision):
-    """How float32 matrix products and convolutions are computed from now on.
+    """Set how float32 matrix products and convolutions are computed.
 
-    Exactly, or (`tf32`) in TF32 on a GPU, whichever of torch's two sets of switches was in use.
+    With `tf32` it is TF32 on a GPU, else full float32. Both of torch's sets of switches are set.
     """
     tf32 = precision == 'tf32'
     torch.set_float32_matmul_precision('high' if tf32 else 'highest')
     torch.backends.cudnn.allow_tf32 = tf32
-    # The older switches leave convolutions to torch.backends.fp32_precision. At the end both sets
-    # say the same: torch refuses to read the older one where they differ.
+    # The older switches do not set convolutions. At the end both sets must agree, because torch
+    # refuses to read the older one if they differ.
     for switch in _convolutions('cudnn'):
         switch.fp32_precision = 'tf32' if tf32 else 'ieee'
     for switch in _convolutions('mkldnn'):
@@ -94,14 +92,14 @@ def set_precision(precision):
 
 
 def _convolutions(backend):
-    """torch's newer switches of convolutions and recurrent layers; the older one is for both."""
+    """torch's newer switches for convolutions and recurrent layers; an older one sets both."""
     module = getattr(torch.backends, backend)
     return module.conv, module.rnn
 
 
 @contextmanager
 def matrix_precision(precision):
-    """As `set_precision`, but only meanwhile."""
+    """As `set_precision`, but only within the context."""
     before = _read_switches()
     set_precision(precision)
     try:
@@ -141,7 +139,7 @@ def _restore_switches(before):
 
 
 def autocast(device, precision):
-    """Context manager for a forward pass: if `precision` is `bf16`, bfloat16 where it is safe."""
+    """Context manager for a forward pass, which uses bfloat16 where safe if precision is `bf16`."""
     kind = torch.device(device).type
     if not torch.amp.is_autocast_available(kind):  # torch's `meta` device: shapes without numbers
         return nullcontext()
@@ -149,7 +147,7 @@ def autocast(device, precision):
 
 
 def keep_logs_tidy():
-    """Hide transformers' progress bars; those of downloads stay where stderr is a terminal."""
+    """Hide transformers' progress bars, except those of downloads on a terminal."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
 
@@ -166,7 +164,7 @@ def seed_everything(seed):
 
 
 def random_states(device):
-    """The states of all generators that a run on `device` uses, as plain tensors and plain data."""
+    """The states of all random generators of a run on `device`, as tensors and plain data."""
     version, words, gauss_next = random.getstate()
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
@@ -184,10 +182,11 @@ def random_states(device):
 
 
 def restore_random_states(states, device):
-    """Put every generator back to where `random_states` saw it.
+    """Restore the generators' states of `random_states`.
 
     Returns:
-        whether all are: a GPU's numbers are not those of a CPU, but another GPU goes on with them.
+        whether all states could be restored, which is not so if one of the two runs is on a GPU
+        and the other on a CPU.
     """
     python, numpy = states['python'], states['numpy']
     random.setstate((python['version'], tuple(python['words']), python['gauss_next']))

@@ -1,28 +1,27 @@
-"""Learning rate, early stopping and the choice of the model, from one figure per epoch."""
+"""Learning rate, early stopping and model selection, from one validation metric per epoch."""
 
 import math
 from typing import NamedTuple
 
 
 class Decision(NamedTuple):
-    """What an epoch's validation figure leads to."""
+    """What follows from an epoch's validation metric."""
 
     improved: bool  # the best so far: keep this model
     lr: float  # learning rate of the next epoch
     halved: bool  # the rate was halved, not only decayed
-    stop: bool  # no next epoch
+    stop: bool  # stop training
 
 
 class Schedule:
-    """METHOD, Training: decay every epoch, halve after one without improvement, stop after too many
-    of them.
+    """Decay the learning rate per epoch, halve it without improvement, and stop early.
 
     Args:
         lr: learning rate of the first epoch.
         lr_decay: factor after each epoch.
         halve_factor: further factor after an epoch that did not improve, ...
-        halve_wait: ... if at least this many epochs, it included, passed since the start or the
-            last halving.
+        halve_wait: ... if at least this many epochs, including this one, passed since the start or
+            the last halving.
         patience: stop after more epochs than this without improvement.
     """
 
@@ -35,7 +34,7 @@ class Schedule:
         )
         self.lr = lr
         self.epoch = 0  # epochs finished
-        self.best = None  # the best figure so far, and its epoch
+        self.best = None  # the best metric so far, and its epoch
         self.best_epoch = 0
         self.since_halving = 0  # epochs since the start or the last halving
 
@@ -45,15 +44,15 @@ class Schedule:
 
     @property
     def stop(self):
-        """True once more than `patience` epochs in a row did not improve."""
+        """Whether more than `patience` epochs in a row did not improve."""
         return self.epoch - self.best_epoch > self.patience
 
     def step(self, figure):
         """Count a finished epoch.
 
         Args:
-            figure: its validation figure, higher is better: the sum of text-to-visual recalls.
-                Equal to the best so far is no improvement.
+            figure: its validation metric, the sum of text-to-visual recalls; higher is better. A
+                value equal to the best so far is no improvement.
         Returns:
             Decision.
         """
@@ -70,8 +69,7 @@ class Schedule:
         return Decision(improved=improved, lr=self.lr, halved=halved, stop=self.stop)
 
     def state_dict(self):
-        """What changes from epoch to epoch, as plain data; the settings come from the config
-        again."""
+        """The state that changes per epoch, as plain data; the settings come from the config."""
         return {
             'lr': self.lr,
             'epoch': self.epoch,
@@ -81,7 +79,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state):
-        """Continue where `state_dict` was taken."""
+        """Restore the state of `state_dict`."""
         self.lr, self.epoch, self.best = state['lr'], state['epoch'], state['best']
         self.best_epoch, self.since_halving = state['best_epoch'], state['since_halving']
 

@@ -40,28 +40,28 @@ def similarity(captions, visual):
 
 
 def normalise(scores, low=None, high=None):
-    """Min-max to [0, 1], a constant matrix (it says nothing) to zeros; NaN stays NaN.
+    """Min-max normalise to [0, 1]; a constant matrix becomes zeros; NaN stays NaN.
 
     Args:
         scores: any part of a matrix.
-        low, high: the whole matrix's lowest and highest score, 0-dimensional tensors; None:
-            `scores` is the whole.
+        low, high: the lowest and highest score of the whole matrix, 0-dimensional tensors; None:
+            `scores` is the whole matrix.
     """
     low, high = scores.min() if low is None else low, scores.max() if high is None else high
     return (scores - low) / (high - low if high > low else 1)
 
 
 def mix(en, tgt, weight):
-    """The branches' normalised scores, mixed: `weight` is the share w of the English one."""
+    """The weighted sum of the branches' normalised scores; `weight` is w, that of English."""
     return weight * en + (1 - weight) * tgt
 
 
 def fuse(en, tgt, weight):
-    """Mix the branches' scores, each normalised on its own.
+    """Normalise the scores of each branch and mix them.
 
     Args:
         en, tgt: (Q, V) cosine scores of the English and of the target-language branch.
-        weight: share w of the English branch.
+        weight: w of the English branch.
     Returns:
         w * normalise(en) + (1 - w) * normalise(tgt), (Q, V).
     """
@@ -209,11 +209,11 @@ class Scoring:
             reduce_(wrong.totals)
 
     def metrics(self):
-        """A dict for each weight."""
+        """A dict per weight."""
         return [wrong.metrics() for wrong in self.wrong]
 
     def ranks(self):
-        """A pair for each weight, see `basic.metric.WrongCount.ranks`."""
+        """A pair per weight, see `basic.metric.WrongCount.ranks`."""
         return [wrong.ranks() for wrong in self.wrong]
 
     def _report(self):
@@ -284,7 +284,7 @@ def _read_array(array, rows):
     ):
         return np.array(array[rows])
     whole = array
-    # a part of the map knows not where it lies in the file
+    # A slice of a map does not know its offset in the file.
     while isinstance(whole.base, np.memmap):
         whole = whole.base
     offset = whole.offset + array[rows].ctypes.data - whole.ctypes.data

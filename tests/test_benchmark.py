@@ -4,6 +4,7 @@ whole command."""
 import json
 import mmap
 import shutil
+import time
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -20,21 +21,25 @@ from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
 from model import build_model
-from util.benchmark import (
-    bench as benchmark,
-    baselines as benchmark_baselines,
-    data as benchmark_data,
-    images as benchmark_images,
-    measure as benchmark_measure,
-    scoring as benchmark_scoring,
-    stages as benchmark_stages,
+from util.benchmark import bench
+from util.benchmark.baselines import SampleBySample, collate, score_as_released, train_as_released
+from util.benchmark.bench import STAGES, Figure
+from util.benchmark.data import (
+    CONFIGS,
+    LENGTHS,
+    MBERT,
+    SECOND_PIECE,
+    Sizes,
+    make_captions,
+    make_data,
+    sizes_of,
 )
-from util.benchmark.bench import STAGES
-from util.benchmark.data import LENGTHS, MBERT, SECOND_PIECE, Sizes, make_captions, make_data
-from util.benchmark.measure import Clock, Operations, Phases
-from util.benchmark.stages import Window
+from util.benchmark.measure import Clock, Operations, Phases, forget_peak, peak
+from util.benchmark.scoring import made_embeddings
+from util.benchmark.window import Window
 
 CPU = torch.device('cpu')
+FLOAT32_RATE = 'util.benchmark.scoring.float32_rate'
 TINY = Sizes(
     train=6,
     val=2,
@@ -88,7 +93,7 @@ def tokenizer(root):
 
 def config_of(root, *options):
     return load_config(
-        benchmark_data.CONFIGS / 'vatex.yaml',
+        CONFIGS / 'vatex.yaml',
         [
             *TINY.options,
             f'text.bert={root}/bert',
@@ -144,19 +149,19 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, monkey
     usage = namedtuple('usage', 'total used free')
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(0, 0, 2**30))
     with pytest.raises(ValueError, match=r'take 3\.\d+ GiB.*has only 1\.00 GiB free.*--folder'):
-        make_data(tmp_path / 'data', 'vatex', benchmark_data.sizes_of('vatex', 'paper'))
+        make_data(tmp_path / 'data', 'vatex', sizes_of('vatex', 'paper'))
     assert not (tmp_path / 'data').exists()
 
 
 def test_sizes():
-    paper = benchmark_data.sizes_of('vatex', 'paper')
+    paper = sizes_of('vatex', 'paper')
     assert (paper.train, paper.queries, paper.gallery, paper.vocabulary) == (
         25991,
         15000,
         1500,
         119547,
     )
-    million = benchmark_data.sizes_of('vatex', 'million')
+    million = sizes_of('vatex', 'million')
     assert (million.train * million.captions, million.queries, million.gallery) == (
         10**6,
         10**6,
@@ -170,8 +175,8 @@ def test_sizes():
 def test_the_released_way_loads_the_same_batch(root, tokenizer):
     config = config_of(root)
     ours = next(iter(build_loaders(config, root, tokenizer, splits=('train',))['train']))
-    theirs = benchmark_baselines.SampleBySample(config, root, tokenizer)
-    theirs = benchmark_baselines.collate([theirs[int(index)] for index in ours.index])
+    theirs = SampleBySample(config, root, tokenizer)
+    theirs = collate([theirs[int(index)] for index in ours.index])
     for name in ('visual', 'visual_mask', 'index'):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     for role in ('en', 'tgt', 'back'):
@@ -183,7 +188,7 @@ def test_the_released_way_takes_the_same_step(root, tokenizer):
     config = config_of(root, *NO_DROPOUT)
     loader = build_loaders(config, root, tokenizer, splits=('train',))['train']
     means = []
-    for change in (lambda run: run, benchmark_baselines.train_as_released):
+    for change in (lambda run: run, train_as_released):
         torch.manual_seed(0)
         model = build_model(config, feature_dim=TINY.dim)
         optimizer, discriminator_optimizer = train.build_optimizers(model, config)
@@ -210,7 +215,7 @@ def test_the_released_way_takes_the_same_step(root, tokenizer):
 def scored(queries, gallery):
     """Made embeddings and their owners."""
     owner = np.arange(queries) * gallery // queries
-    return benchmark_scoring.made_embeddings(owner, gallery, 16, CPU), owner
+    return made_embeddings(owner, gallery, 16, CPU), owner
 
 
 def test_the_released_way_scores_the_same(root):
@@ -222,7 +227,7 @@ def test_the_released_way_scores_the_same(root):
         weights=[0.2],
     )
     arrays = [part.numpy() for part in embeddings]
-    metrics, took, done = benchmark_baselines.score_as_released(*arrays, owner, 0.2)
+    metrics, took, done = score_as_released(*arrays, owner, 0.2)
     for way in ('t2v', 'v2t'):
         for name, value in metrics[way].items():
             assert report['rows'][0][way][name] == pytest.approx(value), (way, name)
@@ -232,9 +237,7 @@ def test_the_released_way_scores_the_same(root):
 
 def test_the_released_way_stops_when_its_time_is_up():
     embeddings, owner = scored(60, 20)
-    _, took, done = benchmark_baselines.score_as_released(
-        *(part.numpy() for part in embeddings), owner, 0.2, seconds=0
-    )
+    _, took, done = score_as_released(*(part.numpy() for part in embeddings), owner, 0.2, seconds=0)
     assert done == 1 / 60 and min(took.values()) > 0
 
 
@@ -258,7 +261,7 @@ class Ticks:
 
 def test_a_window_tells_waiting_from_work(monkeypatch):
     ticks = Ticks()
-    monkeypatch.setattr(benchmark_stages.time, 'perf_counter', ticks)
+    monkeypatch.setattr(time, 'perf_counter', ticks)
 
     def batches():
         for number in range(3):
@@ -341,10 +344,10 @@ def use_memory(mib):
 
 def test_peak_memory_is_counted_anew():
     use_memory(200)
-    benchmark_measure.forget_peak(CPU)
-    before = benchmark_measure.peak(CPU)
+    forget_peak(CPU)
+    before = peak(CPU)
     use_memory(80)
-    assert 0.05 < benchmark_measure.peak(CPU) - before < 0.12
+    assert 0.05 < peak(CPU) - before < 0.12
 
 
 def test_tf32_ends_with_its_block():
@@ -358,18 +361,16 @@ def test_tf32_ends_with_its_block():
 
 
 def test_a_figure_knows_how_far_from_its_floor_it_is():
-    slow = benchmark.Figure(
-        'step', 'a step', 30.0, 'ms', floor=10.0, floor_is='products', note='16 pairs'
-    )
+    slow = Figure('step', 'a step', 30.0, 'ms', floor=10.0, floor_is='products', note='16 pairs')
     assert (
         slow.ratio == 3
         and '30 ms' in slow.line()
         and '3x' in slow.line()
         and 'products; 16 pairs' in slow.line()
     )
-    assert benchmark.Figure('loader', 'pairs', 10.0, 'pairs/s', floor=25.0).ratio == 2.5
-    assert benchmark.Figure('loader', 'pairs', 10.0, 'pairs/s').ratio is None
-    assert [benchmark.show(n) for n in (0.01234, 12.34, 123.4, 12345.6)] == [
+    assert Figure('loader', 'pairs', 10.0, 'pairs/s', floor=25.0).ratio == 2.5
+    assert Figure('loader', 'pairs', 10.0, 'pairs/s').ratio is None
+    assert [bench.show(n) for n in (0.01234, 12.34, 123.4, 12345.6)] == [
         '0.0123',
         '12.3',
         '123',
@@ -380,16 +381,13 @@ def test_a_figure_knows_how_far_from_its_floor_it_is():
 @pytest.fixture
 def tiny(monkeypatch):
     """A function that runs the command on tiny sizes; returns the figures by (stage, figure)."""
-    monkeypatch.setattr(benchmark, 'sizes_of', lambda *_: TINY)
+    monkeypatch.setattr(bench, 'sizes_of', lambda *_: TINY)
     # a large product takes long on a small machine
-    monkeypatch.setattr(benchmark, 'ceiling', lambda *_: 1e12)
-    monkeypatch.setattr(benchmark_images, 'TOWER', SMALL_TOWER)
+    monkeypatch.setattr(bench, 'ceiling', lambda *_: 1e12)
+    monkeypatch.setattr('util.benchmark.images.TOWER', SMALL_TOWER)
 
     def call(path, *words):
-        assert (
-            benchmark.main(['--seconds', '0.01', '--workers', '1', '--json', str(path), *words])
-            == 0
-        )
+        assert bench.main(['--seconds', '0.01', '--workers', '1', '--json', str(path), *words]) == 0
         context, *figures = map(json.loads, path.read_text().splitlines())
         assert context['benchmark'] == 'small' and context['sizes']['train'] == 6
         return {(figure['stage'], figure['figure']): figure for figure in figures}
@@ -450,17 +448,17 @@ def test_chosen_stages_in_a_kept_folder_as_json_alone(tiny, tmp_path, monkeypatc
         '--folder',
         str(tmp_path / 'kept'),
     ]
-    assert benchmark.main(words) == 0
+    assert bench.main(words) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {record['stage'] for record in records[1:]} == {'ceiling', 'tokenise', 'score'}
     assert records[1]['unit'] == 'GFLOP/s' and (tmp_path / 'kept/benchmark.json').is_file()
-    assert benchmark.main([*words, '--seed', '5']) == 2
+    assert bench.main([*words, '--seed', '5']) == 2
     assert 'in the way' in capsys.readouterr().err
 
 
 def test_what_takes_too_long_is_extrapolated(tiny, tmp_path, monkeypatch):
     # two thirds
-    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
+    monkeypatch.setattr(FLOAT32_RATE, lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
     figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
     part, whole = figures['score', '8 x 2, one weight'], figures['score', '12 x 3']
     assert (
@@ -471,7 +469,7 @@ def test_what_takes_too_long_is_extrapolated(tiny, tmp_path, monkeypatch):
 def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, monkeypatch):
     seen = []
 
-    class Watched(benchmark_scoring.Scoring):
+    class Watched(scoring.Scoring):
         def metrics(self):
             seen.append(
                 (
@@ -482,9 +480,9 @@ def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, mon
             )
             return super().metrics()
 
-    monkeypatch.setattr(benchmark_scoring, 'Scoring', Watched)
-    monkeypatch.setattr(benchmark_scoring, 'RANDOM_ROWS', 2)
-    monkeypatch.setattr(benchmark_scoring, 'float32_rate', lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
+    monkeypatch.setattr('util.benchmark.scoring.Scoring', Watched)
+    monkeypatch.setattr('util.benchmark.scoring.RANDOM_ROWS', 2)
+    monkeypatch.setattr(FLOAT32_RATE, lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
     monkeypatch.setattr(scoring, '_BLOCK', 5)
     figures = tiny(tmp_path / 'figures.json', '--stages', 'score')
     ((sizes, blocks, totals),) = seen
@@ -499,7 +497,7 @@ def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, mon
 
 
 def test_the_temporary_folder_goes(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark.tempfile, 'mkdtemp', lambda **_: str(tmp_path / 'temporary'))
+    monkeypatch.setattr(bench.tempfile, 'mkdtemp', lambda **_: str(tmp_path / 'temporary'))
     monkeypatch.setitem(
         STAGES, 'tokenise', lambda bench: bench.add('tokenise', 'there', bench.root.is_dir(), '')
     )
@@ -517,10 +515,10 @@ def test_the_temporary_folder_goes(tiny, tmp_path, monkeypatch):
 )
 def test_wrong_arguments(words, message, capsys):
     with pytest.raises(SystemExit):
-        benchmark.main(words)
+        bench.main(words)
     assert message in capsys.readouterr().err
 
 
 def test_a_wrong_option_stops_at_once(capsys):
-    assert benchmark.main(['train.lrr=1']) == 2
+    assert bench.main(['train.lrr=1']) == 2
     assert "unknown key 'train.lrr'" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_shape_that_disagrees_with_the_size(tmp_path):
 
 def test_ids_that_disagree_with_the_shape(tmp_path):
     assert '3 ids' in complaint(BigFile(make(tmp_path / 'f', ids=IDS[:3])).read_ids)
-    assert 'more than once: a_0' in complaint(
+    assert 'duplicate ids: a_0' in complaint(
         BigFile(make(tmp_path / 'f', ids=[*IDS[:3], 'a_0'])).read_ids
     )
 
@@ -129,7 +129,7 @@ def test_frames_that_are_not_there(tmp_path):
 
 def test_videos_that_are_the_same_but_for_the_suffix(tmp_path):
     folder = make(tmp_path / 'f', videos="{'a': ['a_0'], 'a.mp4': ['a_1']}")
-    assert 'the same video more than once: a' in complaint(BigFile(folder).read_videos)
+    assert 'duplicate videos: a' in complaint(BigFile(folder).read_videos)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_video2frames_keeps_quotes_in_ids(tmp_path):
         ("{'a': {}}", 'expected a list of frame ids'),
         ("{['a']: ['a_0']}", 'expected a list of frame ids'),
         ("{'a': {'b': 'c'}}", 'expected a list of frame ids'),
-        ("{'a': ['0'], 'a': ['1']}", 'more than once: a'),
-        ("{'a': ['0'], 'a': ('1',)}", 'more than once: a'),
+        ("{'a': ['0'], 'a': ['1']}", 'duplicate videos: a'),
+        ("{'a': ['0'], 'a': ('1',)}", 'duplicate videos: a'),
         ("{'a': ['0'],\n 'b': ['1'\n}", ':'),
     ],
 )
@@ -188,7 +188,7 @@ def test_id_lists(tmp_path):
     for content, message in (
         (b'a\n\nb\n', ':2: an empty line'),
         (b'', ':1: an empty line'),
-        (b'a\nb\na.jpg\n', ':3: ids that stand more than once: a'),
+        (b'a\nb\na.jpg\n', ':3: duplicate ids: a'),
         (b'a\n\xff\n', ':2: '),
     ):
         path.write_bytes(content)

@@ -110,7 +110,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(content, tmp_path, place):
     path = tmp_path / 'evil.pth.tar'
     torch.save(evil, path)
     with pytest.raises(
-        CheckpointError, match=r'cannot be read safely .*\(it asks for posix\.system\)'
+        CheckpointError, match=r'cannot be read safely .*\(it needs posix\.system\)'
     ) as error:
         load_checkpoint(path)
     assert str(path) in str(error.value) and not mark.exists()
@@ -195,7 +195,7 @@ def test_a_flipped_bit_is_found(tmp_path, make_config):
     place = content.index(torch.tensor(1234.0).numpy().tobytes())
     content[place + 3] ^= 0x80
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='is damaged .*: copy or fetch it again'):
+    with pytest.raises(CheckpointError, match='is damaged .*: copy or download it again'):
         load_checkpoint(path)
 
 
@@ -234,7 +234,7 @@ def tar_of(name):
 
 
 KINDS_OF_FILES = {
-    'empty': (b'', 'is empty: copy or fetch it again'),
+    'empty': (b'', 'is empty: copy or download it again'),
     'html': (b'\n<!DOCTYPE html><html><title>Quota exceeded</title>', r'is a web page \(HTML\)'),
     'error page': (b'<html>404</html>', 'is a web page'),
     'lfs': (
@@ -251,7 +251,7 @@ KINDS_OF_FILES = {
         'is a zip archive of runs_0/opt.txt, not a checkpoint: unzip it',
     ),
     'compressed': (zip_of(['a/data.pkl'], zipfile.ZIP_DEFLATED), 'is a compressed zip archive'),
-    'no zip': (zip_of([]), 'is a zip archive without content'),
+    'no zip': (zip_of([]), 'is an empty zip archive'),
     'safetensors': (b'\x10\0\0\0\0\0\0\0{"a":{}}        ', 'is a safetensors file'),
     'pickle': (pickle.dumps({'model': 1}), 'is a pickle that torch.save did not write'),
     'text': ('模型\n在这里\n'.encode(), "is text, not a checkpoint: '模型'"),

@@ -490,7 +490,7 @@ LAUGHS = 'a: &a [x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('name: ' + '[' * 2000, 'too deep'),
         ('data: {collection: x}\ntrain: {seed: ' + '9' * 5000 + '}', 'valid YAML'),
         ('train: {seed: ' + '9' * 30 + '}', "key 'train.seed' is a number of 100 bits"),
-        ('1: x', 'the key 1 is no text'),
+        ('1: x', 'the key 1 is not text'),
         ('? [a, b]\n: c', 'valid YAML'),
         ('name: !!binary aGk=', "key 'name' is bytes"),
         ('data: !!set {a}', "key 'data'"),

@@ -35,7 +35,7 @@ from loss import build_loss
 from model import build_model, build_teacher
 from train import build_optimizers, train_step
 from util import verify_parity, zero_shot
-from util.benchmark import bench as benchmark
+from util.benchmark import bench
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -630,7 +630,7 @@ def test_every_tool_makes_its_gpu_the_current_one(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'set_device', set_device)
     config = str(REPOSITORY / 'configs/multi30k.yaml')
     tools = {
-        benchmark: [],
+        bench: [],
         verify_parity: [str(tmp_path)],
         zero_shot: ['--config', config, '--model', 'x', '--rootpath', str(tmp_path)],
     }

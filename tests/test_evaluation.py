@@ -564,7 +564,7 @@ def test_an_output_that_cannot_be_is_refused_at_once(
 ):
     monkeypatch.setattr(evaluation, 'evaluate_checkpoint', lambda *_, **__: pytest.fail('at once'))
     assert main(['--checkpoint', str(run_folder), '--output', str(tmp_path / output)]) == 2
-    assert 'expected the name of a JSON file in a folder that is there' in capsys.readouterr().err
+    assert 'expected the name of a JSON file in an existing folder' in capsys.readouterr().err
 
 
 def test_interrupted(run_folder, monkeypatch, capsys):

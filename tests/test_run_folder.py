@@ -250,7 +250,7 @@ def test_other_data_are_noticed(words, tmp_path, capsys):
             lambda path: (path.rename(f'{path}.old'), shutil.copy(f'{path}.old', path)),
             'changed or replaced',
         ),
-        (Path.unlink, 'it is gone'),
+        (Path.unlink, 'it no longer exists'),
     ],
 )
 def test_features_that_change_while_they_are_read_are_named(

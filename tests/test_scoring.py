@@ -323,7 +323,7 @@ def test_two_processes_get_the_result_of_one(tmp_path, monkeypatch):
         == [
             *expected,
             ranks_of_a_split(),
-            '10 of 400 scores are NaN or infinite: nothing can be ranked',
+            '10 of 400 scores are NaN or infinite and cannot be ranked',
         ]
     )
 

@@ -724,7 +724,7 @@ def test_a_run_is_not_overwritten(world, finished, capsys):
     before = (finished / LAST).read_bytes()
     message = refused(arguments(world, finished, 'train.epochs=4'), capsys)
     assert (
-        'already holds a run (tested' in message
+        'already has a run (tested' in message
         and '--resume' in message
         and '--overwrite' in message
     )
@@ -778,7 +778,7 @@ def test_resume_of_a_run_that_finished_no_epoch(world, tmp_path, monkeypatch, ca
         (['train.learning_rate=1'], "unknown key 'train.learning_rate'"),
         (['train.lr=fast'], 'train.lr'),
         (['--device', 'gpu'], "device 'gpu'"),
-        (['--device', '0,1'], 'torch sees no GPU here'),
+        (['--device', '0,1'], 'torch finds no GPU'),
         (['data.lang=fr'], 'no captions'),
         (['text.bert=/absent/bert'], '/absent/bert'),
         (['text.trained_layers=[7]'], 'names layer 7'),

@@ -388,7 +388,7 @@ def test_no_tensorboard_no_harm(tmp_path, monkeypatch, capsys):
         log.step({'train/total': 1.0}, epoch=1, step=1, lr=0.1)
         log.add(record(epoch=1))
     assert log.board is None and len((tmp_path / 'log.jsonl').read_text().splitlines()) == 1
-    assert capsys.readouterr().out.startswith('note: no TensorBoard from here on (')
+    assert capsys.readouterr().out.startswith('note: TensorBoard logging stopped (')
 
 
 def test_a_view_that_fails_is_left_out(tmp_path, capsys):

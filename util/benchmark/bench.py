@@ -28,11 +28,14 @@ from basic.config import PRECISIONS, load_config
 from basic.pretrained.tokenizer import load_tokenizer
 from basic.runtime import choose_devices, matrix_precision, seed_everything
 from util.benchmark.data import COLLECTIONS, CONFIGS, make_data, sizes_of
+from util.benchmark.encoding import encode_split
 from util.benchmark.images import images
+from util.benchmark.loading import loader, tokenise
 from util.benchmark.measure import Clock, ceiling, describe
 from util.benchmark.scoring import score
-from util.benchmark.stages import count_operations, encode_split, end_to_end, loader, step, tokenise
+from util.benchmark.training import count_operations, end_to_end, step
 
+# each takes a `Bench` and adds its figures to it
 STAGES = {
     'tokenise': tokenise,
     'loader': loader,

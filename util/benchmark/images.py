@@ -22,8 +22,8 @@ from basic.runtime import autocast
 from data_provider import VisualBatches, store_images
 from model import ClipEncoder
 from util.benchmark.data import CONFIGS
-from util.benchmark.measure import Clock, Operations, copy_seconds_one_core
-from util.benchmark.stages import COPY, PRODUCTS, Window, bytes_of, drain
+from util.benchmark.measure import COPY, PRODUCTS, Clock, Operations, copy_seconds_one_core
+from util.benchmark.window import Window, bytes_of, drain
 
 MOST = 512  # images made
 BATCH = 64  # images at once

@@ -20,6 +20,7 @@ from basic.logger import peak_memory
 
 GIB = 2**30
 LONG = 4.0  # seconds after which nothing is repeated
+PRODUCTS, COPY = 'the same matrix products', 'a copy of the same bytes'  # names of floors
 STEADY = 0.05  # seconds for which something short is repeated, so that one pause is no matter
 # where a product's matrices stand
 OPERANDS = {'mm': (0, 1), 'addmm': (1, 2), 'bmm': (0, 1), 'baddbmm': (1, 2)}
