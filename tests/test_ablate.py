@@ -311,7 +311,7 @@ def stand_in(monkeypatch, tmp_path):
     [
         (
             'import os; os.kill(os.getpid(), 9)',
-            'killed (SIGKILL), most often because memory ran out: fewer --jobs, or a '
+            'killed (SIGKILL), probably because memory ran out: try fewer --jobs or a '
             'smaller compute.micro_batch',
         ),
         ('import os; os.kill(os.getpid(), 11)', 'killed (SIGSEGV)'),
