@@ -171,7 +171,7 @@ class TrainLoader(Loader):
     def __init__(self, dataset, *, batch_size, seed, workers, pin_memory, left_out=None):
         self.left_out = left_out
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
-        self.longest = max(packed.width for packed in dataset.tokens.values())
+        self.longest = max(packed.longest for packed in dataset.tokens.values())
         super().__init__(
             dataset,
             sampler=EpochBatches(len(dataset), batch_size=batch_size, seed=seed),
@@ -274,7 +274,7 @@ class EvalSet:
     @property
     def longest(self):
         """Tokens of the longest caption."""
-        return max(packed.width for packed in self.captions.dataset.tokens.values())
+        return max(packed.longest for packed in self.captions.dataset.tokens.values())
 
 
 def encoding_order(config, source, visual_ids, tokens):

@@ -224,6 +224,8 @@ def train_step(
         if teacher:
             encoded = encoded._replace(cross=teacher(batch, micro_batch))
 
+    # The two languages' tokens are the discriminator's batch; what it then says of the translation
+    # is the encoders' adversarial term.
     fake_logits, discriminator_figures = None, {}
     if 'tokens' in criterion.reads:
         with record_function('discriminator'):
@@ -235,9 +237,10 @@ def train_step(
         visual_of = None
         if criterion.mask_same_visual:
             visual_of = distributed.gather(batch.visual_of, batch.total)  # (N,)
-        terms = criterion(encoded, fake_logits, visual_of)
+        terms = criterion(encoded, fake_logits, visual_of)  # unweighted, of the global batch
         total = criterion.total(terms)
 
+    # Each process has the gradient of its share; their sum is that of the global batch.
     with record_function('backward'):
         optimizer.zero_grad()
         total.backward()
@@ -255,6 +258,8 @@ def train_step(
         if model.log_scale is not None:
             figures['train/scale'] = model.log_scale.exp()
         figures = {name: value.detach().float() for name, value in figures.items()}
+
+        # A loss that is not finite leaves the weights as they were, and stops the run.
         step_if_finite(optimizer, figures.values())
         model.keep_in_bounds()
         if teacher:

@@ -242,12 +242,14 @@ def _check_tokens(report, config, files, encoders, column):
         return
     for branch, file in files.items():
         _check_letters(report, config, file, encoders, unknown[branch])
-    column['longest caption, tokens'] = _cells(f'{tokens.longest:,}' for tokens in packed.values())
+    column['longest caption, tokens'] = _cells(
+        f'{tokens.longest_uncut:,}' for tokens in packed.values()
+    )
     column[f'cut to {config.text.positions} tokens'] = _cells(
         f'{tokens.cut:,}' for tokens in packed.values()
     )
     column['unknown tokens, %'] = _cells(f'{100 * share:.1f}' for share in unknown.values())
-    longest = max((tokens.width for tokens in packed.values()), default=0)
+    longest = max((tokens.longest for tokens in packed.values()), default=0)
     if encoders.bert is not None and longest > encoders.bert.positions:
         positions = encoders.bert.positions
         report.add(
