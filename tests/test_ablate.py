@@ -57,7 +57,7 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
     arguments = words(world, '--only', 'full,two_triplets', '--seeds', '2', '--jobs', '2')
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == '2 runs, 0 of them finished already; 2 at a time on cpu, cpu'
+    assert lines[0] == '2 runs, 0 already finished; 2 at a time on cpu, cpu'
     for ablation in ('full', 'two_triplets'):
         run = folder(world, ablation, 2)
         config = yaml.safe_load((run / 'config.yaml').read_text())
@@ -73,7 +73,7 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in world[0].rglob('*') if path.is_file()}
     assert main(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith('2 runs, 2 of them finished already')
+    assert capsys.readouterr().out.splitlines()[0].startswith('2 runs, 2 already finished')
     assert before == {
         path: path.stat().st_mtime_ns for path in world[0].rglob('*') if path.is_file()
     }
