@@ -188,7 +188,7 @@ def test_the_states_of_a_grid(world, capsys):
 def test_two_ablations_of_one_name_are_refused(tmp_path):
     own = tmp_path / 'full.yaml'
     own.write_text('train: {lr: 1}')
-    with pytest.raises(ConfigError, match="two ablations are called 'full'"):
+    with pytest.raises(ConfigError, match="two ablations have the name 'full'"):
         ablation_files(['full', str(own)])
     assert ablation_files(['full', 'full']).keys() == {'full'}
 
@@ -250,7 +250,7 @@ def test_noise_has_corpora_of_its_own(tmp_path, capsys, demo_root):
         f'text.bert={tmp_path}/bert',
     ]
     assert main(arguments) == 0  # a look makes no corpus
-    assert capsys.readouterr().out.count('corpus not made yet, 1 runs') == 2 and not list(
+    assert capsys.readouterr().out.count('no corpus yet, 1 run ') == 2 and not list(
         tmp_path.iterdir()
     )
     config = load_config(arguments[1], [arguments[-1]])
