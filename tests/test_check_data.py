@@ -182,7 +182,7 @@ def test_images_that_could_be_two_are_one_problem(tmp_path, vocab):
     (folder / 'a.png').write_bytes((folder / 'a.jpg').read_bytes())
     (folder / 'a.jpg').rename(folder / 'a.jpeg')
     (problem,) = check_data(multi30k(vocab), tmp_path / 'root').problems
-    assert 'a.jpeg and a.png beside it' in problem
+    assert 'a.jpeg and a.png in the same folder' in problem
 
 
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
