@@ -335,8 +335,8 @@ def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
     options = [f'text.bert={tmp_path}', 'text.trained_layers=[1]', 'text.positions=40']
     report = check_data(vatex(*options, 'text.pretrained=false'), root)
     assert report.problems == [
-        "the tokenizer has 17 tokens, but the model's BERT only 16: give the one that belongs "
-        'to it (text.bert)'
+        "the tokenizer has 17 tokens, but the model's BERT only 16: use the tokenizer of this BERT "
+        '(text.bert)'
     ]
     assert any('holds no weights' in text for text in check_data(vatex(*options), root).problems)
 
