@@ -51,6 +51,11 @@ class Encoded(NamedTuple):
         """The tuple with function(tensor) for each of its tensors."""
         return Encoded(*(None if part is None else function(part) for part in self))
 
+    @staticmethod
+    def cat(parts):
+        """The rows of several parts of a batch, one part after the other."""
+        return Encoded(*(None if rows[0] is None else torch.cat(rows) for rows in zip(*parts)))
+
 
 class VideoEncoder(nn.Module):
     """Frame features -> one vector a video (METHOD: visual encoders, video)."""
@@ -376,9 +381,7 @@ class NRCCR(nn.Module):
             encoded = self.encode_branches(batch.stand_in()).each(lambda part: part[:0])
         elif micro_batch and micro_batch < len(batch.index):
             parts = [self._encode_again_later(part) for part in batch.split(micro_batch)]
-            encoded = Encoded(
-                *(None if column[0] is None else torch.cat(column) for column in zip(*parts))
-            )
+            encoded = Encoded.cat(parts)
         else:
             encoded = self.encode_branches(batch)
         return self.project(encoded, total=batch.total)
