@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 
 from basic.caption import Tokens
 from loss import build_loss
-from model import build_model, build_teacher
+from model import Encoded, build_model, build_teacher
 from train import build_optimizers, train_step
 from util import verify_parity
 
