@@ -3,8 +3,12 @@
 N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised,
 row i of each belonging to pair i; similarity is their dot product.
 
-    L = triplet(en, v) + tri_alpha * triplet(tgt, v) + dtl_beta * KD_sim(cross -> tgt | v)
-        + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
+    L = triplet_en * triplet(en, v) + triplet_tgt * triplet(tgt, v)
+        + kd_sim * KD_sim(cross -> tgt | v) + kd_feat * KD_feat(cross, tgt)
+        + triplet_back * triplet(en, back) + adversarial * L_adv
+
+with the weights `loss.weights.*`; the paper calls them 1, tri_alpha, dtl_beta, l1_gama, back_w and
+scale.
 
 With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their
 names.
@@ -115,7 +119,7 @@ def feature_distillation(cross, tgt, *, beta, detach_cross=False):
 
 
 def adversarial(fake_logits):
-    """L_adv: the encoder wants the discriminator to call its translations real.
+    """L_adv: the encoder is trained so that the discriminator takes translations for English.
 
     Args:
         fake_logits: (N, 2), of the translated tokens.
@@ -128,7 +132,7 @@ def adversarial(fake_logits):
 def discriminator_loss(real_logits, fake_logits):
     """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)).
 
-    Both logits have the same label.
+    Both logits of a caption get the same label: 1 for English (real), 0 for a translation (fake).
 
     Args:
         real_logits, fake_logits: (N, 2), of the English and of the translated tokens.

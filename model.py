@@ -35,7 +35,8 @@ class Encoded(NamedTuple):
 
     Out of the encoders (`NRCCR.encode_branches`) the embeddings are (n, W) for visual and (n, H)
     for each branch; in the common space (`NRCCR.project`) they are (N, E) each, L2-normalised, of
-    all processes together. `tgt`, `cross` and `back` are None where no loss term needs them.
+    all processes together. `tgt`, `cross` and `back` are None where no loss term needs them,
+    and `cross` where a momentum teacher computes it (train_step adds it).
     """
 
     visual: torch.Tensor
@@ -58,7 +59,7 @@ class Encoded(NamedTuple):
 
 
 class VideoEncoder(nn.Module):
-    """Frame features -> one vector a video (METHOD: visual encoders, video)."""
+    """Frame features -> one vector per video, by an attention block over its frames."""
 
     def __init__(
         self,
@@ -239,7 +240,7 @@ class TextEncoder(nn.Module):
         """(K, L) int64 each -> (K, L, D), zeros at padding: captions of like length together."""
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
-        rising = lengths[order].tolist()  # the one wait for the GPU
+        rising = lengths[order].tolist()  # waits for the GPU, once per pass
         output = None
         for start in range(0, len(ids), GROUP):
             rows = order[start : start + GROUP]
@@ -299,11 +300,11 @@ class Projection(nn.Module):
 
 
 class NRCCR(nn.Module):
-    """The five parts, and the ways through them.
+    """The whole model: visual and text encoder, a projection for each, discriminator.
 
     Args:
         visual_encoder: (visual, mask) -> (N, W), with its `width` W.
-        text_encoder: a TextEncoder of width H.
+        text_encoder: a TextEncoder of width H; hidden: H.
         space, dropout: width E of the common space and the projections' dropout.
         discriminator: (tokens, mask) -> logits (N, 2).
         use_tgt, use_cross, use_back: whether the training forward computes these branches.

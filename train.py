@@ -122,7 +122,7 @@ def train(run):
                     log.show(add_queries, examples, epoch, val_set.pictures)
             run.seconds = time.monotonic() - started
 
-            # last.pt makes the epoch count; what is left to do then, a continuation would do too.
+            # Once last.pt is written, the epoch counts. If a crash follows, --resume does the rest.
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))
             run.kept = epoch
             if log:
@@ -140,8 +140,8 @@ def train_one_epoch(run, epoch, log=None):
         epoch: its number, from 1.
         log: basic.logger.RunLog, for the steps.
     Returns:
-        dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and
-            accuracies, empty if no term needs it), means over the steps.
+        dict: train (total, grad_norm, each unweighted term, and scale with InfoNCE) and
+            discriminator (losses and accuracies, empty if no term needs it), means over the steps.
     Raises:
         NonFiniteLoss: names the epoch and the step.
     """
@@ -200,7 +200,7 @@ def train_step(
     precision='fp32',
     teacher=None,
 ):
-    """One batch: forward, the discriminator's step, the encoders' step (METHOD: losses, training).
+    """One batch: forward, the discriminator's step, the encoders' step, in this order.
 
     Args:
         batch: data_provider.Batch on the model's device; with several processes this one's share of
@@ -216,7 +216,8 @@ def train_step(
             (before clipping), train/scale (1 / temperature) if it is learned, and
             discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: the encoders' weights are those of before the step.
+        NonFiniteLoss: the encoders' weights are unchanged; the discriminator's, and batch norm's
+            statistics, are not.
     """
     device = batch.index.device
     with record_function('forward'), runtime.autocast(device, precision):
@@ -264,7 +265,7 @@ def train_step(
         model.keep_in_bounds()
         if teacher:
             teacher.follow()
-        values = as_floats(figures)  # the one wait for a GPU, once it has all its work
+        values = as_floats(figures)  # waits for the GPU, after all its work is queued
     refuse_non_finite(values)
     return values
 
@@ -303,10 +304,10 @@ def discriminator_step(batch, encoded, discriminator, optimizer, precision):
 
 
 def step_if_finite(optimizer, figures):
-    """A step of an optimizer, which leaves weights and state alone unless all scalars are finite.
+    """Step the optimizer only if all figures are finite.
 
-    The device itself decides, so that nobody waits for it, by the attribute through which
-    torch.amp.GradScaler tells a fused optimizer to skip a step. Others know no such attribute.
+    A fused optimizer skips the step on the device if `found_inf` is 1, as with
+    torch.amp.GradScaler, so that nothing waits. Other optimizers are checked here.
     """
     finite = torch.stack(list(figures)).isfinite().all()
     if not optimizer.defaults.get('fused'):
@@ -352,7 +353,7 @@ def run_log(run):
 
 
 def speed(run, started, trained):
-    """For a record: what an epoch took that `started` and was `trained` at these times."""
+    """Times, samples/s and memory of an epoch that began at `started`, and was `trained` then."""
     return {
         'train_seconds': trained - started,
         'val_seconds': time.monotonic() - trained,
@@ -648,7 +649,7 @@ def release(run):
 
 
 def changeable(config):
-    """As key=value options, what a continuation may change.
+    """The options that --resume may change, as key=value.
 
     The best model's checkpoint may hold other values: those of before the continuation.
     """
