@@ -185,7 +185,7 @@ class TrainLoader(Loader):
     ):
         self.left_out = left_out
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
-        self.longest = max(packed.width for packed in dataset.tokens.values())
+        self.longest = max(packed.longest for packed in dataset.tokens.values())
         super().__init__(
             dataset,
             sampler=EpochBatches(
@@ -290,7 +290,7 @@ class EvalSet:
     @property
     def longest(self):
         """Tokens of the longest caption."""
-        return max(packed.width for packed in self.captions.dataset.tokens.values())
+        return max(packed.longest for packed in self.captions.dataset.tokens.values())
 
 
 def encoding_order(config, source, visual_ids, tokens):

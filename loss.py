@@ -3,8 +3,12 @@
 N pairs, L tokens, D width of BERT's tokens, E common space. Embeddings are (N, E), L2-normalised,
 row i of each belonging to pair i; similarity is their dot product.
 
-    L = triplet(en, v) + tri_alpha * triplet(tgt, v) + dtl_beta * KD_sim(cross -> tgt | v)
-        + l1_gama * KD_feat(cross, tgt) + back_w * triplet(en, back) + scale * L_adv
+    L = triplet_en * triplet(en, v) + triplet_tgt * triplet(tgt, v)
+        + kd_sim * KD_sim(cross -> tgt | v) + kd_feat * KD_feat(cross, tgt)
+        + triplet_back * triplet(en, back) + adversarial * L_adv
+
+with the weights `loss.weights.*`; the paper calls them 1, tri_alpha, dtl_beta, l1_gama, back_w and
+scale.
 
 With `loss.contrastive=infonce` the first two are `infonce` in place of `triplet`, under their
 names.
@@ -45,17 +49,19 @@ def triplet(x, y, *, margin, hardest=True, same=None):
 
 
 def infonce(x, y, *, log_scale, same=None):
-    """Symmetric InfoNCE with in-batch negatives and a learned temperature, in units of cosine,
-    summed over the batch.
+    """Symmetric InfoNCE with in-batch negatives and a learned temperature, summed over the batch.
 
-    The cross-entropy of each row's (and each column's) softmax over scale * x @ y.T, scale =
-    exp(log_scale) = 1 / temperature, as CLIP has it (Radford et al. 2021, arXiv 2103.00020), but
-    times the temperature and summed over batch and directions, as the triplet loss is, where CLIP
-    takes the mean. So the gradient on a cosine is at most 1 a pair and direction, as the triplet's,
-    and the weights of the other terms keep their meaning; for a temperature near 0 it is the
-    hardest-negative triplet loss of margin 0. For unrelated embeddings of 128 pairs it is 2 * 128 *
-    0.07 * ln 128 = 87 at the start, the triplet loss of margin 0.2 at least 51. That factor has no
-    gradient itself, else the loss would fall by raising the scale alone.
+    As in CLIP (Radford et al. 2021, arXiv 2103.00020), it is the cross-entropy of each row's (and
+    each column's) softmax over scale * x @ y.T, where scale = exp(log_scale) = 1 / temperature.
+    CLIP takes the mean. Here the loss is multiplied by the temperature, and summed over batch and
+    directions like the triplet loss, so that the weights of the other terms keep their meaning:
+
+    - It is in units of cosine. The gradient on a cosine is at most 1 per pair and direction.
+    - Near temperature 0 it is the hardest-negative triplet loss of margin 0.
+    - For unrelated embeddings of 128 pairs it starts at 2 * 128 * 0.07 * ln 128 = 87, the triplet
+      loss of margin 0.2 at 51 or more.
+
+    The factor itself has no gradient, or else raising the scale alone would lower the loss.
 
     Args:
         x, y: (N, E); row i of x matches row i of y and no other.
@@ -71,15 +77,13 @@ def infonce(x, y, *, log_scale, same=None):
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same & ~itself, float('-inf'))
     target = torch.arange(len(logits), device=logits.device)
-    both = F.cross_entropy(logits, target, reduction='sum') + F.cross_entropy(
-        logits.T, target, reduction='sum'
-    )
-    return both / scale.detach()
+    x_to_y = F.cross_entropy(logits, target, reduction='sum')
+    y_to_x = F.cross_entropy(logits.T, target, reduction='sum')
+    return (x_to_y + y_to_x) / scale.detach()
 
 
 def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=False):
-    """KD_sim: the cross branch's distribution over the batch teaches the translation's, in both
-    directions.
+    """KD_sim: the cross branch's distribution over the batch teaches the translation's.
 
     Soft cross-entropy -sum(teacher * log student), mean over the batch, mean of the two directions.
     The cross embedding is detached. As released the visual one is not, so the teacher's own
@@ -92,8 +96,8 @@ def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=Fa
     Returns:
         Scalar.
     """
-    # (N, N)
-    teacher = cross.detach() @ (visual.detach() if detach_visual else visual).T / temperature
+    seen = visual.detach() if detach_visual else visual
+    teacher = cross.detach() @ seen.T / temperature  # (N, N)
     student = tgt @ visual.T / temperature  # (N, N)
     text_to_visual = -(teacher.softmax(dim=1) * student.log_softmax(dim=1)).sum(dim=1).mean()
     visual_to_text = -(teacher.softmax(dim=0) * student.log_softmax(dim=0)).sum(dim=0).mean()
@@ -103,21 +107,32 @@ def similarity_distillation(cross, tgt, visual, *, temperature, detach_visual=Fa
 def feature_distillation(cross, tgt, *, beta, detach_cross=False):
     """KD_feat: smooth L1 between the cross and the translation embedding, mean over all elements.
 
-    As released the cross embedding is not detached. Args: cross, tgt (N, E); beta: where L2 turns
-    into L1.
+    As released the cross embedding is not detached.
+
+    Args:
+        cross, tgt: (N, E).
+        beta: where L2 turns into L1.
+    Returns:
+        Scalar.
     """
     return F.smooth_l1_loss(tgt, cross.detach() if detach_cross else cross, beta=beta)
 
 
 def adversarial(fake_logits):
-    """L_adv: the encoder wants the discriminator to call its translations real. fake_logits: (N,
-    2)."""
+    """L_adv: the encoder is trained so that the discriminator takes translations for English.
+
+    Args:
+        fake_logits: (N, 2), of the translated tokens.
+    Returns:
+        Scalar.
+    """
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
 def discriminator_loss(real_logits, fake_logits):
-    """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)), both logits with the
-    same label.
+    """The discriminator's own loss, 0.5 * (BCE(D(en), 1) + BCE(D(tgt), 0)).
+
+    Both logits of a caption get the same label: 1 for English (real), 0 for a translation (fake).
 
     Args:
         real_logits, fake_logits: (N, 2), of the English and of the translated tokens.

@@ -35,7 +35,8 @@ class Encoded(NamedTuple):
 
     Out of the encoders (`NRCCR.encode_branches`) the embeddings are (n, W) for visual and (n, H)
     for each branch; in the common space (`NRCCR.project`) they are (N, E) each, L2-normalised, of
-    all processes together. `tgt`, `cross` and `back` are None where no loss term needs them.
+    all processes together. `tgt`, `cross` and `back` are None where no loss term needs them,
+    and `cross` where a momentum teacher computes it (train_step adds it).
     """
 
     visual: torch.Tensor
@@ -51,9 +52,14 @@ class Encoded(NamedTuple):
         """The tuple with function(tensor) for each of its tensors."""
         return Encoded(*(None if part is None else function(part) for part in self))
 
+    @staticmethod
+    def cat(parts):
+        """The rows of several parts of a batch, one part after the other."""
+        return Encoded(*(None if rows[0] is None else torch.cat(rows) for rows in zip(*parts)))
+
 
 class VideoEncoder(nn.Module):
-    """Frame features -> one vector a video (METHOD: visual encoders, video)."""
+    """Frame features -> one vector per video, by an attention block over its frames."""
 
     def __init__(
         self,
@@ -234,7 +240,7 @@ class TextEncoder(nn.Module):
         """(K, L) int64 each -> (K, L, D), zeros at padding: captions of like length together."""
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
-        rising = lengths[order].tolist()  # the one wait for the GPU
+        rising = lengths[order].tolist()  # waits for the GPU, once per pass
         output = None
         for start in range(0, len(ids), GROUP):
             rows = order[start : start + GROUP]
@@ -294,11 +300,11 @@ class Projection(nn.Module):
 
 
 class NRCCR(nn.Module):
-    """The five parts, and the ways through them.
+    """The whole model: visual and text encoder, a projection for each, discriminator.
 
     Args:
         visual_encoder: (visual, mask) -> (N, W), with its `width` W.
-        text_encoder: a TextEncoder of width H.
+        text_encoder: a TextEncoder of width H; hidden: H.
         space, dropout: width E of the common space and the projections' dropout.
         discriminator: (tokens, mask) -> logits (N, 2).
         use_tgt, use_cross, use_back: whether the training forward computes these branches.
@@ -390,9 +396,7 @@ class NRCCR(nn.Module):
             encoded = self.encode_branches(batch.stand_in()).each(lambda part: part[:0])
         elif micro_batch and micro_batch < len(batch.index):
             parts = [self._encode_again_later(part) for part in batch.split(micro_batch)]
-            encoded = Encoded(
-                *(None if column[0] is None else torch.cat(column) for column in zip(*parts))
-            )
+            encoded = Encoded.cat(parts)
         else:
             encoded = self.encode_branches(batch)
         return self.project(encoded, total=batch.total)

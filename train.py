@@ -124,7 +124,7 @@ def train(run):
                     log.show(add_queries, examples, epoch, val_set.pictures)
             run.seconds = time.monotonic() - started
 
-            # last.pt makes the epoch count; what is left to do then, a continuation would do too.
+            # Once last.pt is written, the epoch counts. If a crash follows, --resume does the rest.
             save(run, LAST, epoch=epoch, val=val, training=training_state(run))
             run.kept = epoch
             if log:
@@ -154,8 +154,8 @@ def train_one_epoch(run, epoch, log=None):
         epoch: its number, from 1.
         log: basic.logger.RunLog, for the steps.
     Returns:
-        dict: train (total, grad_norm, and each unweighted term) and discriminator (losses and
-            accuracies, empty if no term needs it), means over the steps.
+        dict: train (total, grad_norm, each unweighted term, and scale with InfoNCE) and
+            discriminator (losses and accuracies, empty if no term needs it), means over the steps.
     Raises:
         NonFiniteLoss: names the epoch and the step.
     """
@@ -223,7 +223,7 @@ def train_step(
     precision='fp32',
     teacher=None,
 ):
-    """One batch: forward, the discriminator's step, the encoders' step (METHOD: losses, training).
+    """One batch: forward, the discriminator's step, the encoders' step, in this order.
 
     Args:
         batch: data_provider.Batch on the model's device; with several processes this one's share of
@@ -239,7 +239,8 @@ def train_step(
             (before clipping), train/scale (1 / temperature) if it is learned, and
             discriminator/<figure> if a term needs the discriminator.
     Raises:
-        NonFiniteLoss: the encoders' weights are those of before the step.
+        NonFiniteLoss: the encoders' weights are unchanged; the discriminator's, and batch norm's
+            statistics, are not.
     """
     device = batch.index.device
     with record_function('forward'), runtime.autocast(device, precision):
@@ -247,6 +248,8 @@ def train_step(
         if teacher:
             encoded = encoded._replace(cross=teacher(batch, micro_batch))
 
+    # The two languages' tokens are the discriminator's batch; what it then says of the translation
+    # is the encoders' adversarial term.
     fake_logits, discriminator_figures = None, {}
     if 'tokens' in criterion.reads:
         with record_function('discriminator'):
@@ -258,9 +261,10 @@ def train_step(
         visual_of = None
         if criterion.mask_same_visual:
             visual_of = distributed.gather(batch.visual_of, batch.total)  # (N,)
-        terms = criterion(encoded, fake_logits, visual_of)
+        terms = criterion(encoded, fake_logits, visual_of)  # unweighted, of the global batch
         total = criterion.total(terms)
 
+    # Each process has the gradient of its share; their sum is that of the global batch.
     with record_function('backward'):
         optimizer.zero_grad()
         total.backward()
@@ -278,11 +282,13 @@ def train_step(
         if model.log_scale is not None:
             figures['train/scale'] = model.log_scale.exp()
         figures = {name: value.detach().float() for name, value in figures.items()}
+
+        # A loss that is not finite leaves the weights as they were, and stops the run.
         step_if_finite(optimizer, figures.values())
         model.keep_in_bounds()
         if teacher:
             teacher.follow()
-        values = as_floats(figures)  # the one wait for a GPU, once it has all its work
+        values = as_floats(figures)  # waits for the GPU, after all its work is queued
     refuse_non_finite(values)
     return values
 
@@ -321,10 +327,10 @@ def discriminator_step(batch, encoded, discriminator, optimizer, precision):
 
 
 def step_if_finite(optimizer, figures):
-    """A step of an optimizer, which leaves weights and state alone unless all scalars are finite.
+    """Step the optimizer only if all figures are finite.
 
-    The device itself decides, so that nobody waits for it, by the attribute through which
-    torch.amp.GradScaler tells a fused optimizer to skip a step. Others know no such attribute.
+    A fused optimizer skips the step on the device if `found_inf` is 1, as with
+    torch.amp.GradScaler, so that nothing waits. Other optimizers are checked here.
     """
     finite = torch.stack(list(figures)).isfinite().all()
     if not optimizer.defaults.get('fused'):
@@ -370,7 +376,7 @@ def run_log(run):
 
 
 def speed(run, started, trained):
-    """For a record: what an epoch took that `started` and was `trained` at these times."""
+    """Times, samples/s and memory of an epoch that began at `started`, and was `trained` then."""
     return {
         'train_seconds': trained - started,
         'val_seconds': time.monotonic() - trained,
@@ -668,7 +674,7 @@ def release(run):
 
 
 def changeable(config):
-    """As key=value options, what a continuation may change.
+    """The options that --resume may change, as key=value.
 
     The best model's checkpoint may hold other values: those of before the continuation.
     """

@@ -203,7 +203,7 @@ class PackedTokens:
 
     Attributes:
         ids: all token ids, int32. Caption i is ids[offsets[i]:offsets[i + 1]]; offsets is int64.
-        longest: tokens of the longest caption before cutting.
+        longest_uncut: tokens of the longest caption before cutting.
         cut: how many captions were longer than `max_tokens` and lost tokens before their final
             [SEP].
     """
@@ -213,12 +213,12 @@ class PackedTokens:
         backend.no_truncation()  # a call of the tokenizer elsewhere may have left them on
         backend.no_padding()
         self.pad_id = tokenizer.pad_token_id or 0
-        self.longest = self.cut = 0
+        self.longest_uncut = self.cut = 0
         pieces, lengths = [], []
         for start in range(0, len(texts), batch_size):
             for encoding in backend.encode_batch_fast(texts[start : start + batch_size]):
                 ids = encoding.ids
-                self.longest = max(self.longest, len(ids))
+                self.longest_uncut = max(self.longest_uncut, len(ids))
                 if len(ids) > max_tokens:
                     self.cut += 1
                     ids = ids[: max_tokens - 1] + ids[-1:]
@@ -236,7 +236,7 @@ class PackedTokens:
         return np.diff(self.offsets)
 
     @property
-    def width(self):
+    def longest(self):
         """Tokens of the longest caption, after cutting."""
         return int(self.lengths.max(initial=0))
 

@@ -143,8 +143,7 @@ class Data:
 
 @dataclass
 class Text:
-    """Text encoder (METHOD: mBERT, linear, positions, one attention block shared by every
-    branch)."""
+    """Text encoder: BERT, linear, positions, one attention block; the same for every branch."""
 
     # hub name, or a local folder as transformers saves it
     bert: str = option('bert-base-multilingual-cased', effect='place')

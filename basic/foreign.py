@@ -245,7 +245,7 @@ def parse_json(text, form, where, error=DataError):
     try:
         value = json.loads(text)
     except RecursionError:
-        raise error(f'{where}: too many nested lists') from None
+        raise error(f'{where}: lists nested too deep') from None
     except ValueError as reason:  # not JSON, or a number with thousands of digits
         raise error(f'{where}: not JSON ({_one_line(reason)}): {shown(text)}') from None
     if '\\ud' in text.lower() and not _is_text(value):

@@ -1,5 +1,4 @@
-"""Layers that the text and the video encoder share (METHOD: text encoder, steps 3 to 5), and the
-batch norm of their projections.
+"""Layers that the text and the video encoder share, and the batch norm of their projections.
 
 N items, L positions, D width in, H hidden width. Masks are (N, L), 1 on real positions and 0 on
 padding.

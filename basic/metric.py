@@ -32,13 +32,12 @@ def retrieval_metrics(scores, visual_of, ties='pessimistic'):
         visual_of: (Q,) integers, the index of the visual item that caption j belongs to.
         ties: `pessimistic` or `mean`.
     Returns:
-        dict: `t2v` (captions search visual items) and `v2t` (visual items search captions; those
-            without a caption are searched in t2v, but are no query here), each a dict of R@1, R@5,
-            R@10 (per cent), MedR, MeanR (ranks) and mAP (0 to 1); and `SumR`, the six recalls
-            added.
+        dict: `t2v` (captions are queries) and `v2t` (visual items with captions are queries; those
+            without are only in the gallery of t2v), each a dict of R@1, R@5, R@10 (per cent),
+            MedR, MeanR (ranks) and mAP (0 to 1); and `SumR`, the sum of the six recalls.
     Raises:
-        ValueError: NaN or infinite scores, no captions, shapes that do not fit, a caption whose
-            visual item there is not, unknown tie rule.
+        ValueError: NaN or infinite scores, no captions, shapes that do not fit, a caption without
+            a visual item, or an unknown tie rule.
     """
     scores = torch.as_tensor(scores).detach()
     if not scores.is_floating_point():
@@ -50,7 +49,7 @@ def retrieval_metrics(scores, visual_of, ties='pessimistic'):
     comparisons = comparisons_of(ties)
     refuse_broken(count_broken(scores), scores.numel())
     if scores.itemsize < 4:
-        scores = scores.float()  # exact, and float32 can also hold the counts
+        scores = scores.float()  # lossless, and float32 is also exact for the counts
     at_once = tile_size(scores.device)
     matched = scores.gather(1, truth.visual_of[:, None]).squeeze(1)  # (Q,)
     wrong = WrongCount(truth, matched, comparisons, at_once)
@@ -86,7 +85,7 @@ def refuse_broken(broken, total):
 
 
 def tile_size(device):
-    """How many scores to work on at once: few enough for a CPU's cache, enough to fill a GPU."""
+    """The number of scores per tile: few enough for a CPU's cache, or enough to fill a GPU."""
     return 2**18 if device.type == 'cpu' else 2**24
 
 
@@ -121,9 +120,10 @@ class GroundTruth:
         device: that of the scores.
     Attributes:
         visual_of: (Q,) int64, on the device.
-        captions: (V,) int64, how many captions each visual item has; ends: their running sum.
+        captions: (V,) int64, the number of captions of each visual item.
+        ends: (V,) int64, the cumulative sum of `captions`.
     Raises:
-        ValueError: a caption whose visual item there is not.
+        ValueError: a caption without a visual item.
     """
 
     def __init__(self, visual_of, captions, visuals, *, device):
@@ -157,19 +157,19 @@ class GroundTruth:
 
 
 class WrongCount:
-    """How many wrong items stand before each right one, in both directions; adds up over blocks.
+    """Counts the wrong items that are ranked before each right one, over blocks of scores.
 
-    A caption j and its visual item v have the score `matched[j]`. Wrong before v, when j searches,
-    are other visual items that score at least that with j; wrong before j, when v searches, are
-    other items' captions that score at least that with v. Both are counts of comparisons (no
-    sorting), so any part of the scores can be counted at any time, in any process; and with their
-    counts added up (`totals`), `metrics` needs no score but `matched`.
+    Caption j and its visual item v have the score `matched[j]`. If j is the query, the wrong items
+    before v are the other visual items with at least this score for j. If v is the query, the
+    wrong items before j are the captions of other items with at least this score for v. Both are
+    counts of comparisons without sorting, so blocks can be counted in any order and process. From
+    the sums (`totals`) and `matched`, `metrics` computes the metrics.
 
     Args:
         truth: GroundTruth.
         matched: (Q,) float32 or float64, the score of each caption with its own visual item.
         comparisons: of the tie rule, see `comparisons_of`.
-        at_once: how many scores may be compared at once.
+        at_once: most scores to compare at a time.
     """
 
     def __init__(self, truth, matched, comparisons, at_once):

@@ -1,21 +1,22 @@
 """Scoring a split from its embeddings, without ever holding the full score matrix.
 
-A caption is two vectors, one per text branch (`en`, `tgt`). Its score with a visual item mixes the
-two cosines, each min-max normalised over the branch's whole matrix:
+A caption has two vectors, one per text branch (`en`, `tgt`). Its score with a visual item is a
+weighted sum of the two cosines, each min-max normalised over the branch's whole matrix:
 
     score(w) =    w    * (en  - low_en)  / (high_en  - low_en)
              + (1 - w) * (tgt - low_tgt) / (high_tgt - low_tgt)
 
-`fuse` computes that for matrices that are there. `scored` does for any size, in two passes over
+`fuse` computes this for matrices in memory. `scored` computes it for any size, in two passes over
 blocks of captions and visual items:
 
-1. find each branch's lowest and highest cosine, and every caption's cosines with its own item;
-2. mix the cosines of every block at each weight w, and count the wrong items that stand before the
-   right ones (`basic.metric.WrongCount`).
+1. find the lowest and highest cosine of each branch, and the cosines of each caption with its own
+   item;
+2. mix the cosines of every block at each weight w, and count the wrong items that are ranked before
+   the right ones (`basic.metric.WrongCount`).
 
-The second pass takes the cosines that the first one has kept, if they fit into the memory that it
-may use, and computes them again otherwise. All that grows with the number of captions are some
-integers and floats for each. Several processes share the blocks of captions and add up.
+If the cosines of the first pass fit into memory, they are kept for the second; otherwise they are
+computed again. Only a few numbers per caption are stored. Several processes share the blocks of
+captions and add up their counts.
 
 Q captions, V visual items, E common space; B captions and C visual items of a block.
 """
@@ -81,24 +82,23 @@ def scored(
     progress=None,
     blocks=None,
 ):
-    """Score a split: the one way to its metrics and ranks at several weights.
+    """Score a split at several weights, for its metrics and ranks.
 
-    They are what `retrieval_metrics(fuse(en, tgt, w), visual_of, ties)` would give. Where
-    torch.distributed is initialised, every process must call this, with the same arguments, and
-    gets the same.
+    They are equal to those of `retrieval_metrics(fuse(en, tgt, w), visual_of, ties)`. If
+    torch.distributed is initialised, every process must call this with the same arguments, and
+    gets the same result.
 
     Args:
         visual: (V, E) embeddings: a tensor of any floating type, or an array, which may be a
-            memory-mapped .npy (`np.load(file, mmap_mode='r')`): that is read block by block, and
-            none of it stays.
-        en, tgt: (Q, E) each, likewise.
+            memory-mapped .npy (`np.load(file, mmap_mode='r')`), read block by block.
+        en, tgt: (Q, E), likewise.
         visual_of: (Q,) integers, the index of the visual item that caption j belongs to.
-        weights: shares w of the English branch.
+        weights: values of w, the weight of the English branch.
         ties: `pessimistic` or `mean`.
-        memory: MiB for blocks of embeddings and scores. Less is slower, not different.
-        device: where to compute; None: where `visual` is.
-        progress: called with (blocks done, of how many in both passes) after each block.
-        blocks: score only so many blocks of captions, to time them; None: all.
+        memory: MiB for blocks of embeddings and scores. Less is slower, with the same result.
+        device: where to compute; None: the device of `visual`.
+        progress: function of (blocks done, blocks of both passes), called after each block.
+        blocks: score only this number of blocks of captions, to time them; None: all.
     Returns:
         Scoring, for its `metrics` and `ranks`.
     Raises:
@@ -120,7 +120,7 @@ class Scoring:
     Attributes:
         blocks, gallery: lists of slices, this process's blocks of captions, and those of visual
             items.
-        blocks_in_all: how many blocks of captions there are for this process.
+        blocks_in_all: the number of blocks of captions of this process.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
     arguments = words(world, '--only', 'full,two_triplets', '--seeds', '2', '--jobs', '2')
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == '2 runs, 0 of them finished already; 2 at a time on cpu, cpu'
+    assert lines[0] == '2 runs, 0 already finished; 2 at a time on cpu, cpu'
     for ablation in ('full', 'two_triplets'):
         run = folder(world, ablation, 2)
         config = yaml.safe_load((run / 'config.yaml').read_text())
@@ -73,7 +73,7 @@ def test_a_grid_runs_and_is_not_run_twice(world, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in world[0].rglob('*') if path.is_file()}
     assert main(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith('2 runs, 2 of them finished already')
+    assert capsys.readouterr().out.splitlines()[0].startswith('2 runs, 2 already finished')
     assert before == {
         path: path.stat().st_mtime_ns for path in world[0].rglob('*') if path.is_file()
     }
@@ -188,7 +188,7 @@ def test_the_states_of_a_grid(world, capsys):
 def test_two_ablations_of_one_name_are_refused(tmp_path):
     own = tmp_path / 'full.yaml'
     own.write_text('train: {lr: 1}')
-    with pytest.raises(ConfigError, match="two ablations are called 'full'"):
+    with pytest.raises(ConfigError, match="two ablations have the name 'full'"):
         ablation_files(['full', str(own)])
     assert ablation_files(['full', 'full']).keys() == {'full'}
 
@@ -250,7 +250,7 @@ def test_noise_has_corpora_of_its_own(tmp_path, capsys, demo_root):
         f'text.bert={tmp_path}/bert',
     ]
     assert main(arguments) == 0  # a look makes no corpus
-    assert capsys.readouterr().out.count('corpus not made yet, 1 runs') == 2 and not list(
+    assert capsys.readouterr().out.count('no corpus yet, 1 run ') == 2 and not list(
         tmp_path.iterdir()
     )
     config = load_config(arguments[1], [arguments[-1]])
@@ -311,7 +311,7 @@ def stand_in(monkeypatch, tmp_path):
     [
         (
             'import os; os.kill(os.getpid(), 9)',
-            'killed (SIGKILL), most often because memory ran out: fewer --jobs, or a '
+            'killed (SIGKILL), probably because memory ran out: try fewer --jobs or a '
             'smaller compute.micro_batch',
         ),
         ('import os; os.kill(os.getpid(), 11)', 'killed (SIGSEGV)'),

@@ -163,8 +163,11 @@ def make(folder):
         (['--rate', '0'], '--rate 0: expected more than 0'),
         (['--rate', '1.5'], '--rate 1.5'),
         (['--share', '2'], '--share 2'),
-        (['--kinds', 'drop,loss'], 'expected different ones of drop, swap, replace, caption'),
-        (['--kinds', 'drop,drop'], 'different'),
+        (
+            ['--kinds', 'drop,loss'],
+            'expected one or more of drop, swap, replace, caption, each once',
+        ),
+        (['--kinds', 'drop,drop'], 'each once'),
         (['--output-suffix', '/x'], 'without braces'),
         (['--output-suffix', ''], 'expected a part of a file name'),
         (['data.lang=fr'], "branch 'tgt'"),

@@ -469,18 +469,13 @@ def test_what_takes_too_long_is_extrapolated(tiny, tmp_path, monkeypatch):
 def test_the_full_size_is_scored_from_disk_a_block_at_a_time(tiny, tmp_path, monkeypatch):
     seen = []
 
-    class Watched(scoring.Scoring):
-        def metrics(self):
-            seen.append(
-                (
-                    [len(part) for part in (self.visual, *self.branches)],
-                    self.blocks,
-                    self.wrong[0].totals,
-                )
-            )
-            return super().metrics()
+    def watched(*args, **options):
+        found = scoring.scored(*args, **options)
+        sizes = [len(part) for part in (found.visual, *found.branches)]
+        seen.append((sizes, found.blocks, found.wrong[0].totals))
+        return found
 
-    monkeypatch.setattr('util.benchmark.scoring.Scoring', Watched)
+    monkeypatch.setattr('util.benchmark.scoring.scored', watched)
     monkeypatch.setattr('util.benchmark.scoring.RANDOM_ROWS', 2)
     monkeypatch.setattr(FLOAT32_RATE, lambda _: 4 * 12 * 3 * 14 / 0.01 * 4 / 9)
     monkeypatch.setattr(scoring, '_BLOCK', 5)

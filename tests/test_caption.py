@@ -191,7 +191,7 @@ def test_packed_tokens_equal_one_by_one_tokenising(vocabulary):  # noqa: F811
     packed = PackedTokens(texts, tokenizer, max_tokens=99, batch_size=7)
     expected = [tokenizer(text)['input_ids'] for text in texts]
     assert packed.ids.dtype == np.int32 and len(packed) == 50
-    assert (packed.cut, packed.longest) == (0, max(map(len, expected)))
+    assert (packed.cut, packed.longest_uncut) == (0, max(map(len, expected)))
     rows = random.permutation(50)[:20]
     tokens = packed.padded(rows)
     width = max(len(expected[row]) for row in rows)
@@ -216,5 +216,5 @@ def test_long_captions_keep_their_final_separator(vocabulary):  # noqa: F811
         ['[CLS]', '[SEP]'],
         ['[CLS]', 'a', 'man', '[SEP]'],
     ]
-    assert (packed.cut, packed.longest) == (1, 5)
+    assert (packed.cut, packed.longest_uncut) == (1, 5)
     assert packed.padded([2]).ids.tolist() == [[2, 3]]

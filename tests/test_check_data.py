@@ -182,7 +182,7 @@ def test_images_that_could_be_two_are_one_problem(tmp_path, vocab):
     (folder / 'a.png').write_bytes((folder / 'a.jpg').read_bytes())
     (folder / 'a.jpg').rename(folder / 'a.jpeg')
     (problem,) = check_data(multi30k(vocab), tmp_path / 'root').problems
-    assert 'a.jpeg and a.png beside it' in problem
+    assert 'but a.jpeg and a.png in the same folder' in problem
 
 
 def test_the_tokenizer_need_not_be_there(root, monkeypatch):
@@ -335,8 +335,8 @@ def test_what_train_would_refuse_of_the_text_is_refused(root, bert, tmp_path):
     options = [f'text.bert={tmp_path}', 'text.trained_layers=[1]', 'text.positions=40']
     report = check_data(vatex(*options, 'text.pretrained=false'), root)
     assert report.problems == [
-        "the tokenizer has 17 tokens, but the model's BERT only 16: give the one that belongs "
-        'to it (text.bert)'
+        "the tokenizer has 17 tokens, but the model's BERT only 16: use the tokenizer "
+        'of this BERT (text.bert)'
     ]
     assert any('holds no weights' in text for text in check_data(vatex(*options), root).problems)
 

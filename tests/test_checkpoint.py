@@ -243,7 +243,7 @@ KINDS_OF_FILES = {
     ),
     'gzip': (
         gzip.compress(b'x' * 5000),
-        'is a gzip archive: tar zxf it first, then give the folder in it .* runs_0',
+        'is a gzip archive: tar zxf it first, then give the folder .* runs_0',
     ),
     'tar': (tar_of('runs_0/model_best.pth.tar'), 'is a tar archive: tar xf it first'),
     'zip': (

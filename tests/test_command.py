@@ -60,7 +60,7 @@ class Own(RuntimeError):
         (
             RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '),
             137,
-            'SIGKILL), most often because memory',
+            'SIGKILL), probably because memory',
         ),
         (
             RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. '),
@@ -70,7 +70,7 @@ class Own(RuntimeError):
         (
             Killed('process 1', signal.SIGKILL),
             137,
-            'process 1 was killed (SIGKILL), most often because memory ran out',
+            'process 1 was killed (SIGKILL), probably because memory ran out',
         ),
         (KeyboardInterrupt(), 130, 'tool: interrupted'),
         (module.Stopped(signal.SIGTERM), 143, 'tool: stopped by SIGTERM'),

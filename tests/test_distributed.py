@@ -78,6 +78,7 @@ def test_one_of_several_processes_leaves_at_once(tmp_path):
     program = tmp_path / 'program.py'
     program.write_text(
         'import atexit, sys\n'
+        'sys.path.insert(0, sys.argv[2])\n'  # it may hold a colon, as PYTHONPATH may not
         'from basic import distributed\n'
         'class Abort:\n'
         '    def __del__(self, exit=__import__("os")._exit):\n'
@@ -89,7 +90,7 @@ def test_one_of_several_processes_leaves_at_once(tmp_path):
     )
     for environment, status in [({'TORCHELASTIC_RUN_ID': 'x'}, 3), ({}, 134)]:
         ended = subprocess.run(
-            [sys.executable, program, '3'],
+            [sys.executable, program, '3', REPOSITORY],
             env=os.environ | environment,
             capture_output=True,
             text=True,
@@ -569,7 +570,7 @@ def test_a_process_killed_from_outside_is_named(world, tmp_path):
         os.kill(max(children), signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
-    assert 'process 1 was killed (SIGKILL), most often because memory ran out' in errors, errors
+    assert 'process 1 was killed (SIGKILL), probably because memory ran out' in errors, errors
     assert 'Traceback' not in errors, errors
 
 

@@ -119,7 +119,7 @@ def test_a_last_line_cut_off_is_left_out(tmp_path):
 )
 def test_a_stored_config_that_is_none_is_named(tmp_path, text):
     (tmp_path / 'config.yaml').write_text(text)
-    with pytest.raises(ConfigError, match='config.yaml is not a config as train.py writes it'):
+    with pytest.raises(ConfigError, match='config.yaml is not a config of train.py'):
         read_config(tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_16_bits_that_would_be_black(tmp_path, values):
 
 @pytest.mark.parametrize('kind', [np.int32, np.float32])
 def test_numbers_without_a_white_are_refused(tmp_path, kind):
-    with pytest.raises(DataError, match='a.tiff: its pixels are numbers of 32 bits'):
+    with pytest.raises(DataError, match='a.tiff: its pixels have 32 bits'):
         load(tmp_path, Image.fromarray((RAMP * 65535).astype(kind)), 'a.tiff')
 
 
@@ -68,7 +68,7 @@ def test_what_is_transparent_is_seen_over_white_or_else_over_black(tmp_path):
     pixels = load(tmp_path, Image.fromarray(drawing))
     assert (pixels[:, :15] == 255).all() and not pixels[:, 17:].any()
     drawing[..., 3] = 0
-    with pytest.raises(DataError, match='a.png: it is transparent everywhere'):
+    with pytest.raises(DataError, match='a.png: it is fully transparent'):
         load(tmp_path, Image.fromarray(drawing))
 
 
@@ -143,7 +143,7 @@ def test_an_image_that_could_be_two(tmp_path):
         (source(tmp_path, 'a').load, 'a'),
         (source(tmp_path).missing, ['a']),
     ):
-        assert 'but a.jpeg and a.png beside it' in complaint(function, argument)
+        assert 'but a.jpeg and a.png in the same folder' in complaint(function, argument)
 
 
 def test_missing_images_name_the_nearest(tmp_path):

@@ -498,7 +498,7 @@ def test_markdown(runs, capsys):
     )
     assert rows[4][15:] == ['–'] * 12
     notes = '\n'.join(lines[6:])
-    assert 'difference to full, with a 95 % interval' in notes and '9,999 resamples' in notes
+    assert 'difference from full, with a 95 % interval' in notes and '9,999 resamples' in notes
 
 
 def test_latex(runs, tmp_path, capsys):

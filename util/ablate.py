@@ -610,9 +610,10 @@ def main(argv=None):
     )
     if args.list:
         show(jobs)
+        runs = len(files) * len(args.seeds)
         for rate in missing:
             say(
-                f'noise {rate:g}: no corpus yet, {len(files) * len(args.seeds)} runs  '
+                f'noise {rate:g}: no corpus yet, {runs} run{"s" * (runs > 1)}  '
                 f'{noise_root(args.rootpath, rate)}'
             )
         return 0

@@ -67,24 +67,24 @@ def check_captions(report, collection, split, *, encoders, column):
         encoders: util.check_data.Encoders.
         column: dict row label -> cell of this split, which is filled in.
     Returns:
-        dict role -> CaptionFile of the files that can be read.
+        dict branch -> CaptionFile of the files that can be read.
     """
     files = {}
-    for role in collection.branches(split):
-        path = report.attempt(collection.caption_path, split, role)
+    for branch in collection.branches(split):
+        path = report.attempt(collection.caption_path, split, branch)
         if path is not None:
             bad = []
             file = report.attempt(read_captions, path, bad)
             report.add(bad, kind=f'problems in {path}')
             if file is not None:
-                files[role] = file
+                files[branch] = file
     first = files.get(collection.branches(split)[0])
-    for role, file in files.items():
+    for branch, file in files.items():
         _check_alike(report, file)
-        expected = BRANCHES[split][role].format(lang=collection.config.data.lang)
-        _check_lines(report, file.path, role=role, expected=_spelled(expected))
+        expected = BRANCHES[split][branch].format(lang=collection.config.data.lang)
+        _check_lines(report, file.path, branch=branch, expected=_spelled(expected))
         if first is not None and file is not first:
-            _check_join(report, first, file, role)
+            _check_join(report, first, file, branch)
     if 'tgt' in files and 'back' in files:
         _check_back(report, files['tgt'], files['back'])
     if split == 'train' and len(files.get('en', ())) == 1:
@@ -100,7 +100,7 @@ def check_captions(report, collection, split, *, encoders, column):
     return files
 
 
-def _check_join(report, first, file, role):
+def _check_join(report, first, file, branch):
     """Join a branch with the first one, English, and check that its captions are translated."""
     rows = report.attempt(join_captions, first, file)
     if rows is None:
@@ -113,11 +113,11 @@ def _check_join(report, first, file, role):
     texts = [file.texts[row] for row in rows]
     same = [text for one, text in zip(first.texts, texts) if _bare(one) == _bare(text) != '']
     share = len(same) / max(1, len(first))
-    if len(same) >= FEW and share > (ROUND_TRIP if role == 'back' else SOME):
+    if len(same) >= FEW and share > (ROUND_TRIP if branch == 'back' else SOME):
         report.note(
             f'{100 * share:.0f} % of the captions of {file.path} are identical to those of '
             f'{first.path}, such as {same[0][:60]!r}: were they translated?',
-            problem=share > MOST and role != 'back',
+            problem=share > MOST and branch != 'back',
         )
 
 
@@ -152,7 +152,7 @@ def _check_alike(report, file):
         )
 
 
-def _check_lines(report, path, *, role, expected):
+def _check_lines(report, path, *, branch, expected):
     """Warn of damaged text, with the first line and a count, and of tags of another branch."""
     found, tags = {}, Counter()
     for number, line in caption_lines(path):
@@ -164,13 +164,13 @@ def _check_lines(report, path, *, role, expected):
     for kind, (count, first, example) in found.items():
         many = '1 caption has' if count == 1 else f'{count:,} captions have'
         report.warn(f'{path}:{first}: {many} {kind.format(example=example)}')
-    branches = Counter()
+    tagged = Counter()
     for tag, count in tags.items():
-        branches[branch_of(tag)] += count
-    branch, count = branches.most_common(1)[0] if branches else (None, 0)
-    if branch not in (None, expected) and count > MOST * branches.total():
+        tagged[branch_of(tag)] += count
+    most, count = tagged.most_common(1)[0] if tagged else (None, 0)
+    if most not in (None, expected) and count > MOST * tagged.total():
         report.warn(
-            f"most ids in {path} (branch '{role}') have the tag '{branch}', expected '{expected}': "
+            f"most ids in {path} (branch '{branch}') have the tag '{most}', expected '{expected}': "
             'are files swapped?'
         )
 
@@ -216,34 +216,40 @@ def _spelled(tag):
 def _check_tokens(report, config, files, encoders, column):
     """Check tokens: empty captions, unknown tokens, damaged letters, too long captions."""
     tokenizer = encoders.tokenizer
-    empty = {role: file.empty for role, file in files.items()}
+    empty = {branch: file.empty for branch, file in files.items()}
     packed, unknown = {}, {}
     if tokenizer is not None:
-        packed = {role: pack_branch(config, role, file, tokenizer) for role, file in files.items()}
+        packed = {
+            branch: pack_branch(config, branch, file, tokenizer) for branch, file in files.items()
+        }
         special = tokenizer.num_special_tokens_to_add()
         # Counted after cleaning, which leaves nothing of Chinese text in the English file.
-        empty = {role: int((tokens.lengths <= special).sum()) for role, tokens in packed.items()}
-        unknown = {role: _unknown(tokens.ids, tokenizer) for role, tokens in packed.items()}
-    for role, file in files.items():
-        if empty[role]:
-            most = empty[role] > MOST * len(file)
+        empty = {
+            branch: int((tokens.lengths <= special).sum()) for branch, tokens in packed.items()
+        }
+        unknown = {branch: _unknown(tokens.ids, tokenizer) for branch, tokens in packed.items()}
+    for branch, file in files.items():
+        if empty[branch]:
+            most = empty[branch] > MOST * len(file)
             report.note(
-                f'{empty[role]:,} captions of {file.path} are empty'
-                + ', or are empty after cleaning' * (role == 'en')
+                f'{empty[branch]:,} captions of {file.path} are empty'
+                + ', or are empty after cleaning' * (branch == 'en')
                 + '; translate or download them again' * most,
                 problem=most,
             )
     column['empty captions'] = _cells(f'{number:,}' for number in empty.values())
     if tokenizer is None:
         return
-    for role, file in files.items():
-        _check_letters(report, config, file, encoders, unknown[role])
-    column['longest caption, tokens'] = _cells(f'{tokens.longest:,}' for tokens in packed.values())
+    for branch, file in files.items():
+        _check_letters(report, config, file, encoders, unknown[branch])
+    column['longest caption, tokens'] = _cells(
+        f'{tokens.longest_uncut:,}' for tokens in packed.values()
+    )
     column[f'cut to {config.text.positions} tokens'] = _cells(
         f'{tokens.cut:,}' for tokens in packed.values()
     )
     column['unknown tokens, %'] = _cells(f'{100 * share:.1f}' for share in unknown.values())
-    longest = max((tokens.width for tokens in packed.values()), default=0)
+    longest = max((tokens.longest for tokens in packed.values()), default=0)
     if encoders.bert is not None and longest > encoders.bert.positions:
         positions = encoders.bert.positions
         report.add(

@@ -44,12 +44,12 @@ class SampleBySample(Dataset):
         return len(self.captions['en'])
 
     def __getitem__(self, index):
-        """(frames, a list of lists of D floats; dict role -> token ids; index)."""
+        """(frames, a list of lists of D floats; dict branch -> token ids; index)."""
         tokens = {}
-        for role, file in self.captions.items():
+        for branch, file in self.captions.items():
             text = file.texts[index]
-            text = clean_english(text) if role == 'en' and self.config.text.clean_en else text
-            tokens[role] = self.tokenizer(text)['input_ids']
+            text = clean_english(text) if branch == 'en' and self.config.text.clean_en else text
+            tokens[branch] = self.tokenizer(text)['input_ids']
         video, _ = self.captions['en'].ids[index]
         return (
             [self._frame(row) for row in self.rows[video][: self.config.visual.max_frames]],
@@ -75,7 +75,7 @@ def collate(samples):
     for i, item in enumerate(frames):
         visual[i, : len(item)] = torch.tensor(item)
         mask[i, : len(item)] = 1
-    branches = {role: pad([sample[role] for sample in tokens]) for role in tokens[0]}
+    branches = {branch: pad([sample[branch] for sample in tokens]) for branch in tokens[0]}
     return Batch(
         visual=visual,
         visual_mask=mask,

@@ -176,10 +176,10 @@ def make_data(folder, collection, sizes, *, seed=1, report=print):
     files = Collection(config, folder)
     for split in SPLITS:
         videos = [names.pop() for _ in range(getattr(sizes, split))]
-        for role, tag in caption_tags(split, config.data.lang).items():
-            texts = make_captions(KINDS[split][role], len(videos) * sizes.captions, rng)
+        for branch, tag in caption_tags(split, config.data.lang).items():
+            texts = make_captions(KINDS[split][branch], len(videos) * sizes.captions, rng)
             ids = (f'{name}#{tag}#{n}' for name in videos for n in range(sizes.captions))
-            write_branch(files, split, role, [f'{id_} {text}\n' for id_, text in zip(ids, texts)])
+            write_branch(files, split, branch, [f'{id_} {text}\n' for id_, text in zip(ids, texts)])
     manifest.write_text(json.dumps(made) + '\n')
     return folder
 

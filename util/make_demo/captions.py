@@ -42,33 +42,33 @@ def write_split(files, split, items, lang, *, count, seed, noise):
     """The caption files of one split: `count` captions an item in every branch that the split
     has."""
     tags = caption_tags(split, lang)
-    lines = {role: [] for role in tags}
+    lines = {branch: [] for branch in tags}
     for name, scene in bar(items, f'describing {split}', 'items'):
         for n in range(count):
             original = scene_rng(seed, name, n, 'en' if split == 'train' else lang)
             machine = scene_rng(seed, name, n, lang, 'machine')
-            for role, text in caption(scene, split, lang, original, machine, noise).items():
-                lines[role].append(f'{name}#{tags[role]}#{n} {text}\n')
-    for role, text in lines.items():
-        write_branch(files, split, role, text)
+            for branch, text in caption(scene, split, lang, original, machine, noise).items():
+                lines[branch].append(f'{name}#{tags[branch]}#{n} {text}\n')
+    for branch, text in lines.items():
+        write_branch(files, split, branch, text)
 
 
 def caption_tags(split, lang):
-    """dict role -> the tag in its captions' ids, for the branches that a split has."""
+    """dict branch -> the tag in its captions' ids, for the branches that a split has."""
     if split == 'train':
         return {'en': 'enc', 'tgt': f'enc2{lang}', 'back': f'enc2{lang}2enc'}
     return {'en': f'{lang}2enc', 'tgt': lang}
 
 
-def write_branch(files, split, role, lines):
+def write_branch(files, split, branch, lines):
     """Write a branch's lines under the name that the collection's config gives it; the file appears
     whole."""
-    path = next(files.paths(f'TextData/{files.config.data.captions[split][role]}', split))
+    path = next(files.paths(f'TextData/{files.config.data.captions[split][branch]}', split))
     write_atomically(path, ''.join(lines))
 
 
 def caption(scene, split, lang, original, machine, noise):
-    """One caption in every branch: dict role -> text.
+    """One caption in every branch: dict branch -> text.
 
     Args:
         original: generator of what a person writes, the same for every noise; machine: of what the
