@@ -101,8 +101,18 @@ def test_the_papers_settings(name, kind, disc, first):
         'kd_sim': 0.4,
         'kd_feat': 0.1,
         'triplet_back': 0.5,
+        'back_visual': 0.0,
         'adversarial': 0.001,
     }
+    # options that are not the paper's
+    train = config.train
+    assert (train.bert_lr, train.schedule, train.back_as_en, train.select) == (
+        0,
+        'released',
+        0,
+        't2v',
+    )
+    assert config.loss.contrastive == 'triplet' and not config.text.clean_back
 
 
 # ------------------------------------------------------------------------------------------ merging
@@ -273,7 +283,7 @@ def test_an_unknown_key_is_named_with_its_neighbours(option, key, valid):
 def test_an_unknown_key_of_a_file_is_named_with_the_file(tmp_path):
     path = write(tmp_path, 'a.yaml', 'data: {collection: x}\ntrain: {learning_rate: 1}\n')
     text = message(path)
-    assert str(path) in text and "'train.learning_rate'" in text and 'lr, lr_decay' in text
+    assert str(path) in text and "'train.learning_rate'" in text and 'lr, bert_lr' in text
 
 
 @pytest.mark.parametrize(

@@ -373,12 +373,27 @@ def test_terms_are_unweighted_and_the_total_weights_them():
 def test_a_weight_of_zero_leaves_the_term_out(term):
     weights = {name: float(name != term) for name in TERMS}
     e, logits = encoded(), torch.randn(N, 2)
-    if term == 'triplet_back':
-        e.back = None
     if term == 'adversarial':
         logits = None
     terms = NRCCRLoss(weights=weights, **OPTIONS)(e, logits)
     assert set(terms) == set(TERMS) - {term}
+
+
+def test_without_its_terms_no_back_translation_is_needed():
+    weights = {name: float(name not in ('triplet_back', 'back_visual')) for name in TERMS}
+    e = encoded()
+    e.back = None
+    assert 'back_visual' not in NRCCRLoss(weights=weights, **OPTIONS)(e, torch.randn(N, 2))
+
+
+def test_the_back_translation_can_be_tied_to_the_visual_item():
+    weights = {name: float(name == 'back_visual') for name in TERMS}
+    for contrastive in ('triplet', 'infonce'):
+        loss, e = NRCCRLoss(weights=weights, **OPTIONS, contrastive=contrastive), encoded()
+        e.log_scale = torch.tensor(2.0)
+        found = loss(e)['back_visual']
+        e.en, e.tgt = e.back, None
+        assert found == loss.triplet_en(e)
 
 
 def test_without_distillation_no_cross_branch_is_needed():
@@ -391,11 +406,14 @@ def test_without_distillation_no_cross_branch_is_needed():
     }
 
 
+BACK = 'loss.weights.back_visual=0.5'
+
+
 @pytest.mark.parametrize(
     'option, changed',
     [
-        ('loss.margin=0.5', {'triplet_en', 'triplet_tgt', 'triplet_back'}),
-        ('loss.hardest=false', {'triplet_en', 'triplet_tgt', 'triplet_back'}),
+        ('loss.margin=0.5', {'triplet_en', 'triplet_tgt', 'triplet_back', 'back_visual'}),
+        ('loss.hardest=false', {'triplet_en', 'triplet_tgt', 'triplet_back', 'back_visual'}),
         ('loss.temperature=0.2', {'kd_sim'}),
         ('loss.smooth_l1_beta=1', {'kd_feat'}),
     ],
@@ -403,7 +421,8 @@ def test_without_distillation_no_cross_branch_is_needed():
 def test_each_option_of_the_config_reaches_its_terms(make_config, option, changed):
     e, logits = encoded(), torch.randn(N, 2)
     before, after = (
-        build_loss(config)(e, logits) for config in (make_config(), make_config('frames', option))
+        build_loss(config)(e, logits)
+        for config in (make_config('frames', BACK, *more) for more in ((), (option,)))
     )
     assert {name for name in TERMS if before[name].item() != after[name].item()} == changed
 
