@@ -452,7 +452,7 @@ def which_w(report):
     if used == preset:
         text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
     else:
-        text = f'"result": at w = {used:g}, for want of the queries that w = {preset:g} needs'
+        text = f'"result": at w = {used:g}, without the queries that w = {preset:g} needs'
     if report.get('chosen_weight') is None:
         return f'{text}.'
     return f'{text}; "chosen": at the w that had the best SumR on validation.'
@@ -528,7 +528,7 @@ def evaluate_checkpoint(
     if embeddings_folder and distributed.is_main():
         save_embeddings(embeddings_folder, embeddings, eval_set)
 
-    tell(f'scoring at {len(weights)} weights')
+    tell(f'scoring at w = {", ".join(f"{w:g}" for w in weights)}')
     return {
         'checkpoint': str(checkpoint.path),
         'epoch': checkpoint.epoch,

@@ -540,13 +540,13 @@ def open_run_folder(run, tokenizer, *, fresh):
     start['left_out'] = {
         split: loader.left_out.counts() for split, loader in run.loaders.items() if loader.left_out
     }
-    finished = run.schedule.epoch
+    finished, epochs = run.schedule.epoch, run.config.train.epochs
     run_folder.record_start(folder, start, config_to_dict(run.config), resumed_after=finished)
     print(
         f'{"training" if fresh else f"resuming after epoch {finished}"}:'
         f' {run.loaders["train"].dataset_size:,} caption pairs, {start["parameters"]["trained"]:,}'
-        f' trained parameters\nat most {run.config.train.epochs} epochs on {start["device"]}\nrun'
-        f' folder {folder}',
+        f' trained parameters\nat most {epochs} epoch{"s" * (epochs > 1)} on {start["device"]}\n'
+        f'run folder {folder}',
         flush=True,
     )
 

@@ -797,7 +797,7 @@ def test_captions_beyond_berts_positions_are_refused_unless_they_are_cut(world, 
             file.write(f'train0.jpg#x#7 {"cat " * 80}\n')
     argv = arguments((root, world[1]), tmp_path / 'run', 'train.epochs=1', '--no-test')
     message = refused(argv, capsys)
-    assert 'but this BERT only 64 positions: set text.positions=64' in message
+    assert 'but this BERT has only 64 positions: set text.positions=64' in message
     assert not (tmp_path / 'run').exists()
     assert main([*argv, 'text.positions=64']) == 0
 

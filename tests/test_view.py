@@ -207,7 +207,7 @@ def test_the_table_fits_80_columns_and_marks_the_result():
     left_out = big_report(left_out={'captions': 23_456, 'of_captions': 123_456}, val_weight=0.5)
     assert max(
         map(len, table(left_out).splitlines())
-    ) < 80 and 'for want of the queries that w = 0.5' in table(left_out)
+    ) < 80 and 'without the queries that w = 0.5' in table(left_out)
 
 
 def test_the_result_is_that_of_the_papers_weight():
