@@ -704,5 +704,6 @@ def check_text(model, tokenizer, loaders):
     if longest > encoder.max_tokens:
         raise DataError(
             f'a caption has {longest} tokens, but this BERT has only {encoder.max_tokens}'
-            f' positions: set text.positions={encoder.max_tokens} or less, then longer captions are cut'
+            f' positions: set text.positions={encoder.max_tokens} or less, then longer captions are'
+            ' cut'
         )
