@@ -245,7 +245,8 @@ class PackedTokens:
         both = copy.copy(self)
         both.ids = np.concatenate([self.ids, other.ids])
         both.offsets = np.concatenate([self.offsets, len(self.ids) + other.offsets[1:]])
-        both.longest, both.cut = max(self.longest, other.longest), self.cut + other.cut
+        both.longest_uncut = max(self.longest_uncut, other.longest_uncut)
+        both.cut = self.cut + other.cut
         return both
 
     def padded(self, indices, own=slice(None)):
