@@ -111,10 +111,10 @@ class Collection:
 
         Args:
             split: train, val or test.
-            weights: values of w with which val or test is scored; None: those of validation in
-                training, or `eval.weights`.
+            weights: values of w with which the split is scored; None: what a training reads, and
+                for val and test the weights of validation in training, or `eval.weights`.
         """
-        if split == 'train':
+        if split == 'train' and weights is None:
             needed = {'en', *reads(self.config.loss.weights)}
             if self.config.train.back_as_en > 0:
                 needed.add('back')

@@ -31,7 +31,8 @@ METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
 # The names for an altered test, see evaluation.alterations.
 ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}
-REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values())
+RESCORED = 'rescored.json'  # of util.rescore
+REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values(), RESCORED)
 RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
 # The form of a line of log.jsonl, see basic.foreign.
 RECORD = {
