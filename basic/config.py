@@ -16,6 +16,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from basic.combinations import impossible
 from basic.errors import ConfigError
 from basic.foreign import plain_tree
 from basic.merge import flatten, literal, merge, option_layers, yaml_layers
@@ -402,68 +403,10 @@ def _finished(layers, name):
     if not config.name:
         config.name = literal(name or config.data.collection)
     check_values(Config, config_to_dict(config))
-    for key, words in _impossible(config):
+    for key, words in impossible(config):
         raise refusal(key, OmegaConf.select(config, key), words)
     OmegaConf.set_readonly(config, True)
     return config
-
-
-# --------------------------------------------------------------- combinations that cannot be run
-
-
-def _impossible(config):
-    """Yield (key, what is wrong and what would be valid) of values that do not fit each other."""
-    data, visual, weights = config.data, config.visual, config.loss.weights
-    if not (weights.triplet_en or weights.triplet_tgt):
-        yield 'loss.weights', 'nothing ties text to images: set triplet_en or triplet_tgt above 0'
-    if not config.eval.weights:
-        yield 'eval.weights', 'expected at least one weight, each in [0, 1]'
-    # images have no block of their own
-    for group in ('text', 'visual') if visual.kind == 'frames' else ('text',):
-        heads = config[group].heads
-        for key in ('hidden', 'qk_width'):
-            if config[group][key] % heads:
-                yield f'{group}.{key}', f'not divisible by {group}.heads={heads}'
-    tasks = {'1', *data.train_prefix, *(key.split('/')[0] for key in data.suffix)}
-    if str(data.task) not in tasks:
-        yield 'data.task', f'valid values for {data.collection}: {", ".join(sorted(tasks))}'
-    yield from _impossible_visuals(config)
-
-
-def _impossible_visuals(config):
-    """The same, of what follows from `visual.kind`."""
-    data, visual, cache = config.data, config.visual, config.compute.image_cache
-    if visual.kind == 'frames':
-        if not data.frames:
-            yield 'data.frames', "visual.kind=frames needs the folder's template"
-        if visual.max_frames > visual.positions:
-            there = f'visual.positions={visual.positions}'
-            yield 'visual.max_frames', f'there are only {there} learned positions'
-        if data.images:
-            images = f'data.images={data.images!r} makes {data.collection} an image collection'
-            yield 'visual.kind', f'but {images}; valid values there: pooled, clip'
-    video = f'{data.collection} may be a video collection (visual.kind=frames)'
-    if visual.kind == 'pooled':
-        for split in SPLITS:
-            if not (data.pooled[split] and data.ids[split]):
-                needs = f'visual.kind=pooled needs feature files and data.ids.{split}'
-                yield f'data.pooled.{split}', f'{needs}; {video}'
-    if visual.kind == 'clip':
-        if not data.images:
-            needs = 'visual.kind=clip needs a template such as images/{id}.jpg'
-            yield 'data.images', f'{needs}; {video}'
-        if '{id}' not in data.images:
-            yield 'data.images', 'expected a template with {id} in it'
-        if cache == 'embeddings' and visual.train_clip:
-            changes = 'visual.train_clip changes the embeddings in every step'
-            yield 'compute.image_cache', f'{changes}: valid values then: none, pixels'
-    else:
-        features = f'visual.kind={visual.kind} reads features'
-        if visual.train_clip:
-            no_clip = f'{features}, there is no CLIP to train'
-            yield 'visual.train_clip', f'{no_clip}: valid value then: false'
-        if cache != 'none':
-            yield 'compute.image_cache', f'{features}, not images: valid value then: none'
 
 
 # ------------------------------------------------------------------------- what a config asks for
