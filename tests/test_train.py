@@ -867,7 +867,7 @@ def test_a_finished_run_without_its_state_is_not_started_again(world, finished, 
     before = (folder / BEST).read_bytes()
     assert main(arguments(world, folder, 'train.epochs=5', '--resume')) == 2
     assert (
-        'last.pt, the state of the training, is deleted after the test' in capsys.readouterr().err
+        'its last.pt was deleted after the test' in capsys.readouterr().err
     )
     assert (folder / BEST).read_bytes() == before and (folder / 'metrics.json').exists()
 
@@ -875,8 +875,8 @@ def test_a_finished_run_without_its_state_is_not_started_again(world, finished, 
 @pytest.mark.parametrize(
     'name, content, message',
     [
-        ('config.yaml', 'train: [', 'config.yaml is not a config as train.py writes it'),
-        ('config.yaml', '', 'config.yaml is not a config as train.py writes it'),
+        ('config.yaml', 'train: [', 'config.yaml is not a config of train.py'),
+        ('config.yaml', '', 'config.yaml is not a config of train.py'),
         ('run.json', '{', 'run.json is damaged'),
     ],
 )
