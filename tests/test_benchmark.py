@@ -17,6 +17,7 @@ from basic import runtime, scoring
 from basic.bigfile import BigFile
 from basic.config import load_config
 from basic.pretrained.tokenizer import load_tokenizer
+from basic.schedule import build_schedule
 from data_provider import build_loaders
 from evaluation import evaluate
 from loss import build_loss
@@ -201,7 +202,7 @@ def test_the_released_way_takes_the_same_step(root, tokenizer):
             model=model,
             criterion=build_loss(config),
             optimizer=optimizer,
-            schedule=None,
+            schedule=build_schedule(config, steps=len(loader)),
             discriminator_optimizer=discriminator_optimizer,
         )
         run = change(run)
