@@ -430,8 +430,7 @@ def config_changes(stored, asked, ignored=()):
     """How the config asked for differs from the stored one, 'key: old -> new' a key; a feature
     width of 0 fits any."""
     stored, asked = flatten(stored), flatten(asked)
-    if stored.get('train.schedule') == 'cosine':  # whose rates depend on the length
-        ignored = [key for key in ignored if key != 'train.epochs']
+    ignored = ignorable(ignored, stored)
     return [
         f'{key}: {stored.get(key)!r} -> {asked.get(key)!r}'
         for key in sorted(stored.keys() | asked.keys())
@@ -439,3 +438,13 @@ def config_changes(stored, asked, ignored=()):
         and key not in ignored
         and not (key == 'visual.feature_dim' and asked.get(key) == 0)
     ]
+
+
+def ignorable(keys, stored):
+    """The keys that may differ indeed: the rates of a cosine schedule depend on its length.
+
+    Args:
+        keys: such as `keys_with` gives; stored: a config as one dict of dotted keys.
+    """
+    fixed = ('train.epochs',) if stored.get('train.schedule') == 'cosine' else ()
+    return tuple(key for key in keys if key not in fixed)

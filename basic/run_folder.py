@@ -20,10 +20,11 @@ import yaml
 
 from basic import files
 from basic.checkpoint import BEST, LAST, NEXT_BEST, CheckpointError, load_checkpoint
-from basic.config import config_changes, config_from_dict, config_to_dict, keys_with
+from basic.config import config_changes, config_from_dict, config_to_dict, ignorable, keys_with
 from basic.errors import ConfigError
 from basic.files import locked, remove, write_atomically
 from basic.foreign import is_json, parse_json, read_json, read_text, read_yaml
+from basic.merge import flatten
 
 
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
@@ -256,8 +257,9 @@ def _check_same_config(stored, asked, folder):
     different = config_changes(stored, asked, MAY_DIFFER)
     if different:
         changes = '; '.join(different)
+        may_change = ', '.join(ignorable(MAY_DIFFER, flatten(stored)))
         raise ConfigError(
-            f'cannot resume {folder} with another config ({changes}); only {", ".join(MAY_DIFFER)}'
+            f'cannot resume {folder} with another config ({changes}); only {may_change}'
             ' may change: give the options of the first start, or start a new run with name=NAME'
         )
 

@@ -396,6 +396,10 @@ def test_the_recommended_options_go_on_exactly(world, tmp_path, monkeypatch, cap
     assert main(arguments(world, cut, *options, 'train.keep_last=true', '--resume')) == 0
     assert_equal(comparable(cut), comparable(whole))
 
+    assert main(arguments(world, whole, *options, 'train.epochs=4', '--resume')) == 2
+    message = capsys.readouterr().err
+    assert 'train.epochs: 3 -> 4' in message and 'train.epochs' not in message.partition('only')[2]
+
     records = read_log(whole)
     assert {'triplet_en', 'triplet_tgt', 'back_visual'} < records[0]['train'].keys()
     last = load_checkpoint(whole / LAST)
@@ -866,9 +870,7 @@ def test_a_finished_run_without_its_state_is_not_started_again(world, finished, 
     (folder / LAST).unlink()
     before = (folder / BEST).read_bytes()
     assert main(arguments(world, folder, 'train.epochs=5', '--resume')) == 2
-    assert (
-        'its last.pt was deleted after the test' in capsys.readouterr().err
-    )
+    assert 'its last.pt was deleted after the test' in capsys.readouterr().err
     assert (folder / BEST).read_bytes() == before and (folder / 'metrics.json').exists()
 
 
