@@ -387,6 +387,7 @@ def test_the_options_of_a_released_video_model(released, load):
         'kd_sim': 0.41,
         'kd_feat': 0.11,
         'triplet_back': 0.51,
+        'back_visual': 0.0,
         'adversarial': 0.002,
     }
     assert (
