@@ -192,6 +192,18 @@ def stopping_signals():
     def stop(number, _):
         raise Stopped(number)
 
+    def again(lost):
+        # Python drops exceptions of destructors and of weak references' callbacks, and with them an
+        # interruption that comes just then: it is repeated a moment later, outside of this hook.
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            number = getattr(lost.exc_value, 'number', signal.SIGINT)
+            repeat = threading.Timer(0.05, os.kill, [os.getpid(), number])
+            repeat.daemon = True
+            repeat.start()
+        else:
+            hook(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, again
     before = {
         number: signal.signal(number, stop)
         for number in STOPPING
@@ -200,6 +212,7 @@ def stopping_signals():
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ def test_a_signal_in_the_middle_of_a_save(capsys, tmp_path):
     assert main([]) == 128 + signal.SIGUSR1
     assert capsys.readouterr().err == 'tool: stopped by SIGUSR1\n'
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_destructor(capfd, number):
+    """Python drops what a destructor raises: the signal must not be lost with it."""
+
+    class Thing:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            sum(range(1000))
+
+    @command('tool')
+    def main(argv=None):
+        Thing()
+        time.sleep(5)
+
+    assert main([]) == 128 + number
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('tool: ')
 
 
 def test_notes_have_lines_of_their_own(capsys):
