@@ -556,6 +556,7 @@ def test_an_ablation_on_top_names_the_run(world):
         'kd_sim': 0.4,
         'kd_feat': 0.1,
         'triplet_back': 0.5,
+        'back_visual': 0.0,
         'adversarial': 0.0,
     }
 
