@@ -382,11 +382,7 @@ def present_items(config, split, source, files):
             f'missing in {source.where}: {first_five(names)}'
             f'{did_you_mean(names, source.ids)}; data.missing=skip would leave nothing'
         )
-    ids = [captions.ids[row] for row in rows]
-    kept = {
-        branch: CaptionFile(file.path, ids, [file.texts[row] for row in rows])
-        for branch, file in files.items()
-    }
+    kept = {branch: file.take(rows) for branch, file in files.items()}
     order = visual_order(config, split, source, next(iter(kept.values())))
     left_out = LeftOut(
         split,

@@ -411,10 +411,9 @@ def table(report):
         f' captions, {report["visuals"]:,} visual items',
         f'model of epoch {report["epoch"]}; ties {report["ties"]}',
     ]
-    names = ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
     for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
         sum_heading = '    SumR' if way == 'v2t' else ''  # beside the last of the figures it adds
-        lines += ['', title, f'{"w":<5}{names}{sum_heading}']
+        lines += ['', title, f'{"w":<5}{column_names()}{sum_heading}']
         lines += [_table_row(report, row, way) for row in report['rows']]
     notes = [
         'w: share of the English branch in the score; R@k, mAP and SumR in per cent.'
@@ -432,10 +431,7 @@ def table(report):
 
 def _table_row(report, row, way):
     """The figures of one direction at one w, and whether that w is the result's, or chosen."""
-    line = f'{row["weight"]:<5.4g}'
-    for name, width in COLUMNS.items():
-        figure = row[way][name]
-        line += f'{100 * figure:{width}.2f}' if name == 'mAP' else f'{figure:{width}.1f}'
+    line = f'{row["weight"]:<5.4g}{columns(row[way])}'
     if way == 'v2t':
         line += f'{row["SumR"]:8.1f}'
     marks = []
@@ -444,6 +440,19 @@ def _table_row(report, row, way):
     if row['weight'] == report.get('chosen_weight'):
         marks.append('chosen')
     return f'{line}  <- {", ".join(marks)}' if marks else line
+
+
+def column_names():
+    """The heading of what `columns` gives."""
+    return ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
+
+
+def columns(figures):
+    """The figures of one direction, see `basic.metric.retrieval_metrics`, aligned; mAP x 100."""
+    return ''.join(
+        f'{100 * figures[name]:{width}.2f}' if name == 'mAP' else f'{figures[name]:{width}.1f}'
+        for name, width in COLUMNS.items()
+    )
 
 
 def which_w(report):

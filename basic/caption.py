@@ -35,6 +35,10 @@ class CaptionFile:
     def __len__(self):
         return len(self.ids)
 
+    def take(self, rows):
+        """The captions of some rows, in their order."""
+        return CaptionFile(self.path, [self.ids[i] for i in rows], [self.texts[i] for i in rows])
+
     @property
     def visual_ids(self):
         """The visual items, each once, in order of first appearance."""

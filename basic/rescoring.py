@@ -1,7 +1,7 @@
 """Retrieval extras at test time: scores corrected against visual items, or captions, that every
 query finds ("hubs").
 
-Each changes the protocol, so `evaluation.py` reports it apart. Queries are rows here and gallery
+Each changes the protocol, so `util.rescore` reports it apart. Queries are rows here and gallery
 items columns, in either direction: of caption-visual scores (Q, V) as they are for t2v, and
 transposed for v2t.
 
@@ -9,6 +9,8 @@ Q queries, G gallery items, K queries of the bank.
 """
 
 import torch
+
+from basic.scoring import mix, normalise
 
 BETA = 20.0  # inverse temperature of querybank normalisation, as its paper has it
 DUAL = 100.0  # inverse temperature of dual softmax, for scores from 0 to 1
@@ -61,8 +63,4 @@ def frozen(en, tgt, weight, ranges):
         w * (en - low) / (high - low) + (1 - w) * the same of tgt, (Q, G); beyond [0, 1] where a
         cosine is beyond its range.
     """
-    parts = [
-        (cosines - low) / (high - low if high > low else 1)
-        for cosines, (low, high) in zip((en, tgt), ranges)
-    ]
-    return weight * parts[0] + (1 - weight) * parts[1]
+    return mix(normalise(en, *ranges[0]), normalise(tgt, *ranges[1]), weight)

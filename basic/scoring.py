@@ -45,8 +45,8 @@ def normalise(scores, low=None, high=None):
 
     Args:
         scores: any part of a matrix.
-        low, high: the lowest and highest score of the whole matrix, 0-dimensional tensors; None:
-            `scores` is the whole matrix.
+        low, high: the lowest and highest score of the whole matrix, 0-dimensional tensors or
+            floats; None: `scores` is the whole matrix.
     """
     low, high = scores.min() if low is None else low, scores.max() if high is None else high
     return (scores - low) / (high - low if high > low else 1)

@@ -1,6 +1,7 @@
 """util.rescore on a small trained run: the paper's row is the run's own, the others differ."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,21 @@ from basic.scoring import similarity
 from evaluation import Embeddings
 from util import rescore
 
+REPOSITORY = Path(train.__file__).parent
+
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('world')
     root, bert = tiny.make_collection(folder / 'root'), tiny.make_bert(folder / 'bert')
-    words = ['--config', 'configs/multi30k.yaml', '--rootpath', str(root), '--device', 'cpu']
+    words = [
+        '--config',
+        str(REPOSITORY / 'configs/multi30k.yaml'),
+        '--rootpath',
+        str(root),
+        '--device',
+        'cpu',
+    ]
     assert (
         train.main(
             [*words, '--run-dir', str(folder / 'run'), 'train.epochs=1', *tiny.options(bert)]

@@ -27,19 +27,18 @@ import numpy as np
 import torch
 
 from basic import distributed, runtime
-from basic.caption import CaptionFile
 from basic.checkpoint import load_checkpoint
 from basic.collection import Collection
 from basic.command import command
 from basic.errors import DataError
 from basic.files import write_atomically
 from basic.logger import tell
-from basic.metric import retrieval_metrics
+from basic.metric import recall_sum, retrieval_metrics
 from basic.rescoring import BETA, dual_softmax, frozen, querybank
 from basic.run_folder import RESCORED
 from basic.scoring import fuse, similarity
 from data_provider import Split, eval_set, join_split, pack_split
-from evaluation import COLUMNS, assemble, branches_for, encode, root_of
+from evaluation import assemble, branches_for, column_names, columns, encode, root_of
 
 
 def rescore(checkpoint, rootpath, *, split, device, weight=None, bank=10_000, beta=BETA):
@@ -101,12 +100,7 @@ def bank_set(config, rootpath, tokenizer, image_size, weight, most):
     rows = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))
     items, visual_of = np.unique(joined.visual_of[rows], return_inverse=True)
     part = Split(
-        files={
-            branch: CaptionFile(
-                file.path, [file.ids[i] for i in rows], [file.texts[i] for i in rows]
-            )
-            for branch, file in joined.files.items()
-        },
+        files={branch: file.take(rows) for branch, file in joined.files.items()},
         source=joined.source,
         visual_ids=[joined.visual_ids[i] for i in items],
         visual_of=visual_of,
@@ -134,12 +128,11 @@ def metrics_of_all(*, test, val, bank, visual_of, weight, ties, beta):
             't2v': retrieval_metrics(t2v, visual_of, ties)['t2v'],
             'v2t': retrieval_metrics(v2t.T, visual_of, ties)['v2t'],
         }
-        sums = [found[way][f'R@{k}'] for way in found for k in (1, 5, 10)]
-        return {**found, 'SumR': sum(sums)}
+        return {**found, 'SumR': sum(map(recall_sum, found.values()))}
 
     ranges = [(float(part.min()), float(part.max())) for part in cosines(val, val.visual)]
-    plain = fuse(*cosines(test, test.visual), weight)
-    fixed = frozen(*cosines(test, test.visual), weight, ranges)
+    own = cosines(test, test.visual)
+    plain, fixed = fuse(*own, weight), frozen(*own, weight, ranges)
     captions = frozen(*cosines(bank, test.visual), weight, ranges)  # (K, V)
     visuals = frozen(*cosines(test, bank.visual), weight, ranges).T  # (K, Q)
     scores = {
@@ -153,23 +146,16 @@ def metrics_of_all(*, test, val, bank, visual_of, weight, ties, beta):
 
 def table(report):
     """The report as aligned text for people."""
-    names = ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
     lines = [
         f"{report['split']}, w = {report['weight']:g}; other protocols than the paper's below"
         ' its row'
     ]
     for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
         heading = '    SumR' if way == 'v2t' else ''
-        lines += ['', title, f'{"":<14}{names}{heading}']
+        lines += ['', title, f'{"":<14}{column_names()}{heading}']
         for row in report['rows']:
-            figures = ''.join(
-                f'{100 * row[way][name]:{width}.2f}'
-                if name == 'mAP'
-                else f'{row[way][name]:{width}.1f}'
-                for name, width in COLUMNS.items()
-            )
             total = f'{row["SumR"]:8.1f}' if way == 'v2t' else ''
-            lines.append(f'{row["name"]:<14}{figures}{total}')
+            lines.append(f'{row["name"]:<14}{columns(row[way])}{total}')
     return '\n'.join(lines)
 
 
