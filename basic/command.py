@@ -28,6 +28,7 @@ STOPPING = tuple(
     getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1') if hasattr(signal, name)
 )
 OUT_OF_MEMORY = 3
+PATIENCE = 0.25  # seconds after which an interruption that nothing handles counts as lost
 TYPED = 'NRCCR_TYPED'  # the command that the user typed, if a do_*.sh script started this one
 NO_MEMORY = (
     "can't allocate memory",
@@ -182,39 +183,55 @@ def killed_worker(error):
 def stopping_signals():
     """Raise Stopped when a signal of STOPPING arrives, as Ctrl-C raises KeyboardInterrupt.
 
-    This works only in the main thread. A signal that is ignored, such as SIGHUP under nohup, stays
-    ignored.
+    Python drops what a destructor raises, and native code can drop what it calls raises. A signal
+    whose exception is lost in this way is sent again. A signal that is ignored, such as SIGHUP
+    under nohup, stays ignored. All this works only in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number, _):
-        raise Stopped(number)
+    arrived, done = [], threading.Event()
 
-    def again(lost):
-        # Python drops exceptions of destructors and of weak references' callbacks, and with them an
-        # interruption that comes just then: it is repeated a moment later, outside of this hook.
-        if isinstance(lost.exc_value, KeyboardInterrupt):
-            number = getattr(lost.exc_value, 'number', signal.SIGINT)
-            repeat = threading.Timer(0.05, os.kill, [os.getpid(), number])
-            repeat.daemon = True
-            repeat.start()
-        else:
+    def stop(number, _):
+        arrived.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
+    def send_again():
+        seen = 0
+        while not done.wait(PATIENCE):
+            if seen and seen == len(arrived) and not _interrupted():
+                os.kill(os.getpid(), arrived[-1])
+            seen = len(arrived)
+
+    def show(lost):
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
             hook(lost)
 
-    hook, sys.unraisablehook = sys.unraisablehook, again
+    hook, sys.unraisablehook = sys.unraisablehook, show
     before = {
         number: signal.signal(number, stop)
-        for number in STOPPING
-        if signal.getsignal(number) == signal.SIG_DFL
+        for number in (signal.SIGINT, *STOPPING)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     }
+    sender = threading.Thread(target=send_again, daemon=True)
+    sender.start()
     try:
         yield
     finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        done.set()
+        try:
+            sender.join()
+        finally:
+            sys.unraisablehook = hook
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _interrupted():
+    """Whether the main thread is handling a Ctrl-C or a signal."""
+    error = sys._current_exceptions()[threading.main_thread().ident]
+    return _interruption(error[1] if isinstance(error, tuple) else error) is not None
 
 
 def typed(words, *more, without=()):

@@ -1,5 +1,6 @@
 """How a command line ends: message, exit status, signals, the command in the user's words."""
 
+import ctypes
 import errno
 import io
 import os
@@ -101,29 +102,50 @@ def test_a_signal_in_the_middle_of_a_save(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_a_destructor(capfd, number):
-    """Python drops what a destructor raises: the signal must not be lost with it."""
-    if number == signal.SIGINT:  # a background job ignores it
-        before = signal.signal(number, signal.default_int_handler)
+def in_a_destructor(number):
+    """Python drops what a destructor raises."""
 
     class Thing:
         def __del__(self):
             os.kill(os.getpid(), number)
             sum(range(1000))
 
+    Thing()
+
+
+def in_native_code(number):
+    """Native code may ask whether there is an attribute, and drop what the search raises."""
+
+    class Thing:
+        def __getattr__(self, name):
+            os.kill(os.getpid(), number)
+            sum(range(1000))
+
+    ctypes.pythonapi.PyObject_HasAttrString(ctypes.py_object(Thing()), b'missing')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('place', [in_a_destructor, in_native_code])
+def test_a_signal_that_is_dropped_comes_again(capfd, number, place):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    times = []
+
     @command('tool')
     def main(argv=None):
-        Thing()
-        time.sleep(5)
+        place(number)
+        try:
+            time.sleep(5)
+        finally:
+            times.append(1)
+            time.sleep(3 * module.PATIENCE)  # it is being handled: not another time
 
     try:
         assert main([]) == 128 + number
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     finally:
-        if number == signal.SIGINT:
-            signal.signal(number, before)
+        signal.signal(signal.SIGINT, before)
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith('tool: ')
+    assert times == [1] and len(lines) == 1 and lines[0].startswith('tool: ')
 
 
 def test_notes_have_lines_of_their_own(capsys):

@@ -435,13 +435,12 @@ class Grid:
     def stop(self):
         """Stop all runs as Ctrl-C does, and kill those that do not stop in time."""
         try:
-            for _ in range(2):  # twice: native code can lose an interruption
-                for process in self.running:
-                    process.send_signal(signal.SIGINT)  # nothing, for one that has ended
-                end = time.monotonic() + GRACE / 2
-                for process in self.running:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=max(0, end - time.monotonic()))
+            for process in self.running:
+                process.send_signal(signal.SIGINT)  # nothing, for one that has ended
+            end = time.monotonic() + GRACE
+            for process in self.running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=max(0, end - time.monotonic()))
         finally:
             for process in self.running:
                 with suppress(ProcessLookupError):  # the group includes its workers
