@@ -14,7 +14,9 @@ dealt out by whole batches, so that the batches are those of one process.
 
 import hashlib
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +31,9 @@ from basic.collection import Collection
 from basic.config import reads
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean
-from basic.images import ImageSource, StoredImages, absent_images, check_images, tower_fingerprint
+from basic.images import ImageSource, StoredImages, absent_images, check_images
 from basic.loader import Loader
+from basic.pretrained.encoders import lower_layers, weights_fingerprint
 from basic.runtime import cpu_count
 
 log = logging.getLogger(__name__)
@@ -472,7 +475,7 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
     key = [kind, source.image_size, *ids]
     if kind == 'embeddings':
         assert encoder is not None, 'the caller gives the encoder'
-        made_from.update(tower_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
+        made_from.update(weights_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
         key += [made_from['weights'], made_from['tf32']]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
 
@@ -486,14 +489,21 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
             return embedded(pixels, encoder, device)
         return (part.numpy() for part in pixels)
 
-    try:
+    with cache_errors('image_cache', kind, folder, otherwise='none'):
         path = cached_array(folder / name, ids=ids, made_from=made_from, parts=parts)
+    return StoredImages(path, ids, where=source.where, images=source)
+
+
+@contextmanager
+def cache_errors(option, value, folder, *, otherwise):
+    """Raise DataError where a cache cannot be read or written; `otherwise`: the option without."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
-            f"compute.image_cache={kind} keeps the images' {kind} in {folder}, which cannot be"
-            f' used: {error}; let it be written, or set compute.image_cache=none'
+            f'compute.{option}={value} keeps its cache in {folder}, which cannot be used: {error};'
+            f' let it be written, or set compute.{option}={otherwise}'
         ) from None
-    return StoredImages(path, ids, where=source.where, images=source)
 
 
 def embedded(batches, encoder, device):
@@ -508,6 +518,57 @@ def embedded(batches, encoder, device):
     encoder.train(was_training)
 
 
+# ----------------------------------------------------------------------------------- text cache
+
+
+def store_lower_layers(tokens, folder, *, split, config, device, encoder):
+    """Keep on disk what BERT's frozen lower layers make of a split's captions; see Tokens.lower.
+
+    Args:
+        tokens: dict branch -> PackedTokens, which get `lower`.
+        folder, split, device: as for `store_images`.
+        encoder: model.TextEncoder.
+    Raises:
+        DataError: the cache cannot be written, or the disk has too little room for it.
+        ValueError: a kind of BERT that cannot be divided.
+    """
+    layers = encoder.frozen_layers
+    made_from = {
+        'layers': layers,
+        'tf32': config.compute.precision == 'tf32',
+        **weights_fingerprint(lower_layers(encoder.bert, layers)),
+    }
+    for branch, packed in tokens.items():
+        captions = hashlib.sha256(packed.ids.tobytes() + packed.offsets.tobytes()).hexdigest()
+        made = {**made_from, 'captions': captions}
+        key = hashlib.sha256(repr(made).encode()).hexdigest()[:12]
+        parts = partial(
+            lower_outputs, packed, encoder, device, f'frozen layers, {split} {branch}, once'
+        )
+        with cache_errors('frozen_cache', 'true', folder, otherwise='false'):
+            path = cached_array(
+                folder / f'{split}_{branch}_layers_{key}',
+                ids=[],
+                made_from=made,
+                parts=parts,
+                rows=len(packed.ids),
+                row_bytes=4 * encoder.bert.config.hidden_size,
+            )
+            packed.lower = np.load(path, mmap_mode='r')  # (tokens, D)
+
+
+def lower_outputs(packed, encoder, device, label):
+    """The frozen layers' outputs of packed captions: yields (tokens, D) float32 arrays, in order.
+
+    The encoder is on `device` afterwards.
+    """
+    encoder.to(device)
+    for start in tqdm(range(0, len(packed), 512), desc=label, leave=False, disable=None):
+        captions = packed.padded(np.arange(start, min(start + 512, len(packed))))
+        output = encoder.lower(captions.to(device)).cpu()  # (512, L, D)
+        yield output[captions.mask.bool()].numpy()
+
+
 # ----------------------------------------------------------------------------------------- loaders
 
 
@@ -518,7 +579,7 @@ def build_loaders(
     splits=('train', 'val'),
     image_size=224,
     device='cpu',
-    image_encoder=None,
+    model=None,
     number=None,
     of=None,
     weights=None,
@@ -532,7 +593,8 @@ def build_loaders(
         splits: of train, val, test.
         image_size: S, the side that CLIP's image tower expects.
         device: where the model is; batches are put into pinned memory if that is a GPU.
-        image_encoder: model.ClipEncoder, for compute.image_cache=embeddings.
+        model: model.NRCCR, for compute.image_cache=embeddings and compute.frozen_cache. The latter
+            is for a training, which reads its captions again and again; a test reads them once.
         number, of: this process's number and how many there are; None: as basic.distributed has it.
         weights: shares w that val and test are scored with, which tell the branches needed; see
             `Collection.branches`.
@@ -557,10 +619,22 @@ def build_loaders(
                     split=split,
                     config=config,
                     device=device,
-                    encoder=image_encoder,
+                    encoder=model and model.visual_encoder,
                 )
             joined = joined._replace(source=stored)
         tokens = pack_split(config, joined.files, tokenizer)
+        if split == 'train' and config.train.back_as_en > 0:
+            tokens = with_back_as_en(config, tokens)
+        if config.compute.frozen_cache and 'train' in splits:
+            with distributed.patiently():
+                store_lower_layers(
+                    tokens,
+                    collection.folder / 'cache',
+                    split=split,
+                    config=config,
+                    device=device,
+                    encoder=model.text_encoder,
+                )
         if split == 'train':
             loaders[split] = train_loader(config, joined, tokens, **share)
         else:
@@ -576,8 +650,6 @@ def train_loader(config, joined, tokens, *, number, of, pin_memory):
             f'{captions.path} has one caption; training needs at least two: the other pairs of'
             ' a batch are the negatives'
         )
-    if config.train.back_as_en > 0:
-        tokens = with_back_as_en(config, tokens)
     dataset = PairDataset(
         joined.source,
         visual_ids=joined.visual_ids,

@@ -105,7 +105,7 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
             splits=splits,
             image_size=model.image_size,
             device=device,
-            image_encoder=model.visual_encoder,
+            model=model,
             weights=weights,
         )
         check_text(model, tokenizer, loaders.values())
@@ -165,7 +165,7 @@ def encode(model, eval_set, device, precision='fp32'):
             if branch in eval_set.branches:
                 tokens = tokens.to(device, non_blocking=True)
                 with runtime.autocast(device, precision):
-                    parts[branch].append(model.encode_text(tokens.ids, tokens.mask))  # (N, E)
+                    parts[branch].append(model.encode_text(tokens))  # (N, E)
 
     model.train(was_training)
     whole = {name: distributed.gather_batches(part, device) for name, part in parts.items()}

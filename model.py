@@ -23,7 +23,7 @@ from basic.errors import DataError
 from basic.images import CLIP_MEAN, CLIP_STD
 from basic.layers import AttentionBlock, GlobalBatchNorm1d, InputProjection, LearnedPositions, pool
 from basic.pretrained.encoders import bert_layers, bert_mask, bert_positions, build_bert, build_clip
-from basic.pretrained.encoders import checkpoint_layers, plain
+from basic.pretrained.encoders import checkpoint_layers, lower_layers, plain, upper_layers
 from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length
@@ -195,6 +195,23 @@ class TextEncoder(nn.Module):
         )
         self.pooling, self.padding_matters = pooling, padding_matters
         self.max_tokens = bert_positions(bert)
+        all_frozen = 0 if train_all or train_embeddings else len(layers)
+        self.frozen_layers = min([*trained_layers, all_frozen])  # below the first trained one
+
+    @torch.no_grad()
+    def lower(self, captions):
+        """What the frozen lower layers make of captions (n, L), without dropout -> (n, L, D).
+
+        It is what `Tokens.lower` keeps: the same for as long as the model is trained.
+
+        Raises:
+            ValueError: a kind of model that cannot be divided.
+        """
+        was_training = self.bert.training
+        bert = lower_layers(self.bert.eval(), self.frozen_layers)
+        output = self._by_length(bert, captions.mask.long(), input_ids=captions.ids)
+        self.bert.train(was_training)
+        return output
 
     def tokens(self, branches, together=None):
         """BERT's token outputs of several branches, in one pass or in one per branch.
@@ -205,14 +222,14 @@ class TextEncoder(nn.Module):
         branch to the longest one.
 
         Args:
-            branches: list of (ids (n, L_i) int64, mask (n, L_i)).
+            branches: list of basic.caption.Tokens, (n, L_i) each.
             together: in one pass; None: unless the branches are on a CPU.
         Returns:
             list of (n, L_i, D). Where padding does not matter it holds zeros there.
         Raises:
             ValueError: a branch longer than BERT's positions.
         """
-        longest = max(ids.shape[1] for ids, _ in branches)
+        longest = max(captions.ids.shape[1] for captions in branches)
         if longest > self.max_tokens:
             raise ValueError(
                 f'a caption of {longest} tokens, but this BERT has only {self.max_tokens}'
@@ -220,34 +237,43 @@ class TextEncoder(nn.Module):
                 ' are cut'
             )
         if together is None:
-            together = len(branches) > 1 and branches[0][0].device.type != 'cpu'
+            together = len(branches) > 1 and branches[0].ids.device.type != 'cpu'
         if self.padding_matters and not together:
-            return [self._bert(ids, mask.to(ids.dtype)) for ids, mask in branches]
+            return [self._pass(self.bert, b.mask.long(), input_ids=b.ids) for b in branches]
 
-        padded = [
-            F.pad(torch.stack([ids, mask.to(ids.dtype)]), (0, longest - ids.shape[1]))
-            for ids, mask in branches
-        ]  # (2, n, longest) each
-        ids, mask = torch.cat(padded, dim=1)  # (branches * n, longest) each
-        output = self._bert(ids, mask) if self.padding_matters else self._bert_by_length(ids, mask)
-        parts = output.split([len(ids) for ids, _ in branches])  # (n, longest, D) each
-        return [part[:, : ids.shape[1]] for part, (ids, _) in zip(parts, branches)]
+        def whole(name, *beside):
+            padded = [getattr(captions, name) for captions in branches]
+            padded = [F.pad(x, (*beside, 0, longest - x.shape[1])) for x in padded]
+            return torch.cat(padded)  # (branches * n, longest[, D])
 
-    def _bert(self, ids, mask):
-        return self.bert(input_ids=ids, attention_mask=bert_mask(self.bert, mask)).last_hidden_state
+        mask = whole('mask').long()
+        if self.padding_matters:
+            output = self._pass(self.bert, mask, input_ids=whole('ids'))
+        elif branches[0].lower is None:
+            output = self._by_length(self.bert, mask, input_ids=whole('ids'))
+        else:
+            upper = upper_layers(self.bert, self.frozen_layers)
+            output = self._by_length(upper, mask, inputs_embeds=whole('lower', 0, 0))
+        parts = output.split([len(captions.ids) for captions in branches])  # (n, longest, D) each
+        return [part[:, : captions.ids.shape[1]] for part, captions in zip(parts, branches)]
 
-    def _bert_by_length(self, ids, mask):
-        """(K, L) int64 each -> (K, L, D), zeros at padding: captions of like length together."""
+    def _pass(self, bert, mask, **inputs):
+        """A pass of BERT, or of a part of it: mask (K, L) int64 -> (K, L, D)."""
+        return bert(attention_mask=bert_mask(bert, mask), **inputs).last_hidden_state
+
+    def _by_length(self, bert, mask, **inputs):
+        """The same, captions of like length together, with zeros at padding."""
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
         rising = lengths[order].tolist()  # waits for the GPU, once per pass
         output = None
-        for start in range(0, len(ids), GROUP):
+        for start in range(0, len(mask), GROUP):
             rows = order[start : start + GROUP]
-            width = max(rising[min(start + GROUP, len(ids)) - 1], 1)  # of the group's longest
-            part = self._bert(ids[rows, :width], mask[rows, :width]) * mask[rows, :width, None]
+            width = max(rising[min(start + GROUP, len(mask)) - 1], 1)  # of the group's longest
+            read = {name: whole[rows, :width] for name, whole in inputs.items()}
+            part = self._pass(bert, mask[rows, :width], **read) * mask[rows, :width, None]
             if output is None:
-                output = part.new_zeros(*ids.shape, part.shape[-1])
+                output = part.new_zeros(*mask.shape, part.shape[-1])
             output[rows, :width] = part
         return output
 
@@ -274,14 +300,14 @@ class TextEncoder(nn.Module):
 
     def cross(self, en, tgt):
         """The cross branch from its captions, two basic.caption.Tokens of n rows -> (n, H)."""
-        tokens_en, tokens_tgt = self.tokens([(en.ids, en.mask), (tgt.ids, tgt.mask)])
+        tokens_en, tokens_tgt = self.tokens([en, tgt])
         return self.attend_across(
             self.inputs(tokens_en), en.mask, self.inputs(tokens_tgt), tgt.mask
         )
 
-    def forward(self, ids, mask):
-        """ids (N, L), mask (N, L) -> (N, H)."""
-        return self.attend(self.inputs(*self.tokens([(ids, mask)])), mask)
+    def forward(self, captions):
+        """basic.caption.Tokens (N, L) -> (N, H)."""
+        return self.attend(self.inputs(*self.tokens([captions])), captions.mask)
 
 
 class Projection(nn.Module):
@@ -377,9 +403,9 @@ class NRCCR(nn.Module):
         """frames (N, F, D) with mask (N, F), features (N, D), or pixels (N, 3, S, S) -> (N, E)."""
         return in_float32(self.visual_projection, self.visual_encoder(visual, mask))
 
-    def encode_text(self, ids, mask):
-        """ids (N, L) int64, mask (N, L) -> (N, E); a branch at a time, both languages alike."""
-        return in_float32(self.text_projection, self.text_encoder(ids, mask))
+    def encode_text(self, captions):
+        """basic.caption.Tokens (N, L) -> (N, E); a branch at a time, both languages alike."""
+        return in_float32(self.text_projection, self.text_encoder(captions))
 
     def forward(self, batch, micro_batch=0):
         """A training batch (`data_provider.Batch`) -> Encoded.
@@ -417,8 +443,7 @@ class NRCCR(nn.Module):
         text = self.text_encoder
         used = {'en': True, 'tgt': self.use_tgt, 'back': self.use_back}
         captions = {branch: getattr(batch, branch) for branch, use in used.items() if use}
-        tokens = text.tokens([(caption.ids, caption.mask) for caption in captions.values()])
-        tokens = dict(zip(captions, tokens))  # (n, L, D) each
+        tokens = dict(zip(captions, text.tokens([*captions.values()])))  # (n, L, D) each
         inputs = {branch: text.inputs(part) for branch, part in tokens.items()}  # (n, L, H) each
 
         def attend(branch):

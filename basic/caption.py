@@ -186,14 +186,17 @@ def clean_english(text):
 @dataclass
 class Tokens:
     """Captions of a batch, padded to the longest: `ids` (N, L) int64, `mask` (N, L) float32, 1 on
-    real tokens."""
+    real tokens, and, where they are cached, the outputs `lower` (N, L, D) float32 of BERT's frozen
+    layers, 0 at padding."""
 
     ids: torch.Tensor
     mask: torch.Tensor
+    lower: torch.Tensor | None = None
 
     def each(self, function):
-        """function(tensor) of both."""
-        return Tokens(function(self.ids), function(self.mask))
+        """The captions with function(tensor) for each of its tensors."""
+        lower = None if self.lower is None else function(self.lower)
+        return Tokens(function(self.ids), function(self.mask), lower)
 
     def to(self, device, non_blocking=False):
         return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -210,7 +213,10 @@ class PackedTokens:
         longest_uncut: tokens of the longest caption before cutting.
         cut: how many captions were longer than `max_tokens` and lost tokens before their final
             [SEP].
+        lower: None, or a row for each of `ids`: (tokens, D) float32, see Tokens.
     """
+
+    lower = None
 
     def __init__(self, texts, tokenizer, max_tokens, batch_size=4096):
         backend = tokenizer.backend_tokenizer
@@ -261,6 +267,11 @@ class PackedTokens:
         places = starts[:, None] + np.arange(longest)  # (N, L)
         real = places < ends[:, None]
         ids = np.where(real, self.ids[np.minimum(places, len(self.ids) - 1)], self.pad_id)
+        lower = None
+        if self.lower is not None:
+            lower = torch.zeros(*ids.shape, self.lower.shape[1])  # (N, L, D)
+            for row, start, end in zip(lower.numpy(), starts, ends):
+                row[: end - start] = self.lower[start:end]
         return Tokens(
-            torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real.astype(np.float32))
+            torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real.astype(np.float32)), lower
         )

@@ -17,7 +17,27 @@ def impossible(config):
     tasks = {'1', *data.train_prefix, *(key.split('/')[0] for key in data.suffix)}
     if str(data.task) not in tasks:
         yield 'data.task', f'valid values for {data.collection}: {", ".join(sorted(tasks))}'
+    yield from _of_frozen_cache(config)
     yield from _of_visuals(config)
+
+
+def _of_frozen_cache(config):
+    """The same, of what `compute.frozen_cache` needs."""
+    text = config.text
+    if not config.compute.frozen_cache:
+        return
+    if text.train_all or text.train_embeddings or 0 in text.trained_layers:
+        trained = next(k for k in ('train_all', 'train_embeddings', 'trained_layers') if text[k])
+        yield 'compute.frozen_cache', f'text.{trained} leaves no frozen layer below a trained one'
+    if config.compute.compile:
+        yield 'compute.frozen_cache', 'compute.compile compiles all of BERT: valid then: false'
+    poolings = {'text.pooling': text.pooling}
+    if config.loss.weights.adversarial:
+        poolings['discriminator.pooling'] = config.discriminator.pooling
+    for key, pooling in poolings.items():
+        if pooling == 'padded_mean':
+            reason = 'reads what BERT makes of padding, which the cache does not have'
+            yield 'compute.frozen_cache', f'{key}=padded_mean {reason}: try {key}=mean'
 
 
 def _of_visuals(config):

@@ -306,6 +306,9 @@ class Compute:
     checkpointing: bool = option(False, effect='rounding')
     # clip: keep each image as pixels (uint8) or as the frozen tower's embedding
     image_cache: str = option('none', ('none', 'pixels', 'embeddings'), effect='speed')
+    # keep on disk what BERT's layers below the first trained one make of each caption, computed
+    # once and without dropout
+    frozen_cache: bool = False
     # MiB for blocks of scores and embeddings; less is slower, not different
     score_memory: int = option(1024, COUNT, effect='speed')
 

@@ -251,18 +251,3 @@ def check_images(source, visual_ids):
             f' {first_five(paths)}{source.near(absent)}; add them, set data.images to their path,'
             ' or skip them and their captions with data.missing=skip'
         )
-
-
-def tower_fingerprint(clip):
-    """What an image's embedding depends on in addition to its pixels, as plain data.
-
-    Args:
-        clip: transformers' CLIPVisionModelWithProjection.
-    """
-    weights = hashlib.sha256()
-    for name, tensor in sorted(clip.state_dict().items()):
-        weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-    # What the shapes of the weights do not show.
-    unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
-    return {'weights': weights.hexdigest(), **{key: getattr(clip.config, key) for key in unseen}}

@@ -48,8 +48,8 @@ class FakeModel(torch.nn.Module):
         self.modes.add(self.training)
         return visual if mask is None else visual * mask
 
-    def encode_text(self, ids, mask):
-        mean = (ids * mask).sum(1) / mask.sum(1)
+    def encode_text(self, captions):
+        mean = (captions.ids * captions.mask).sum(1) / captions.mask.sum(1)
         return torch.stack([mean, mean], dim=1)
 
 

@@ -12,7 +12,8 @@ from roots import IMAGES, complaint, make_image_root, make_tokenizer
 from torch import multiprocessing
 
 from basic.cache import cached_array
-from basic.images import ImageSource, tower_fingerprint
+from basic.images import ImageSource
+from basic.pretrained.encoders import weights_fingerprint
 from data_provider import build_loaders
 from evaluation import encode
 from model import build_model
@@ -35,12 +36,7 @@ def setting(root, tmp_path, make_config):
         torch.manual_seed(seed)
         model = build_model(config)
         return build_loaders(
-            config,
-            root,
-            tokenizer,
-            splits=splits,
-            image_size=IMAGE_SIZE,
-            image_encoder=model.visual_encoder,
+            config, root, tokenizer, splits=splits, image_size=IMAGE_SIZE, model=model
         ), model
 
     return make
@@ -117,9 +113,9 @@ def test_embeddings_belong_to_a_tower(root, setting):
     before = caches(root)
     again, model = setting('embeddings', *options, splits=('val',))
     assert caches(root) == before and torch.equal(next(iter(again['val'].visuals))[0], visual)
-    fingerprint = tower_fingerprint(model.visual_encoder.clip)
+    fingerprint = weights_fingerprint(model.visual_encoder.clip)
     model.visual_encoder.clip.config.hidden_act = 'gelu'  # no weight tells it
-    assert tower_fingerprint(model.visual_encoder.clip) != fingerprint
+    assert weights_fingerprint(model.visual_encoder.clip) != fingerprint
 
 
 def test_changed_images_are_read_anew(root, setting):

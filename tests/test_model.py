@@ -11,6 +11,7 @@ import transformers
 from conftest import FEATURE_DIM, IMAGE_SIZE, NO_DROPOUT, VOCABULARY, random_tokens
 from torch.nn import functional as F
 
+from basic.caption import Tokens
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import DISCRIMINATORS, VISUAL_KINDS, config_to_dict
 from basic.pretrained import hub
@@ -88,10 +89,10 @@ def test_a_captions_vector_depends_on_its_batch_mates_only_with_padded_mean(
     encoder = make_model('frames', f'text.pooling={pooling}').eval().text_encoder
     batch = captions([4, 12, 7])
     with torch.no_grad():
-        together = encoder(batch.ids, batch.mask)
+        together = encoder(batch)
         alone = torch.cat(
             [
-                encoder(batch.ids[i : i + 1, :n], batch.mask[i : i + 1, :n])
+                encoder(batch.each(lambda x: x[i : i + 1, :n]))
                 for i, n in enumerate([4, 12, 7])
             ]
         )
@@ -106,11 +107,7 @@ def test_what_stands_in_the_padding_does_not_matter(make_model, pooling):
     batch = captions([4, 9])
     more = padded(batch, 3, word=7)
     with torch.no_grad():
-        assert torch.allclose(
-            model.encode_text(batch.ids, batch.mask),
-            model.encode_text(more.ids, more.mask),
-            atol=1e-6,
-        )
+        assert torch.allclose(model.encode_text(batch), model.encode_text(more), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +146,7 @@ def test_the_cross_branch_likewise(make_model, pooling, changes):
     encoder = make_model('frames', f'text.pooling={pooling}').eval().text_encoder
 
     def cross(en, tgt):
-        en_tokens, tgt_tokens = encoder.tokens([(en.ids, en.mask), (tgt.ids, tgt.mask)])
+        en_tokens, tgt_tokens = encoder.tokens([en, tgt])
         return encoder.attend_across(
             encoder.inputs(en_tokens), en.mask, encoder.inputs(tgt_tokens), tgt.mask
         )
@@ -181,14 +178,14 @@ def test_the_cross_branch_pools_what_it_read_together_with_the_translations_inpu
 
 def test_one_pass_through_bert_equals_one_a_branch(make_model, make_batch):
     encoder, batch = make_model().eval().text_encoder, make_batch()
-    branches = [(b.ids, b.mask) for b in (batch.en, batch.tgt, batch.back)]
+    branches = [batch.en, batch.tgt, batch.back]
     with torch.no_grad():
         apart, together = (
             encoder.tokens(branches, together=False),
             encoder.tokens(branches, together=True),
         )
-    for one, other, (ids, _) in zip(apart, together, branches):
-        assert one.shape == other.shape == (*ids.shape, DIM)
+    for one, other, captions in zip(apart, together, branches):
+        assert one.shape == other.shape == (*captions.ids.shape, DIM)
         # at padded positions too: padded_mean reads them
         assert torch.allclose(one, other, atol=1e-5)
         assert one.std() > 0.1
@@ -201,8 +198,8 @@ def test_a_caption_longer_than_berts_positions_names_the_option(make_model):
     with pytest.raises(
         ValueError, match='41 tokens, but this BERT has only 40 positions: set text.positions=40'
     ):
-        encoder(ids, torch.ones(1, 41))
-    assert encoder(ids[:, :40], torch.ones(1, 40)).shape == (1, 24)
+        encoder(Tokens(ids, torch.ones(1, 41)))
+    assert encoder(Tokens(ids[:, :40], torch.ones(1, 40))).shape == (1, 24)
 
 
 def test_positions_of_other_models_are_counted_as_they_count_them():
@@ -220,7 +217,7 @@ def test_positions_of_other_models_are_counted_as_they_count_them():
         )
         encoder = _text_encoder(bert)
         assert encoder.max_tokens == longest
-        assert encoder(torch.full((1, longest), 5), torch.ones(1, longest)).shape == (1, 8)
+        assert encoder(Tokens(torch.full((1, longest), 5), torch.ones(1, longest))).shape == (1, 8)
 
 
 def _text_encoder(bert, **options):
@@ -328,10 +325,10 @@ def test_a_layer_that_bert_does_not_have_names_the_key(make_model):
 def test_frozen_layers_still_run_with_dropout_in_training(make_model):
     model = make_model('frames', 'text.bert_dropout=0.5', 'text.trained_layers=[]').train()
     batch = captions([6, 6])
-    first, second = (model.text_encoder.tokens([(batch.ids, batch.mask)])[0] for _ in range(2))
+    first, second = (model.text_encoder.tokens([batch])[0] for _ in range(2))
     assert not torch.equal(first, second) and not first.requires_grad
     model.eval()
-    first, second = (model.text_encoder.tokens([(batch.ids, batch.mask)])[0] for _ in range(2))
+    first, second = (model.text_encoder.tokens([batch])[0] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -369,9 +366,7 @@ def test_the_training_branches_are_those_of_evaluation(make_model, make_batch):
         assert torch.equal(encoded.visual, model.encode_visual(batch.visual, batch.visual_mask))
         for name in ('en', 'tgt', 'back'):
             tokens = getattr(batch, name)
-            assert torch.allclose(
-                getattr(encoded, name), model.encode_text(tokens.ids, tokens.mask), atol=1e-6
-            )
+            assert torch.allclose(getattr(encoded, name), model.encode_text(tokens), atol=1e-6)
     for name in ('en', 'tgt'):
         tokens, mask = getattr(encoded, f'tokens_{name}'), getattr(batch, name).mask
         assert tokens.shape == (*mask.shape, DIM) and torch.equal(mask, getattr(batch, name).mask)
@@ -466,7 +461,7 @@ def test_the_text_projection_is_called_in_the_order_of_the_method(make_model, ma
     text, seen = model.text_encoder, []
     model.text_projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(batch)
-    tokens = text.tokens([(b.ids, b.mask) for b in (batch.en, batch.tgt, batch.back)])
+    tokens = text.tokens([batch.en, batch.tgt, batch.back])
     inputs = [text.inputs(part) for part in tokens]
     expected = [
         text.attend(inputs[0], batch.en.mask),
@@ -868,5 +863,5 @@ def test_other_models_like_bert_fit_and_take_the_dropout(architecture):
     tokens = captions([4, 9])
     with torch.no_grad():
         ids = tokens.ids % 20
-        alone = encoder(ids[:1, :4], tokens.mask[:1, :4])
-        assert torch.allclose(encoder(ids, tokens.mask)[:1], alone, atol=1e-5)
+        alone = encoder(Tokens(ids[:1, :4], tokens.mask[:1, :4]))
+        assert torch.allclose(encoder(Tokens(ids, tokens.mask))[:1], alone, atol=1e-5)

@@ -121,8 +121,8 @@ class Identity(torch.nn.Module):
     def encode_visual(self, visual, mask):
         return visual
 
-    def encode_text(self, ids, mask):
-        return ids.float()
+    def encode_text(self, captions):
+        return captions.ids.float()
 
 
 def numbered_set(number, of):

@@ -1,6 +1,8 @@
 """The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or
 rebuilt empty."""
 
+import copy
+import hashlib
 import json
 import math
 from contextlib import contextmanager
@@ -34,6 +36,8 @@ READY_MASKS = (
     'xlm-roberta',
     'xlm-roberta-xl',
 )
+# models that keep their layers in encoder.layer, and of which lower and upper ones were tried apart
+DIVISIBLE = ('bert', 'camembert', 'roberta', 'xlm-roberta')
 MOST_LAYERS = 1000  # of any encoder: a config.json with more is not to be believed
 # where BERT-like models keep them
 LAYER_LISTS = ('encoder.layer', 'transformer.layer', 'encoder.layers', 'layers')
@@ -51,6 +55,48 @@ def bert_layers(bert):
         f"key 'text.bert': {type(bert).__name__} keeps its layers in none of"
         f' {", ".join(LAYER_LISTS)}; give a BERT-like encoder'
     )
+
+
+def lower_layers(bert, count):
+    """The embeddings and first `count` layers of a BERT-like model, as a model of the same weights.
+
+    Raises:
+        ValueError: of this kind of model it is not known whether it can be divided.
+    """
+    if bert.config.model_type not in DIVISIBLE:
+        raise ValueError(
+            f"key 'compute.frozen_cache': a {type(bert).__name__} cannot be divided; it was tried"
+            f' with {", ".join(DIVISIBLE)}: valid value then: false'
+        )
+    return _with_layers(bert, bert_layers(bert)[:count])
+
+
+def upper_layers(bert, count):
+    """The rest: a model that reads the outputs of `lower_layers`, as `inputs_embeds` (N, L, D)."""
+    upper = _with_layers(bert, bert_layers(bert)[count:])
+    upper._modules['embeddings'] = _AsGiven()
+    return upper
+
+
+class _AsGiven(nn.Module):
+    """In the place of BERT's embeddings: passes on what it is given."""
+
+    def forward(self, *, inputs_embeds, **_):
+        return inputs_embeds
+
+
+def _with_layers(bert, layers):
+    """The model with other layers; it shares everything else with `bert`, which does not change."""
+
+    def shallow(module):
+        same = copy.copy(module)
+        same._modules = dict(module._modules)
+        return same
+
+    whole = shallow(bert)
+    whole._modules['encoder'] = shallow(bert.encoder)
+    whole._modules['encoder']._modules['layer'] = layers
+    return whole
 
 
 def bert_positions(bert):
@@ -303,6 +349,22 @@ def load_whole(cls, name, **options):
             f' there: {first_five(missing)}'
         )
     return model
+
+
+def weights_fingerprint(model):
+    """What the outputs of a transformers model depend on in addition to its inputs, as plain data.
+
+    Args:
+        model: CLIP's image tower, or a BERT-like model or a part of one.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    # What the shapes of the weights do not show.
+    unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
+    known = {key: getattr(model.config, key) for key in unseen if hasattr(model.config, key)}
+    return {'weights': weights.hexdigest(), **known}
 
 
 def checkpoint_layers(layers):
