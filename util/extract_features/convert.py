@@ -1,8 +1,8 @@
 """Convert features that exist to a BigFile folder: `--from`.
 
-Forms: a folder with one .npy (or .pt) per video, such as VATEX's official I3D features; an HDF5 file
-with one dataset per video; a .pt file, dict of video id -> tensor. Features of a video are (F, D),
-(1, F, D), or (D,) for one frame. F frames, D width.
+Forms: a folder with one .npy (or .pt) per video, such as VATEX's official I3D features; an HDF5
+file with one dataset per video; a .pt file, dict of video id -> tensor. Features of a
+video are (F, D), (1, F, D), or (D,) for one frame. F frames, D width.
 """
 
 import os

@@ -229,7 +229,8 @@ def _tower(name):
     described = {
         key: value
         for key, value in processor.to_dict().items()
-        if isinstance(value, str | int | float | bool | dict | list) and key != 'data_format'
+        if isinstance(value, str | int | float | bool | dict | list | tuple)
+        and key != 'data_format'
     }
     return Encoder(
         name, model, _Processor(processor), {'class': type(processor).__name__, **described}

@@ -218,7 +218,7 @@ def _refuse_absent(job, skip_bad):
         )
 
 
-# ------------------------------------------------------------------------------------------ the jobs
+# ----------------------------------------------------------------------------------------- the jobs
 
 
 def find_jobs(options):
@@ -277,14 +277,14 @@ def _video_jobs(options, collection):
     for split in options.splits:
         output = next(collection.paths(collection.config.data.frames, split))
         ids = collection_ids(collection, split)[0]
-        known = outputs.setdefault(output, ([], []))
+        known = outputs.setdefault(output, ([], {}))  # a dict as an ordered set
         known[0].append(split)
-        known[1].extend(name for name in ids if name not in set(known[1]))
+        known[1].update(dict.fromkeys(ids))
     return [
         Job(
             output,
             'frames',
-            *find_videos(options.videos, ids, 'the captions'),
+            *find_videos(options.videos, list(ids), 'the captions'),
             os.path.abspath(options.videos),
             tuple(splits),
         )
@@ -300,7 +300,7 @@ def _own_job(options):
     return Job(Path(options.output), kind, ids, source, os.path.abspath(place))
 
 
-# --------------------------------------------------------------------------------------- the outputs
+# -------------------------------------------------------------------------------------- the outputs
 
 
 def _write(job, work, bad):

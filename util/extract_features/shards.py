@@ -216,4 +216,5 @@ def is_same(path, plan):
     """Whether a finished output's sidecar has this plan."""
     if not os.path.exists(path):
         return False
-    return not plan_changes(read_json(path, {'made_from': dict})['made_from'], plan)
+    before = read_json(path, {'made_from': dict})['made_from']
+    return not plan_changes({**before, 'shard_size': plan['shard_size']}, plan)

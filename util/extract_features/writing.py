@@ -5,7 +5,7 @@ Beside them is a sidecar JSON, which records what the features were made from.
 
 import json
 import os
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def _chain(first, rest):
 
 def _record(made_from, record):
     record = {'made_from': made_from, 'versions': versions(), **record}
-    record['written'] = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    record['written'] = datetime.now(UTC).isoformat(timespec='seconds')
     return json.dumps(record, indent=2, ensure_ascii=False) + '\n'
 
 
