@@ -133,8 +133,6 @@ def test_bad_images_are_listed_and_skipped_only_on_request(photos, clip, tmp_pat
     assert run(*command, '--skip-bad') == 0
     assert 'p4' not in output.with_suffix('.txt').read_text().split() and len(np.load(output)) == 9
     assert list(json.loads(output.with_suffix('.json').read_text())['skipped']) == ['p4']
-    photo(4).save(photos / 'p4.jpg')  # repaired: only what was bad is made again
-    shutil.rmtree(tmp_path / 'y', ignore_errors=True)
 
 
 def test_a_repaired_image_is_tried_again(photos, clip, tmp_path):
@@ -461,3 +459,31 @@ def test_wrong_commands(words, message, capsys):
 
 def test_bad_files_end_with_status_1():
     assert BadFiles('x').status == 1
+
+
+def test_images_of_a_collection(clip, tmp_path, capsys):
+    text = tmp_path / 'multi30k/TextData'
+    folder = tmp_path / 'multi30k/flickr30k-images'
+    text.mkdir(parents=True)
+    folder.mkdir()
+    (tmp_path / 'multi30k/FeatureData').mkdir()
+    (tmp_path / 'multi30k/FeatureData/train_id.txt').write_text('b\na\nc\n')
+    (text / 'multi30kval_de.caption.txt').write_text('d.jpg#de#0 x\nb.jpg#de#0 y\n')
+    for i, name in enumerate('abcd'):
+        photo(i).save(folder / f'{name}.jpg')
+    command = ['--config', REPOSITORY / 'configs/multi30k.yaml', '--rootpath', tmp_path]
+    command += ['--encoder', clip, '--split', 'train,val', 'visual.feature=tower', 'data.task=2']
+    assert run(*command) == 0
+    features = tmp_path / 'multi30k/FeatureData/tower'
+    train = PooledSource(features / 'train-tower-avgpool.npy', features.parent / 'train_id.txt')
+    val = np.load(features / 'val-tower-avgpool.npy')
+    assert train.ids == ['b', 'a', 'c'] and np.allclose(val[1], train.features[0], atol=1e-5)
+    printed = capsys.readouterr().out  # val has no id list yet: the one beside the features
+    assert 'data.ids.val=["FeatureData/tower/val-tower-avgpool.txt"]' in printed
+    assert 'data.ids.train' not in printed
+    (folder / 'a.jpg').unlink()
+    again = [*command, '--precision', 'bf16', '--overwrite']
+    assert run(*again) == 2 and '1 of 3 images do not exist' in capsys.readouterr().err
+    assert run(*again, '--skip-bad') == 0
+    assert 'data.ids.train=["FeatureData/tower/train-tower-avgpool.txt"]' in capsys.readouterr().out
+    assert (features / 'train-tower-avgpool.txt').read_text() == 'b\nc\n'
