@@ -1,0 +1,5 @@
+import sys
+
+from util.extract_features.main import main
+
+sys.exit(main())
