@@ -151,12 +151,11 @@ class Transformers(Model):
         for row, each in enumerate(ids):
             tokens[row, : len(each)] = torch.tensor(each)
             mask[row, : len(each)] = 1
-        limit = min(most_tokens(longest), positions(self.config) - 1)
+        self.generation.max_new_tokens = min(most_tokens(longest), positions(self.config) - 1)
         found = self.model.generate(
             input_ids=tokens.to(self.device),
             attention_mask=mask.to(self.device),
             generation_config=self.generation,
-            max_new_tokens=limit,
         )
         return self.decode(found.tolist())
 

