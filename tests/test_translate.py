@@ -176,7 +176,7 @@ def test_kills_lose_and_double_nothing(tmp_path):
     assert not (tmp_path / 'out.caption.txt.parts').exists()
 
 
-# --------------------------------------------------------------------------------- the whole command
+# -------------------------------------------------------------------------------- the whole command
 
 
 def collection(folder, *, captions=('train_enc', 'val_es', 'test_es_2016')):
@@ -286,14 +286,17 @@ def test_flagged_captions_can_be_dropped(tmp_path, capsys):
     ]
     assert len(read_captions(tmp_path / 'out.caption.txt')) == 3
     text = collection(tmp_path)
-    assert both(tmp_path, '--drop-flagged') == 0  # copies, all of them
+    captions = ('a a dog', 'eats', '12 men run')  # the second is one word, and no copy
+    lines = ''.join(f'{"abc"[i]}#enc#0 {caption}\n' for i, caption in enumerate(captions))
+    (text / 'multi30ktrain_enc.caption.txt').write_text(lines)
+    assert both(tmp_path, '--drop-flagged') == 0
     out = capsys.readouterr().out
-    assert 'kept 0 of 3 captions' in out
+    assert 'kept 1 of 3 captions' in out
     assert 'data.captions.train.en="{p}train_enc_unflagged.caption.txt"' in out
     assert (text / 'multi30ktrain_enc_unflagged.caption.txt').exists()
 
 
-# ------------------------------------------------------------------------------------------- reports
+# ------------------------------------------------------------------------------------------ reports
 
 
 def reasons(source, text, langs=('en', 'es')):

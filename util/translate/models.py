@@ -106,7 +106,12 @@ class Model:
         return found
 
     def decode(self, sequences):
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in sequences]
+        # M2M-100's tokenizer does not count its language tokens as special ones.
+        hidden = {*getattr(self.tokenizer, 'lang_token_to_id', {}).values()}
+        return [
+            self.tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=True)
+            for ids in sequences
+        ]
 
 
 class Transformers(Model):
@@ -209,6 +214,8 @@ class CTranslate2(Model):
         from ctranslate2.converters import TransformersConverter
 
         model, tokenizer = self.load(torch.float32), self.tokenizer
+        if self.languages.family == 'm2m_100':
+            tokenizer = WithLanguages(tokenizer)
 
         class Loaded(TransformersConverter):
             """Converts what is loaded already, with this project's checks."""
@@ -235,12 +242,30 @@ class CTranslate2(Model):
             [self.tokenizer.convert_ids_to_tokens(each) for each in ids],
             target_prefix=[[token]] * len(ids) if token else None,
             beam_size=self.setup.beams,
-            max_decoding_length=most_tokens(len(ids[0])),
+            max_decoding_length=min(most_tokens(len(ids[0])), positions(self.config) - 2),
             max_input_length=0,
         )
         first = 1 if token else 0
         tokens = [each.hypotheses[0][first:] for each in found]
         return self.decode([self.tokenizer.convert_tokens_to_ids(each) for each in tokens])
+
+
+class WithLanguages:
+    """An M2M-100 tokenizer whose language tokens CTranslate2's converter finds.
+
+    transformers 5 no longer lists them where the converter looks.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        tokens = sorted(tokenizer.lang_token_to_id, key=tokenizer.lang_token_to_id.get)
+        self.special_tokens_map = {
+            **tokenizer.special_tokens_map,
+            'additional_special_tokens': tokens,
+        }
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
 
 
 def positions(config):
