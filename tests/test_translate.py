@@ -143,7 +143,7 @@ def test_bad_lines_do_not_stop_the_others(tmp_path, capsys):
 
 def test_kills_lose_and_double_nothing(tmp_path):
     """kill -9 at random moments; then the result is that of a translation that was not killed."""
-    texts = [f'text number {i}' for i in range(300)]
+    texts = [f'text number {i}' for i in range(120)]
     write(tmp_path / 'in.caption.txt', texts)
     slow = python("import time; time.sleep(0.02); print('\\n'.join(lines).upper())")
     code = (
@@ -172,7 +172,7 @@ def test_kills_lose_and_double_nothing(tmp_path):
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     found = read_captions(tmp_path / 'out.caption.txt')
     assert found.texts == [text.upper() for text in texts]
-    assert found.ids == [(f'v{i}', '0') for i in range(300)]
+    assert found.ids == [(f'v{i}', '0') for i in range(120)]
     assert not (tmp_path / 'out.caption.txt.parts').exists()
 
 
