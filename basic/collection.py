@@ -76,6 +76,10 @@ class Collection:
             f'data.captions.{split}.{branch}, data.lang',
         )
 
+    def caption_paths(self, split, branch):
+        """The candidate paths of a branch's caption file, one per spelling of the collection."""
+        return self.paths(self._caption_template(split, branch), split)
+
     def visual_files(self, split):
         """The paths that hold a split's visual items.
 
@@ -128,8 +132,7 @@ class Collection:
         """Of en and tgt, the branches that `eval.weights` needs, and those whose file exists."""
 
         def is_there(branch):
-            template = self._caption_template(split, branch)
-            return any(path.exists() for path in self.paths(template, split))
+            return any(path.exists() for path in self.caption_paths(split, branch))
 
         needed = scored_branches(self.config.eval.weights)
         return tuple(branch for branch in ('en', 'tgt') if branch in needed or is_there(branch))

