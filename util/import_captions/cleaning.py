@@ -66,7 +66,9 @@ class Ids:
         made = ''.join(c if c.isprintable() or c in JOINERS else '_' for c in stem)
         made = re.sub(r'[\s#]+', '_', made)
         if not made.strip('._'):
-            raise DataError(f'{where}: no id in {name[:60]!r}; expected the name of an image or video')
+            raise DataError(
+                f'{where}: no id in {name[:60]!r}; expected the name of an image or video'
+            )
         other = self.names.setdefault(made, name)
         if visual_id(other) != visual_id(name):
             advice = '' if self.keep_folders else ', or give --keep-folders'

@@ -54,8 +54,7 @@ def read_source(path, options, *, lang=None):
     kind = options.format or guess(path)
     if kind in ONE_LANGUAGE and lang is None:
         raise DataError(
-            f'{path}: in which language are its captions? Write en={path} or '
-            f'{options.lang}={path}'
+            f'{path}: in which language are its captions? Write en={path} or {options.lang}={path}'
         )
     if kind not in ONE_LANGUAGE and lang is not None:
         raise DataError(f'{path}: format {kind} knows its languages; write {path} without {lang}=')

@@ -88,7 +88,9 @@ def from_lists(visuals, lists, notes):
         if len(lost) == len(names):
             raise DataError(f'the {split} list has no id with a caption: {first_five(lost)}{near}')
         if lost:
-            notes.append(f'{split}: {len(lost):,} ids of the list have no caption: {first_five(lost)}{near}')
+            notes.append(
+                f'{split}: {len(lost):,} ids of the list have no caption: {first_five(lost)}{near}'
+            )
     return splits
 
 

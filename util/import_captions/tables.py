@@ -9,9 +9,7 @@ from basic.errors import DataError, first_five
 from basic.foreign import parse_json, read_text
 from util.import_captions.splits import split_name
 
-ID_COLUMNS = (
-    'id image image_id image_name file filename file_name video video_id videoID'.split()
-)
+ID_COLUMNS = 'id image image_id image_name file filename file_name video video_id videoID'.split()
 
 
 @dataclass(slots=True)
