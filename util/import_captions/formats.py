@@ -11,18 +11,6 @@ from basic.ids import lines_of, read_bytes
 from util.import_captions.splits import read_list, split_name
 from util.import_captions.tables import Caption, read_records, read_table
 
-FORMATS = {
-    'csv': 'own table with a header: comma, semicolon, tab or | between columns',
-    'jsonl': 'own JSON objects, one a line, or a JSON list of them',
-    'coco': 'captions_*.json of COCO, STAIR Captions and others of this form',
-    'karpathy': 'dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json',
-    'token': 'lines of <id>#<n> or <id>#<tag>#<n> and a caption: COCO-CN, Flickr30k, Flickr8k/30k-CN, '
-    'MSR-VTT-CN',
-    'lines': "one caption a line; line i belongs to line i of the split's --ids file",
-    'multi30k': 'folder of the data repository of Multi30K',
-    'vatex': 'vatex_*.json, with enCap and chCap',
-    'msrvtt': 'videodatainfo.json of MSR-VTT',
-}
 ONE_LANGUAGE = ('coco', 'karpathy', 'token', 'lines', 'msrvtt')
 MOST = 2**31  # bytes that a .gz file may unpack to
 

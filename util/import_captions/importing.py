@@ -4,7 +4,7 @@
                                    --images PHOTOS --draw val=10,test=10,train=rest
     python -m util.import_captions en=dataset_coco.json --config configs/mscoco.yaml --rootpath ROOT
     python -m util.import_captions zh=imageid.human-written-caption.txt --config configs/mscoco.yaml
-                                   --rootpath ROOT --ids val=coco-cn_val.txt --ids test=coco-cn_test.txt
+        --rootpath ROOT --ids val=coco-cn_val.txt --ids test=coco-cn_test.txt
 
 The training split takes the English captions, validation and test take those of the target
 language. A file with captions of one language is given as en=FILE or zh=FILE. With --collection,
@@ -24,7 +24,18 @@ from basic.errors import DataError, first_five
 
 LANGUAGE = re.compile(r'([A-Za-z]{2,3}(?:[-_][A-Za-z]+)?)=(.+)', re.DOTALL)
 OPTION = re.compile(r'[a-z_]+(\.[a-z_]+)+=')
-FORMATS = ('csv', 'jsonl', 'coco', 'karpathy', 'token', 'lines', 'multi30k', 'vatex', 'msrvtt')
+FORMATS = {
+    'csv': 'own table with a header; comma, semicolon, tab or | between columns',
+    'jsonl': 'own JSON objects, one a line, or a list of them',
+    'coco': 'captions_*.json of COCO and STAIR Captions',
+    'karpathy': 'dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json',
+    'token': '<id>#<n> or <id>#<tag>#<n>, and a caption: COCO-CN, Flickr30k, Flickr8k-CN,\n'
+    '              Flickr30k-CN, MSR-VTT-CN',
+    'lines': "one caption a line; line i belongs to line i of the split's --ids file",
+    'multi30k': "the folder of Multi30K's data repository",
+    'vatex': 'vatex_*.json, with enCap and chCap',
+    'msrvtt': 'videodatainfo.json of MSR-VTT',
+}
 
 
 def arguments(argv=None):
@@ -32,7 +43,9 @@ def arguments(argv=None):
     parser = argparse.ArgumentParser(
         prog='python -m util.import_captions',
         description=__doc__.partition('\n\n')[0],
-        epilog=__doc__.partition('\n\n')[2] + '\n    ' + ', '.join(FORMATS),
+        epilog=__doc__.partition('\n\n')[2]
+        + '\n'
+        + ''.join(f'    {name:9} {text}\n' for name, text in FORMATS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -85,7 +85,7 @@ def _columns(header, options, path):
     wanted.setdefault('id', [name for name in ID_COLUMNS if name in there][:1])
     for role in ('split', 'en', options.lang):
         wanted.setdefault(role, [role] if role in there else [])
-    for role, names in wanted.items():
+    for names in wanted.values():
         for name in names:
             if name not in there:
                 near = difflib.get_close_matches(name, header, n=1)

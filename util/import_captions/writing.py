@@ -101,7 +101,7 @@ def stale(collection, written):
     return found
 
 
-# -------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------ images
 
 
 def find_images(folders, names):
@@ -167,7 +167,7 @@ def make_links(wanted, overwrite):
             path.symlink_to(image)
 
 
-# ---------------------------------------------------------------------------------------------- YAML
+# ------------------------------------------------------------------------------------------ YAML
 
 
 def yaml_text(collection, lang, options):
@@ -185,9 +185,9 @@ def yaml_text(collection, lang, options):
         text, count = re.subn(pattern, lambda match: match[1] + value, text, count=1)
         if len(groups) != 1 or not count:
             raise ConfigError(
-                f'{key}: not an option of {TEMPLATE.name}; edit the new YAML, or give it to train.py'
+                f'{key}: not in {TEMPLATE.name}; edit the new YAML, or give it to train.py'
             )
-    return f'# {collection}: made of configs/custom.yaml by util.import_captions. Edit it freely.\n{text}'
+    return f'# {collection}: made of configs/custom.yaml by util.import_captions\n{text}'
 
 
 def collection_config(rootpath, name, lang, options):
