@@ -69,6 +69,7 @@ class Ids:
             raise DataError(
                 f'{where}: no id in {name[:60]!r}; expected the name of an image or video'
             )
+        new = made not in self.names
         other = self.names.setdefault(made, name)
         if visual_id(other) != visual_id(name):
             advice = '' if self.keep_folders else ', or give --keep-folders'
@@ -76,6 +77,6 @@ class Ids:
                 f"{where}: {name!r} and {other!r} would both have the id '{made}': rename one"
                 + advice * (len(parts) > 1)
             )
-        if other is name and made != stem:
+        if new and made != stem:
             self.counts["ids: white space or '#' became '_'"] += 1
         return made

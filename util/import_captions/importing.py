@@ -329,7 +329,8 @@ def _report(chosen, contents, written, notes, images):
 
 def _next_steps(args, yaml, config, root):
     words = ['--config', str(yaml or args.config), '--rootpath', str(root)]
-    print(f'next: python -m util.translate {shlex.join(words)} data.lang={config.data.lang} ...')
+    lang = f'data.lang={config.data.lang}'
+    print('next: python -m util.translate', shlex.join([*words, lang]), '--model NAME_OR_FOLDER')
 
 
 @command('import_captions')
