@@ -221,7 +221,10 @@ def multi30k(source, options, lang):
                 f'{folder / "raw"} has no {stems[0]}.{language} nor {stems[0]}.1.{language} (.gz)'
             )
         # A file and its .gz are the same captions.
-        for path in {path.name.removesuffix('.gz'): path for path in found[::-1]}.values():
+        once = {}
+        for path in found:
+            once.setdefault(path.name.removesuffix('.gz'), path)
+        for path in once.values():
             yield from aligned(path, read_list(ids, split), language, split, ids)
 
 
