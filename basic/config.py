@@ -23,6 +23,7 @@ from basic.merge import flatten, literal, merge, option_layers, yaml_layers
 from basic.option import (
     COUNT,
     FACTOR,
+    LANGUAGES,
     LAYERS,
     MOMENTUM,
     NAME,
@@ -121,7 +122,11 @@ class Data:
     collection: str = option(MISSING, NAME)
     # other spellings of the collection to accept in both places
     aliases: list[str] = field(default_factory=list)
-    lang: str = option('zh', NAME)  # target language, as the file names write it
+    # target language, as the file names write it; or several: one model for all of them
+    lang: str = option('zh', LANGUAGES)
+    # several languages: which one a training pair has in an epoch: balanced (each language equally
+    # often in an epoch, each pair once in each language in as many epochs) | random
+    lang_sampling: str = option('balanced', ('balanced', 'random'))
     task: int = option(1, COUNT)  # Multi-30K's task; other collections have one task only
     # {p} by task; {c} for a task not listed
     train_prefix: dict[str, str] = field(default_factory=dict)
@@ -395,7 +400,7 @@ def config_to_dict(config):
 
 def _finished(layers, name):
     """Schema and layers merged, checked and frozen; `name` names a config that has no name."""
-    config = merge(Config, layers)
+    config = merge(Config, [(source, with_languages(tree, source)) for source, tree in layers])
     if OmegaConf.is_missing(config.data, 'collection'):
         raise ConfigError(
             "key 'data.collection' is not set: name the collection's folder below ROOTPATH"
@@ -409,7 +414,51 @@ def _finished(layers, name):
     return config
 
 
+def with_languages(tree, source):
+    """The tree with a list of languages as text: data.lang of 'de,fr' for [de, fr].
+
+    Raises:
+        ConfigError: something in the list is no text.
+    """
+    data = tree.get('data')
+    names = data.get('lang') if isinstance(data, dict) else None
+    if isinstance(names, str) and names[:1] + names[-1:] == '[]':  # of an option
+        names = [_unquoted(name) for name in names[1:-1].split(',')]
+    elif isinstance(names, str):
+        names = names.split(',')
+    if not isinstance(names, list):
+        return tree
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ConfigError(
+            f"{source}: key 'data.lang' lists languages, but YAML reads one as {wrong[0]!r}; put it"
+            ' in quotes'
+        )
+    return {**tree, 'data': {**data, 'lang': ','.join(name.strip() for name in names)}}
+
+
+def _unquoted(name):
+    name = name.strip()
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in '\'"' else name
+
+
 # ------------------------------------------------------------------------- what a config asks for
+
+
+def languages(config):
+    """The target languages of a config, one or more."""
+    return tuple(config.data.lang.split(','))
+
+
+def one_language(config, what):
+    """The language of a config; ConfigError if it has several, which `what` cannot work with."""
+    names = languages(config)
+    if len(names) > 1:
+        raise ConfigError(
+            f'{what} works on one language at a time, and data.lang is {config.data.lang}: give'
+            f' data.lang={names[0]}, then the next'
+        )
+    return names[0]
 
 
 def reads(weights):
