@@ -582,7 +582,7 @@ def result_line(report):
     return (
         f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t'
         f' {found["v2t R@1"]:.1f}) at w = {found["weight"]:g}'
-        + (f', mean of {", ".join(each)}' if each else '')
+        + (f'; {", ".join(each)}' if each else '')
     )
 
 

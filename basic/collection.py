@@ -113,6 +113,8 @@ class Collection:
             for branch in part.branches(split):
                 part.caption_path(split, branch)
             part.visual_files(split)
+        if 'train' in splits:
+            self.check_english()
 
     def _caption_template(self, split, branch):
         return 'TextData/' + getattr(getattr(self.config.data.captions, split), branch)
@@ -160,6 +162,17 @@ class Collection:
         first = next(iter(files.values()))
         return {branch: _in_order_of(first, file) for branch, file in files.items()}
 
+    def check_english(self):
+        """Raise DataError unless the languages have the same English training captions."""
+        parts = self.in_languages().values()
+        paths = list(dict.fromkeys(part.caption_path('train', 'en') for part in parts))
+        if len(paths) > 1:
+            raise DataError(
+                f'the languages {self.config.data.lang} have different English training captions,'
+                f' {paths[0]} and {paths[1]}: one model needs the same ones, translated into each'
+                ' language; set data.captions.train.en to one file'
+            )
+
     def translations(self, en):
         """The other branches of the training split, for English captions that languages share.
 
@@ -171,13 +184,7 @@ class Collection:
             DataError: this language has English captions of its own, or captions of `en` have no
                 translation.
         """
-        path = self.caption_path('train', 'en')
-        if path != en.path:
-            raise DataError(
-                f'the languages {self.config.data.lang} have different English training captions,'
-                f' {en.path} and {path}: one model needs the same ones, translated into each'
-                ' language; set data.captions.train.en to one file'
-            )
+        self.check_english()
         branches = [branch for branch in self.branches('train') if branch != 'en']
         files = {branch: read_captions(self.caption_path('train', branch)) for branch in branches}
         return {branch: _in_order_of(en, file) for branch, file in files.items()}

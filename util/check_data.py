@@ -153,6 +153,8 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
         return report
     seen, scanned = {}, {}
     parts = collection.in_languages()
+    if 'train' in splits and len(parts) > 1:
+        report.attempt(collection.check_english)
     for split, (lang, part) in itertools.product(splits, parts.items()):
         before, name = report.met, f'{split} {lang}' if len(parts) > 1 else split
         column = report.table[name] = {}
