@@ -34,8 +34,9 @@ from basic.board import add_queries
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
 from basic.collection import Collection
 from basic.command import command, is_out_of_memory, killed_worker, typed
-from basic.config import Config, config_to_dict, languages
+from basic.config import Config, config_to_dict
 from basic.errors import DataError
+from basic.languages import languages
 from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
 from basic.metric import recall_sum

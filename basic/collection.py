@@ -9,7 +9,8 @@ from pathlib import Path
 
 from basic.bigfile import BigFile
 from basic.caption import CaptionFile, join_captions, read_captions
-from basic.config import languages, reads
+from basic.config import reads
+from basic.languages import languages
 from basic.errors import DataError, listing
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids

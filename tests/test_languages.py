@@ -12,8 +12,9 @@ from roots import complaint
 from test_train import arguments, assert_equal, comparable
 
 import train
-from basic.config import languages, load_config
+from basic.config import load_config
 from basic.errors import ConfigError
+from basic.languages import languages
 from basic.pretrained.tokenizer import load_tokenizer
 from data_provider import EpochBatches, build_loaders, eval_sets
 from evaluation import evaluate_checkpoint

@@ -32,9 +32,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basic.command import OUT_OF_MEMORY, STOPPING, command
-from basic.config import Config, config_changes, config_to_dict, keys_with, languages, load_config
+from basic.config import Config, config_changes, config_to_dict, keys_with, load_config
 from basic.errors import ConfigError
 from basic.files import open_no_link
+from basic.languages import languages
 from basic.merge import keys_of
 from util.make_demo.corpus import make_demo, options_there
 from util.make_demo.folders import read_manifest

@@ -29,7 +29,8 @@ from pathlib import Path
 from basic.caption import caption_lines, read_captions, split_line
 from basic.collection import Collection
 from basic.command import command
-from basic.config import ConfigError, load_config, one_language
+from basic.config import ConfigError, load_config
+from basic.languages import one_language
 from basic.files import write_atomically
 
 # Kana, Han, Bopomofo, Thai, Lao, Tibetan, Burmese, Khmer: scripts without spaces.

@@ -30,7 +30,7 @@ from basic import distributed, runtime
 from basic.checkpoint import load_checkpoint
 from basic.collection import Collection
 from basic.command import command
-from basic.config import one_language
+from basic.languages import one_language
 from basic.errors import DataError
 from basic.files import write_atomically
 from basic.logger import tell

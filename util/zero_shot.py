@@ -31,7 +31,7 @@ from basic import distributed
 from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
-from basic.config import one_language
+from basic.languages import one_language
 from basic.errors import DataError
 from basic.loader import Loader
 from basic.logger import tell
