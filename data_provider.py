@@ -29,6 +29,7 @@ from basic.cache import cached_array
 from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
 from basic.collection import Collection
 from basic.config import reads
+from basic.languages import languages
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean
 from basic.images import ImageSource, StoredImages, absent_images, check_images
@@ -106,22 +107,34 @@ class Batch:
 class PairDataset(Dataset):
     """Training pairs. An index is the rows of a whole batch, an item this process's share of it.
 
-    Row i + captions is pair i with its back-translation in place of its English caption
-    (`train.back_as_en`); `en` then holds the back-translations after the English captions.
+    Row i + captions * (k + languages * b) is pair i in language k. With b = 1 its back-translation
+    is in place of its English caption (`train.back_as_en`).
 
     Args:
         source: visual source.
         visual_ids: the visual items.
         visual_of: (captions,) int64, which of them each caption belongs to.
-        tokens: dict en[, tgt][, back] -> PackedTokens.
+        tokens: dict en[, tgt][, back] -> PackedTokens. `tgt` and `back` hold the captions of each
+            language after those of the one before; `en` the English captions and then, for
+            `train.back_as_en`, all back-translations.
+        languages: how many there are.
         number, of: this process's number and how many there are.
         with_visual_of: batches have `visual_of`, for a loss that asks.
     """
 
     def __init__(
-        self, source, *, visual_ids, visual_of, tokens, number=0, of=1, with_visual_of=False
+        self,
+        source,
+        *,
+        visual_ids,
+        visual_of,
+        tokens,
+        languages=1,
+        number=0,
+        of=1,
+        with_visual_of=False,
     ):
-        self.source, self.tokens = source, tokens
+        self.source, self.tokens, self.languages = source, tokens, languages
         self.visual_ids, self.visual_of = visual_ids, visual_of
         self.number, self.of = number, of
         self.with_visual_of = with_visual_of
@@ -130,12 +143,14 @@ class PairDataset(Dataset):
         return len(self.visual_of)
 
     def __getitem__(self, rows):
-        en_rows = np.asarray(rows)  # (N,) of the whole batch
-        rows = en_rows % len(self)
+        drawn = np.asarray(rows)  # (N,) of the whole batch
+        rows = drawn % len(self)
+        translated = drawn % (len(self) * self.languages)
+        en_rows = np.where(drawn == translated, rows, len(self) + translated)
         own = distributed.share(len(rows), self.number, self.of)  # slice: this process's part of it
         visual, mask = self.source.batch([self.visual_ids[i] for i in self.visual_of[rows]], own)
         tokens = {
-            branch: packed.padded(en_rows if branch == 'en' else rows, own)
+            branch: packed.padded(en_rows if branch == 'en' else translated, own)
             for branch, packed in self.tokens.items()
         }
         return Batch(
@@ -154,12 +169,17 @@ class EpochBatches(Sampler):
     """The batches of an epoch, each an array of rows; their order depends on (seed, epoch) alone.
 
     The last batch may be short, but never of one pair: batch norm and the triplet loss need two.
-    That pair joins the batch before it. `back_as_en`: the share of rows i that are i + size
-    instead, see PairDataset.
+    That pair joins the batch before it. For the rows see PairDataset.
+
+    Args:
+        back_as_en: share of pairs whose English caption is replaced.
+        languages: how many; one of them is drawn for each pair.
+        sampling: how, see `data.lang_sampling`.
     """
 
-    def __init__(self, size, *, batch_size, seed, back_as_en=0.0):
+    def __init__(self, size, *, batch_size, seed, back_as_en=0.0, languages=1, sampling='balanced'):
         self.size, self.seed, self.epoch, self.back_as_en = size, seed, 0, back_as_en
+        self.languages, self.sampling = languages, sampling
         self.cuts = list(range(batch_size, size - 1, batch_size))
 
     def __len__(self):
@@ -168,9 +188,29 @@ class EpochBatches(Sampler):
     def __iter__(self):
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(self.size)
+        rows = order.copy()
         if self.back_as_en:
-            order += self.size * (random.random(self.size) < self.back_as_en)
-        return iter(np.split(order, self.cuts))
+            replaced = random.random(self.size) < self.back_as_en
+            rows += self.size * self.languages * replaced
+        rows += self.size * self.language_of(order, random)
+        return iter(np.split(rows, self.cuts))
+
+    def language_of(self, pairs, random):
+        """The number of the language that each of the pairs has in this epoch, like `pairs`.
+
+        Args:
+            random: NumPy's generator of the epoch.
+        """
+        if self.languages == 1:
+            return np.zeros_like(pairs)
+        if self.sampling == 'random':
+            return random.integers(self.languages, size=len(pairs))
+        # In as many epochs as there are languages, a pair has each of them once.
+        cycle = -(-self.epoch // self.languages)  # epochs count from 1
+        first = np.random.default_rng((self.seed, cycle, self.languages)).permutation(
+            np.arange(self.size) % self.languages
+        )  # (size,), each language equally often
+        return (first[pairs] + self.epoch) % self.languages
 
 
 class TrainLoader(Loader):
@@ -184,7 +224,16 @@ class TrainLoader(Loader):
     """
 
     def __init__(
-        self, dataset, *, batch_size, seed, workers, pin_memory, left_out=None, back_as_en=0.0
+        self,
+        dataset,
+        *,
+        batch_size,
+        seed,
+        workers,
+        pin_memory,
+        left_out=None,
+        back_as_en=0.0,
+        sampling='balanced',
     ):
         self.left_out = left_out
         self.dataset_size, self.feature_dim = len(dataset), dataset.source.dim
@@ -192,7 +241,12 @@ class TrainLoader(Loader):
         super().__init__(
             dataset,
             sampler=EpochBatches(
-                len(dataset), batch_size=batch_size, seed=seed, back_as_en=back_as_en
+                len(dataset),
+                batch_size=batch_size,
+                seed=seed,
+                back_as_en=back_as_en,
+                languages=dataset.languages,
+                sampling=sampling,
             ),
             workers=workers,
             processes=dataset.source.in_processes,
@@ -253,7 +307,7 @@ class CaptionBatches(Dataset):
 
 @dataclass
 class EvalSet:
-    """A split to score.
+    """A split to score, in one language.
 
     With several processes, each iterates its own batches, every `of`-th one, the first being its
     own number; `distributed.gather_batches` brings them together.
@@ -275,6 +329,7 @@ class EvalSet:
         left_out: LeftOut, or None.
         texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where
             there are none.
+        lang: the language.
     """
 
     split: str
@@ -289,6 +344,7 @@ class EvalSet:
     left_out: 'LeftOut | None' = None
     texts: dict[str, list[str]] | None = None
     pictures: ImageSource | None = None
+    lang: str = ''
 
     @property
     def longest(self):
@@ -599,7 +655,8 @@ def build_loaders(
         weights: shares w that val and test are scored with, which tell the branches needed; see
             `Collection.branches`.
     Returns:
-        dict split -> TrainLoader (train) or EvalSet.
+        dict name -> TrainLoader (train) or EvalSet. The name is the split's; of several languages
+        each has EvalSets of its own, named 'val de', 'val fr', ...: see `eval_sets`.
     Raises:
         DataError: something in the data is missing, malformed or does not fit together.
     """
@@ -607,8 +664,10 @@ def build_loaders(
     number = distributed.rank() if number is None else number
     of = distributed.size() if of is None else of
     share = {'number': number, 'of': of, 'pin_memory': torch.device(device).type == 'cuda'}
-    for split in splits:
-        joined = join_split(collection, split, image_size=image_size, weights=weights)
+
+    def opened(split, part):
+        """A split in one language, its images with what `compute.image_cache` keeps of them."""
+        joined = join_split(part, split, image_size=image_size, weights=weights)
         pictures = joined.source if isinstance(joined.source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             with distributed.patiently():  # one process makes the cache, and the others wait
@@ -622,9 +681,10 @@ def build_loaders(
                     encoder=model and model.visual_encoder,
                 )
             joined = joined._replace(source=stored)
-        tokens = pack_split(config, joined.files, tokenizer)
-        if split == 'train' and config.train.back_as_en > 0:
-            tokens = with_back_as_en(config, tokens)
+        return joined, pack_split(config, joined.files, tokenizer), pictures
+
+    def kept(split, tokens):
+        """The same tokens, with what `compute.frozen_cache` keeps of them."""
         if config.compute.frozen_cache and 'train' in splits:
             with distributed.patiently():
                 store_lower_layers(
@@ -635,15 +695,46 @@ def build_loaders(
                     device=device,
                     encoder=model.text_encoder,
                 )
+        return tokens
+
+    first, *others = collection.in_languages().values()
+    for split in splits:
         if split == 'train':
-            loaders[split] = train_loader(config, joined, tokens, **share)
-        else:
-            loaders[split] = eval_set(config, split, joined, tokens, pictures, **share)
+            joined, tokens, _ = opened(split, first)
+            for other in others:
+                files = other.translations(joined.files['en'])
+                for branch, packed in pack_split(config, files, tokenizer).items():
+                    tokens[branch] = tokens[branch].followed_by(packed)
+            if config.train.back_as_en > 0:
+                tokens = with_back_as_en(config, tokens)
+            loaders[split] = train_loader(config, joined, kept(split, tokens), **share)
+            continue
+        for part in (first, *others):
+            joined, tokens, pictures = opened(split, part)
+            tokens = kept(split, tokens)
+            found = eval_set(config, split, joined, tokens, pictures, lang=part.lang, **share)
+            share_visuals(found, eval_sets(loaders, split))
+            loaders[f'{split} {part.lang}' if others else split] = found
     return loaders
 
 
+def eval_sets(loaders, split):
+    """The EvalSets of a split among those of `build_loaders`, one for each language."""
+    sets = [each for each in loaders.values() if isinstance(each, EvalSet)]
+    return [each for each in sets if each.split == split]
+
+
+def share_visuals(eval_set, others):
+    """Give an EvalSet the visuals of another language's where they are the same, so that they are
+    encoded once, see `evaluation.encode_all`."""
+    for other in others:
+        source, its = (each.visuals.dataset.source for each in (eval_set, other))
+        if other.visual_ids == eval_set.visual_ids and its.where == source.where:
+            eval_set.visuals = other.visuals
+
+
 def train_loader(config, joined, tokens, *, number, of, pin_memory):
-    """The TrainLoader of a Split and its tokens, dict branch -> PackedTokens."""
+    """The TrainLoader of a Split and its tokens, see PairDataset."""
     captions = joined.files['en']
     if len(captions) < 2:
         raise DataError(
@@ -655,6 +746,7 @@ def train_loader(config, joined, tokens, *, number, of, pin_memory):
         visual_ids=joined.visual_ids,
         visual_of=joined.visual_of,
         tokens=tokens,
+        languages=len(languages(config)),
         number=number,
         of=of,
         with_visual_of=config.loss.mask_same_visual,
@@ -667,6 +759,7 @@ def train_loader(config, joined, tokens, *, number, of, pin_memory):
         pin_memory=pin_memory,
         left_out=joined.left_out,
         back_as_en=config.train.back_as_en,
+        sampling=config.data.lang_sampling,
     )
 
 
@@ -681,7 +774,7 @@ def with_back_as_en(config, tokens):
     return joined
 
 
-def eval_set(config, split, joined, tokens, pictures, *, number, of, pin_memory):
+def eval_set(config, split, joined, tokens, pictures, *, lang='', number, of, pin_memory):
     """The EvalSet of a Split and its tokens, dict branch -> PackedTokens; pictures: see there."""
     source, visual_ids = joined.source, joined.visual_ids
     size = config.eval.val_batch_size if split == 'val' else config.eval.test_batch_size
@@ -712,6 +805,7 @@ def eval_set(config, split, joined, tokens, pictures, *, number, of, pin_memory)
         left_out=joined.left_out,
         texts={branch: file.texts for branch, file in joined.files.items()},
         pictures=pictures,
+        lang=lang,
     )
 
 

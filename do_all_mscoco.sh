@@ -7,7 +7,8 @@ Check the data, train on MSCOCO (English -> LANG), test the best model.
 
 $root_help
 $gpu_help
-  LANG        target language: zh (default, also written cn) or ja
+  LANG        target language: zh (default, also written cn) or ja; or zh,ja:
+              one model for both
 $train_help"
 
 begin 2 "$@"
@@ -15,5 +16,5 @@ root "$1"
 device "$2"
 shift 2
 lang=zh
-if is_word "$1"; then lang=${1/#cn/zh}; shift; fi
+if is_word "$1"; then lang=${1//cn/zh}; shift; fi
 do_all mscoco "$lang" 1 "data.lang=$lang" "$@"

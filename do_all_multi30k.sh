@@ -10,7 +10,8 @@ $root_help
   TASK        1: Multi-30K's own captions; 2: Flickr30k's five captions per
               image, in a run folder of its own
 $gpu_help
-  LANG        target language: de (default), fr or cs
+  LANG        target language: de (default), fr or cs; or several, such as
+              de,fr,cs: one model for all of them
 $train_help
   visual.kind=pooled   frozen ResNet-152 features instead of raw images through
               CLIP; give name=NAME with it"

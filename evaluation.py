@@ -17,6 +17,7 @@ if __name__ == '__main__':
 import errno
 import io
 import json
+import math
 import os
 import sys
 import textwrap
@@ -37,7 +38,7 @@ from basic.logger import counted, progress, tell
 from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
 from basic.scoring import mix, normalise, scored, similarity
-from data_provider import build_loaders
+from data_provider import build_loaders, eval_sets
 from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
 
 # A test with another value of these is still the run's own.
@@ -139,7 +140,7 @@ class Embeddings(NamedTuple):
 
 
 @torch.no_grad()
-def encode(model, eval_set, device, precision='fp32'):
+def encode(model, eval_set, device, precision='fp32', visual=None):
     """Encode a split in evaluation mode, a share of its batches in each process.
 
     Args:
@@ -147,18 +148,21 @@ def encode(model, eval_set, device, precision='fp32'):
         eval_set: data_provider.EvalSet. With `padded_mean` pooling its batches matter.
         precision: of the encoders, see basic.config.Compute; the projections are computed in
             float32.
+        visual: the visual embeddings, if they are known.
     Returns:
         Embeddings on `device`, whole and in the split's order in every process.
     """
     was_training = model.training
     model.eval()
-    parts = {'visual': [], **{branch: [] for branch in eval_set.branches}}
+    parts = {branch: [] for branch in eval_set.branches}
 
-    for visual, mask in shown(eval_set.visuals, f'encoding {eval_set.split}: visual items, batch'):
-        visual = visual.to(device, non_blocking=True)
-        mask = None if mask is None else mask.to(device, non_blocking=True)
-        with runtime.autocast(device, precision):
-            parts['visual'].append(model.encode_visual(visual, mask))  # (N, E)
+    if visual is None:
+        parts['visual'], label = [], f'encoding {eval_set.split}: visual items, batch'
+        for items, mask in shown(eval_set.visuals, label):
+            items = items.to(device, non_blocking=True)
+            mask = None if mask is None else mask.to(device, non_blocking=True)
+            with runtime.autocast(device, precision):
+                parts['visual'].append(model.encode_visual(items, mask))  # (N, E)
 
     for pair in shown(eval_set.captions, f'encoding {eval_set.split}: captions, batch'):
         for branch, tokens in zip(('en', 'tgt'), pair):
@@ -170,7 +174,23 @@ def encode(model, eval_set, device, precision='fp32'):
     model.train(was_training)
     whole = {name: distributed.gather_batches(part, device) for name, part in parts.items()}
     order = eval_set.order
-    return Embeddings(**{name: in_order(rows, order.get(name)) for name, rows in whole.items()})
+    found = {name: in_order(rows, order.get(name)) for name, rows in whole.items()}
+    return Embeddings(**{'visual': visual, **found})
+
+
+def encode_all(model, sets, device, precision='fp32'):
+    """The Embeddings of the EvalSets of a split's languages; shared visual items are encoded once.
+
+    The other arguments are those of `encode`.
+    """
+    found = []
+    for eval_set in sets:
+        earlier = zip(sets, found)
+        visual = next(
+            (one.visual for each, one in earlier if each.visuals is eval_set.visuals), None
+        )
+        found.append(encode(model, eval_set, device, precision, visual))
+    return found
 
 
 def shown(batches, label):
@@ -230,6 +250,73 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
     if with_ranks:
         report['ranks'] = collect_ranks(scoring, weights, eval_set)
     return report
+
+
+def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False):
+    """The report of `evaluate` of a split in each of its languages, and their mean.
+
+    Args:
+        embeddings: list of Embeddings; sets: list of EvalSets, one for each language.
+        config, weights, with_ranks: as `evaluate` has.
+    Returns:
+        dict: of one language what `evaluate` gives. Of several the same, but rows has the means
+            over the languages, captions and visuals count all of them, and `languages` is a dict
+            language -> its own report; ranks: see `join_ranks`.
+    """
+    reports = [
+        evaluate(one, each, config, weights, with_ranks=with_ranks)
+        for one, each in zip(embeddings, sets)
+    ]
+    if len(reports) == 1:
+        return reports[0]
+    rows = [mean_of(same) for same in zip(*(report['rows'] for report in reports))]
+    names, own = [each.lang for each in sets], ('captions', 'visuals', 'result', 'rows')
+    joined = {
+        **reports[0],
+        'captions': sum(report['captions'] for report in reports),
+        'visuals': len({name for each in sets for name in each.visual_ids}),
+        'result': result_of(rows, reports[0]['val_weight']),
+        'rows': rows,
+        'languages': {
+            name: {key: report[key] for key in own} for name, report in zip(names, reports)
+        },
+    }
+    if with_ranks:
+        joined['ranks'] = join_ranks({name: each['ranks'] for name, each in zip(names, reports)})
+    return joined
+
+
+def mean_of(rows):
+    """The mean of dicts of numbers, and of dicts of these, with the same keys."""
+    return {
+        key: mean_of([row[key] for row in rows])
+        if isinstance(value, dict)
+        else math.fsum(row[key] for row in rows) / len(rows)
+        for key, value in rows[0].items()
+    }
+
+
+def join_ranks(ranks):
+    """The ranks of several languages as one: the captions and items of each after the one before.
+
+    Args:
+        ranks: dict language -> what `collect_ranks` gives.
+    Returns:
+        the same dict of arrays, and caption_lang (Q,) and visual_lang (S,), text.
+    """
+    parts, seen = list(ranks.values()), 0
+    joined = {'weights': parts[0]['weights']}
+    for name in ('t2v', 'v2t', 'caption_ids', 'visual_ids'):
+        joined[name] = np.concatenate([part[name] for part in parts], axis=-1)
+    owners = []
+    for part in parts:
+        owners.append(part['owner'] + seen)
+        seen += len(part['visual_ids'])
+    joined['owner'] = np.concatenate(owners)
+    for name in ('caption', 'visual'):
+        counts = [len(part[f'{name}_ids']) for part in parts]
+        joined[f'{name}_lang'] = np.repeat(list(ranks), counts)
+    return joined
 
 
 def result_of(rows, val_weight):
@@ -301,16 +388,16 @@ def collect_ranks(scoring, weights, eval_set):
     }
 
 
-def choose_weight(embeddings, eval_set, config):
+def choose_weight(embeddings, sets, config):
     """Choose w on the validation split: the best SumR; of several, the nearest to `val_weight`.
 
     Args:
-        embeddings, eval_set, config: as `evaluate` has; the weights to choose from are
+        embeddings, sets, config: as `evaluate_all` has; the weights to choose from are
             `eval.weight_grid` (or else `eval.weights`), and `val_weight`.
     Returns:
         dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
     """
-    rows = evaluate(embeddings, eval_set, config, validation_weights(config))['rows']
+    rows = evaluate_all(embeddings, sets, config, validation_weights(config))['rows']
 
     def merit(row):
         distance = abs(row['weight'] - float(config.train.val_weight))
@@ -411,8 +498,14 @@ def table(report):
         f' captions, {report["visuals"]:,} visual items',
         f'model of epoch {report["epoch"]}; ties {report["ties"]}',
     ]
+    of_all = _language_rows(report)
     for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
         sum_heading = '    SumR' if way == 'v2t' else ''  # beside the last of the figures it adds
+        if of_all:
+            lines += ['', f'{title}, w = {report["result"]["weight"]:g}']
+            lines += [f'{"":<5}{column_names()}{sum_heading}']
+            lines += [_figures(name, row, way) for name, row in of_all.items()]
+            title = f'{title}, mean of the languages'
         lines += ['', title, f'{"w":<5}{column_names()}{sum_heading}']
         lines += [_table_row(report, row, way) for row in report['rows']]
     notes = [
@@ -431,15 +524,28 @@ def table(report):
 
 def _table_row(report, row, way):
     """The figures of one direction at one w, and whether that w is the result's, or chosen."""
-    line = f'{row["weight"]:<5.4g}{columns(row[way])}'
-    if way == 'v2t':
-        line += f'{row["SumR"]:8.1f}'
-    marks = []
+    line, marks = _figures(f'{row["weight"]:.4g}', row, way), []
     if row['weight'] == report['result']['weight']:
         marks.append('result')
     if row['weight'] == report.get('chosen_weight'):
         marks.append('chosen')
     return f'{line}  <- {", ".join(marks)}' if marks else line
+
+
+def _figures(name, row, way):
+    """A line of the table: a name, the figures of one direction, and SumR beside v2t."""
+    return f'{name:<5}{columns(row[way])}' + (f'{row["SumR"]:8.1f}' if way == 'v2t' else '')
+
+
+def _language_rows(report):
+    """dict language, or 'mean' -> row at the result's w; empty for a single language."""
+    parts = report.get('languages', {})
+    found = {**parts, **({'mean': report} if parts else {})}
+    weight = report['result']['weight']
+    return {
+        name: next(row for row in part['rows'] if row['weight'] == weight)
+        for name, part in found.items()
+    }
 
 
 def column_names():
@@ -470,9 +576,13 @@ def which_w(report):
 def result_line(report):
     """The last line of a test: its one result."""
     found = report['result']
+    each = [
+        f'{lang} {part["result"]["SumR"]:.1f}' for lang, part in report.get('languages', {}).items()
+    ]
     return (
         f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t'
         f' {found["v2t R@1"]:.1f}) at w = {found["weight"]:g}'
+        + (f'; {", ".join(each)}' if each else '')
     )
 
 
@@ -517,7 +627,10 @@ def evaluate_checkpoint(
 
     choice = checkpoint.choice or {'chosen_weight': None, 'chosen_from': None}
     chosen = [choice['chosen_weight']] if checkpoint.choice else []
-    branches = Collection(config, rootpath).branches_there(split)
+    there = [
+        each.branches_there(split) for each in Collection(config, rootpath).in_languages().values()
+    ]
+    branches = [branch for branch in ('en', 'tgt') if all(branch in some for some in there)]
     weights = reported_weights(config, *chosen, branches=branches)
 
     _, _, model, loaders = assemble(
@@ -529,13 +642,16 @@ def evaluate_checkpoint(
         tokenizer=tokenizer,
         weights=weights,
     )
-    eval_set = loaders[split]
+    sets = eval_sets(loaders, split)
 
-    captions, items = len(eval_set.caption_ids), len(eval_set.visual_ids)
+    captions = sum(len(each.caption_ids) for each in sets)
+    items = len({name for each in sets for name in each.visual_ids})
     tell(f'encoding {captions:,} captions and {items:,} visual items of {split}')
-    embeddings = encode(model, eval_set, device, config.compute.precision)
+    embeddings = encode_all(model, sets, device, config.compute.precision)
     if embeddings_folder and distributed.is_main():
-        save_embeddings(embeddings_folder, embeddings, eval_set)
+        for one, each in zip(embeddings, sets):
+            folder = Path(embeddings_folder, each.lang if len(sets) > 1 else '')
+            save_embeddings(folder, one, each)
 
     tell(f'scoring at w = {", ".join(f"{w:g}" for w in weights)}')
     return {
@@ -546,14 +662,17 @@ def evaluate_checkpoint(
         'lang': config.data.lang,
         'altered': alterations(checkpoint, config, tokenizer),
         **choice,
-        **left_out(eval_set),
-        **evaluate(embeddings, eval_set, config, weights, with_ranks=True),
+        **left_out(sets),
+        **evaluate_all(embeddings, sets, config, weights, with_ranks=True),
     }
 
 
-def left_out(eval_set):
-    """For a report: what `data.missing=skip` left out of the split, if anything."""
-    return {'left_out': eval_set.left_out.counts()} if eval_set.left_out else {}
+def left_out(sets):
+    """For a report: what `data.missing=skip` left out of the languages of a split, if anything."""
+    counts = [each.left_out.counts() for each in sets if each.left_out]
+    return (
+        {'left_out': {key: sum(one[key] for one in counts) for key in counts[0]}} if counts else {}
+    )
 
 
 def alterations(checkpoint, config, tokenizer=None):

@@ -36,12 +36,14 @@ from basic.collection import Collection
 from basic.command import command, is_out_of_memory, killed_worker, typed
 from basic.config import Config, config_to_dict
 from basic.errors import DataError
+from basic.languages import languages
 from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
 from basic.metric import recall_sum
 from basic.pretrained.tokenizer import save_tokenizer
 from basic.schedule import Schedule, build_schedule
-from evaluation import assemble, choose_weight, encode, evaluate, evaluate_checkpoint
+from data_provider import eval_sets
+from evaluation import assemble, choose_weight, encode_all, evaluate_all, evaluate_checkpoint
 from evaluation import result_line, search_examples, table, write_report
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_teacher
@@ -63,7 +65,7 @@ class Run:
     rootpath: Path
     folder: Path
     device: torch.device
-    loaders: dict[str, Any]  # train: data_provider.TrainLoader, val: data_provider.EvalSet
+    loaders: dict[str, Any]  # of data_provider.build_loaders: train, and validation
     model: NRCCR
     criterion: NRCCRLoss
     optimizer: torch.optim.Optimizer  # encoders and projections
@@ -85,7 +87,7 @@ class Run:
 
 def train(run):
     """Train epoch by epoch, from where the run is until its schedule or `train.epochs` ends it."""
-    config, schedule, val_set = run.config, run.schedule, run.loaders['val']
+    config, schedule, val_sets = run.config, run.schedule, eval_sets(run.loaders, 'val')
     with run_log(run) if distributed.is_main() else nullcontext() as log:
         while run.unfinished:
             epoch, started = schedule.epoch + 1, time.monotonic()
@@ -93,19 +95,20 @@ def train(run):
             trained = time.monotonic()
             check_data_unchanged(run)
 
-            # The schedule learns from validation which model is best, when to lower the rate, and
-            # when to stop.
-            embeddings = encode(run.model, val_set, run.device, config.compute.precision)
+            # The schedule learns from validation, by the mean over the languages, which model is
+            # best, when to lower the rate, and when to stop.
+            embeddings = encode_all(run.model, val_sets, run.device, config.compute.precision)
             weights = [config.train.val_weight]
-            val = evaluate(embeddings, val_set, config, weights)['rows'][0]
+            report = evaluate_all(embeddings, val_sets, config, weights)
+            val = report['rows'][0]
             choice, figure = None, recall_sum(val['t2v'])
             if config.train.select == 'sumr':
-                choice = choose_weight(embeddings, val_set, config)
+                choice = choose_weight(embeddings, val_sets, config)
                 figure = max(row['SumR'] for row in choice['chosen_from'])
             decision = schedule.step(figure)
 
             if decision.improved:
-                choice = choice or choose_weight(embeddings, val_set, config)
+                choice = choice or choose_weight(embeddings, val_sets, config)
                 save(run, NEXT_BEST, epoch=epoch, val=val, choice=choice)
             if log:
                 record = {
@@ -113,6 +116,7 @@ def train(run):
                     **means,
                     'lr': run.optimizer.param_groups[0]['lr'],
                     'val': val,
+                    **val_of_each(report),
                     'improved': decision.improved,
                     'best_epoch': schedule.best_epoch,
                     'halved': decision.halved,
@@ -120,8 +124,8 @@ def train(run):
                 }
                 log.add(record)
                 if decision.improved and log.board:
-                    examples = search_examples(embeddings, val_set, config)
-                    log.show(add_queries, examples, epoch, val_set.pictures)
+                    examples = search_examples(embeddings[0], val_sets[0], config)
+                    log.show(add_queries, examples, epoch, val_sets[0].pictures)
             run.seconds = time.monotonic() - started
 
             # Once last.pt is written, the epoch counts. If a crash follows, --resume does the rest.
@@ -132,6 +136,12 @@ def train(run):
                 run_folder.settle(run.folder)  # an older run that this one replaces is not needed
     if distributed.is_main():
         tell_the_end(config, schedule)
+
+
+def val_of_each(report):
+    """Of several languages the validation of each, for the log."""
+    parts = report.get('languages', {})
+    return {'val_of': {lang: part['rows'][0] for lang, part in parts.items()}} if parts else {}
 
 
 def tell_the_end(config, schedule):
@@ -365,7 +375,8 @@ def check_data_unchanged(run):
 
     Images are read anew each time, and need no such check.
     """
-    for source in (run.loaders['train'].dataset.source, run.loaders['val'].visuals.dataset.source):
+    val = [each.visuals.dataset.source for each in eval_sets(run.loaders, 'val')]
+    for source in (run.loaders['train'].dataset.source, *val):
         if hasattr(source, 'check_unchanged'):
             source.check_unchanged()
 
@@ -516,9 +527,10 @@ def folder_of(args):
 
 
 def default_run_folder(config, rootpath):
-    """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>."""
+    """ROOT/<collection>/runs/<config>_<lang>[_noise_<rate>]/seed_<n>; for several languages, <lang>
+    is such as de+fr."""
     noise = f'_noise_{config.data.noise:g}' if config.data.noise else ''
-    name = f'{config.name}_{config.data.lang}{noise}'
+    name = f'{config.name}_{"+".join(languages(config))}{noise}'
     return Collection(config, rootpath).folder / 'runs' / name / f'seed_{config.train.seed}'
 
 

@@ -3,12 +3,14 @@
 File names are templates in the config, which are filled in and looked up below ROOTPATH.
 """
 
+import copy
 import itertools
 from pathlib import Path
 
 from basic.bigfile import BigFile
 from basic.caption import CaptionFile, join_captions, read_captions
 from basic.config import reads
+from basic.languages import languages
 from basic.errors import DataError, listing
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
@@ -17,6 +19,8 @@ from basic.images import ImageSource
 
 class Collection:
     """The files of one collection, its captions and its visual sources.
+
+    It opens the captions of one language, `lang`, at first the first one of `data.lang`.
 
     Args:
         config: basic.config.Config.
@@ -31,8 +35,18 @@ class Collection:
         self.folder = Path(rootpath) / name
         # File names may spell the collection in another way than its folder does.
         self.spellings = list(dict.fromkeys([name, config.data.collection, *config.data.aliases]))
-        self._frames = {}  # folder -> FrameSource, which all splits share
-        self._first = None  # the first source: features of the others must be as wide
+        self.lang = languages(config)[0]
+        # Of all splits and languages:
+        self._frames = {}  # folder -> FrameSource
+        self._sources = []  # features of the others must be as wide as those of the first
+
+    def in_languages(self):
+        """dict language -> the Collection that opens its captions, for each of `data.lang`."""
+        found = {}
+        for lang in languages(self.config):
+            found[lang] = copy.copy(self)
+            found[lang].lang = lang
+        return found
 
     # ------------------------------------------------------------------------- where files lie
 
@@ -48,9 +62,9 @@ class Collection:
                 yield self.folder / text.format(
                     c=collection,
                     p=data.train_prefix.get(str(data.task), collection),
-                    lang=data.lang,
+                    lang=self.lang,
                     split=split,
-                    t=data.suffix.get(f'{data.task}/{data.lang}', ''),
+                    t=data.suffix.get(f'{data.task}/{self.lang}', ''),
                     id='{id}',
                 )
 
@@ -100,10 +114,12 @@ class Collection:
 
     def check_files(self, splits):
         """Raise DataError at the first caption, id or feature file that is missing; open none."""
-        for split in splits:
-            for branch in self.branches(split):
-                self.caption_path(split, branch)
-            self.visual_files(split)
+        for split, part in itertools.product(splits, self.in_languages().values()):
+            for branch in part.branches(split):
+                part.caption_path(split, branch)
+            part.visual_files(split)
+        if 'train' in splits:
+            self.check_english()
 
     def _caption_template(self, split, branch):
         return 'TextData/' + getattr(getattr(self.config.data.captions, split), branch)
@@ -150,6 +166,33 @@ class Collection:
         first = next(iter(files.values()))
         return {branch: _in_order_of(first, file) for branch, file in files.items()}
 
+    def check_english(self):
+        """Raise DataError unless the languages have the same English training captions."""
+        parts = self.in_languages().values()
+        paths = list(dict.fromkeys(part.caption_path('train', 'en') for part in parts))
+        if len(paths) > 1:
+            raise DataError(
+                f'the languages {self.config.data.lang} have different English training captions,'
+                f' {paths[0]} and {paths[1]}: one model needs the same ones, translated into each'
+                ' language; set data.captions.train.en to one file'
+            )
+
+    def translations(self, en):
+        """The other branches of the training split, for English captions that languages share.
+
+        Args:
+            en: CaptionFile of the English captions, as another language has them.
+        Returns:
+            dict branch -> CaptionFile, all in the order and with the ids of `en`.
+        Raises:
+            DataError: this language has English captions of its own, or captions of `en` have no
+                translation.
+        """
+        self.check_english()
+        branches = [branch for branch in self.branches('train') if branch != 'en']
+        files = {branch: read_captions(self.caption_path('train', branch)) for branch in branches}
+        return {branch: _in_order_of(en, file) for branch, file in files.items()}
+
     # ----------------------------------------------------------------------------- visual sources
 
     def source(self, split, captions, image_size):
@@ -169,11 +212,12 @@ class Collection:
                 f' {source.dim} wide; name the right visual.feature, or leave visual.feature_dim'
                 ' at 0'
             )
-        self._first = self._first or source
-        if source.dim != self._first.dim:
+        self._sources.append(source)
+        first = self._sources[0]
+        if source.dim != first.dim:
             raise DataError(
-                f'{source.where} holds features {source.dim} wide, but {self._first.where} '
-                f'{self._first.dim}: the splits need one feature; fetch or extract both again'
+                f'{source.where} holds features {source.dim} wide, but {first.where} '
+                f'{first.dim}: the splits need one feature; fetch or extract both again'
             )
         return source
 

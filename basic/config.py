@@ -19,10 +19,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from basic.combinations import impossible
 from basic.errors import ConfigError
 from basic.foreign import plain_tree
+from basic.languages import with_languages
 from basic.merge import flatten, literal, merge, option_layers, yaml_layers
 from basic.option import (
     COUNT,
     FACTOR,
+    LANGUAGES,
     LAYERS,
     MOMENTUM,
     NAME,
@@ -121,7 +123,11 @@ class Data:
     collection: str = option(MISSING, NAME)
     # other spellings of the collection to accept in both places
     aliases: list[str] = field(default_factory=list)
-    lang: str = option('zh', NAME)  # target language, as the file names write it
+    # target language, as the file names write it; or several: one model for all of them
+    lang: str = option('zh', LANGUAGES)
+    # several languages: which one a training pair has in an epoch: balanced (each language equally
+    # often in an epoch, each pair once in each language in as many epochs) | random
+    lang_sampling: str = option('balanced', ('balanced', 'random'))
     task: int = option(1, COUNT)  # Multi-30K's task; other collections have one task only
     # {p} by task; {c} for a task not listed
     train_prefix: dict[str, str] = field(default_factory=dict)
@@ -398,7 +404,7 @@ def config_to_dict(config):
 
 def _finished(layers, name):
     """Schema and layers merged, checked and frozen; `name` names a config that has no name."""
-    config = merge(Config, layers)
+    config = merge(Config, [(source, with_languages(tree, source)) for source, tree in layers])
     if OmegaConf.is_missing(config.data, 'collection'):
         raise ConfigError(
             "key 'data.collection' is not set: name the collection's folder below ROOTPATH"

@@ -52,6 +52,15 @@ def _is_name(text):
     return bool('/' not in text and text.strip(' .') and text.isprintable())
 
 
+def _are_languages(text):
+    """Whether a text is one language's name, or several, with commas between; else ValueError."""
+    names = text.split(',')
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"'{twice[0]}' is listed twice")
+    return all(map(_is_name, names))
+
+
 def _is_template(value):
     """True for templates that can be filled in, of which there may be a list; else ValueError."""
     for template in value if isinstance(value, list) else [value]:
@@ -78,6 +87,10 @@ LAYERS = Valid(
 )
 # part of a path, and of the run folder's
 NAME = Valid("expected a folder's or a language's name, without / and control characters", _is_name)
+LANGUAGES = Valid(
+    "expected a language's name, without / and control characters, such as de; or several: de,fr",
+    _are_languages,
+)
 TEMPLATE = Valid(
     f'fields: {", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)}; a brace that is text is'
     ' written twice',

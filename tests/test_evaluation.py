@@ -119,8 +119,8 @@ def test_the_weight_chosen_on_validation(monkeypatch, sums, options, chosen):
     monkeypatch.setattr(evaluation, 'scored', Scored)
     monkeypatch.setattr(Scored, 'table', sums)
     choice = choose_weight(
-        Embeddings(*(torch.zeros(1, 4),) * 3),
-        fake_set(),
+        [Embeddings(*(torch.zeros(1, 4),) * 3)],
+        [fake_set()],
         load_config(overrides=['data.collection=x', *options]),
     )
     assert choice['chosen_weight'] == chosen

@@ -91,10 +91,7 @@ def test_a_captions_vector_depends_on_its_batch_mates_only_with_padded_mean(
     with torch.no_grad():
         together = encoder(batch)
         alone = torch.cat(
-            [
-                encoder(batch.each(lambda x: x[i : i + 1, :n]))
-                for i, n in enumerate([4, 12, 7])
-            ]
+            [encoder(batch.each(lambda x: x[i : i + 1, :n])) for i, n in enumerate([4, 12, 7])]
         )
     difference = (together - alone).abs().amax(dim=1)
     assert difference[1] < 1e-5  # the longest one is not padded

@@ -35,6 +35,7 @@ from basic.command import OUT_OF_MEMORY, STOPPING, command
 from basic.config import Config, config_changes, config_to_dict, keys_with, load_config
 from basic.errors import ConfigError
 from basic.files import open_no_link
+from basic.languages import languages
 from basic.merge import keys_of
 from util.make_demo.corpus import make_demo, options_there
 from util.make_demo.folders import read_manifest
@@ -209,23 +210,24 @@ def make_noisy_demos(rootpath, config, rates, report):
     Raises:
         ValueError: there is no demo at `rootpath`.
     """
-    folder = Path(rootpath) / config.data.collection
-    options = options_there(rootpath, config.data.collection, config.data.lang)
-    if not options:
-        raise ValueError(
-            f'--noise needs a demo, and {folder} does not exist: make it with python -m'
-            f' util.make_demo --rootpath {rootpath} --collection {config.data.collection} --lang'
-            f' {config.data.lang}. For other data, use python -m util.add_noise'
-        )
-    for rate in rates:
-        make_demo(
-            root=noise_root(rootpath, rate),
-            collection=config.data.collection,
-            lang=config.data.lang,
-            report=report,
-            encoders=False,  # those of the first corpus are used
-            **{**options, 'noise': rate},
-        )
+    collection = config.data.collection
+    for lang in languages(config):
+        options = options_there(rootpath, collection, lang)
+        if not options:
+            raise ValueError(
+                f'--noise needs a demo, and {Path(rootpath) / collection} does not exist: make it'
+                f' with python -m util.make_demo --rootpath {rootpath} --collection {collection}'
+                f' --lang {lang}. For other data, use python -m util.add_noise'
+            )
+        for rate in rates:
+            make_demo(
+                root=noise_root(rootpath, rate),
+                collection=collection,
+                lang=lang,
+                report=report,
+                encoders=False,  # those of the first corpus are used
+                **{**options, 'noise': rate},
+            )
 
 
 # ----------------------------------------------------------------------------------------- the runs
@@ -275,11 +277,11 @@ def is_locked(path):
 
 def missing_demos(rootpath, config, rates):
     """The noise rates whose corpus does not exist or is not finished."""
-    collection, lang = config.data.collection, config.data.lang
     missing = []
     for rate in rates:
-        manifest = read_manifest(noise_root(rootpath, rate) / collection)
-        if not manifest or manifest['unfinished'] or manifest['noise'].get(lang) != rate:
+        manifest = read_manifest(noise_root(rootpath, rate) / config.data.collection)
+        made = manifest and not manifest['unfinished'] and manifest['noise']
+        if not made or any(made.get(lang) != rate for lang in languages(config)):
             missing.append(rate)
     return missing
 

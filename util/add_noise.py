@@ -30,6 +30,7 @@ from basic.caption import caption_lines, read_captions, split_line
 from basic.collection import Collection
 from basic.command import command
 from basic.config import ConfigError, load_config
+from basic.languages import one_language
 from basic.files import write_atomically
 
 # Kana, Han, Bopomofo, Thai, Lao, Tibetan, Burmese, Khmer: scripts without spaces.
@@ -170,6 +171,7 @@ def add_noise(
     for name, value in (('rate', rate), ('share', share)):
         if not 0 < value <= 1:
             raise ConfigError(f'--{name} {value:g}: expected more than 0 and at most 1')
+    one_language(config, 'util.add_noise')
     suffix = f'_noise{rate:g}' if suffix is None else suffix
     if not suffix or set(suffix) & set('/{}') or suffix != suffix.strip():
         raise ConfigError(

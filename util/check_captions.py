@@ -81,7 +81,7 @@ def check_captions(report, collection, split, *, encoders, column):
     first = files.get(collection.branches(split)[0])
     for branch, file in files.items():
         _check_alike(report, file)
-        expected = BRANCHES[split][branch].format(lang=collection.config.data.lang)
+        expected = BRANCHES[split][branch].format(lang=collection.lang)
         _check_lines(report, file.path, branch=branch, expected=_spelled(expected))
         if first is not None and file is not first:
             _check_join(report, first, file, branch)
@@ -96,7 +96,7 @@ def check_captions(report, collection, split, *, encoders, column):
         )
     column['branches'] = ' / '.join(files)
     column['captions'] = ' / '.join(f'{len(file):,}' for file in files.values())
-    _check_tokens(report, collection.config, files, encoders, column)
+    _check_tokens(report, collection, files, encoders, column)
     return files
 
 
@@ -213,9 +213,9 @@ def _spelled(tag):
     return '2'.join('enc' if word in ENGLISH else OTHER_NAMES.get(word, word) for word in words)
 
 
-def _check_tokens(report, config, files, encoders, column):
+def _check_tokens(report, collection, files, encoders, column):
     """Check tokens: empty captions, unknown tokens, damaged letters, too long captions."""
-    tokenizer = encoders.tokenizer
+    config, tokenizer = collection.config, encoders.tokenizer
     empty = {branch: file.empty for branch, file in files.items()}
     packed, unknown = {}, {}
     if tokenizer is not None:
@@ -241,7 +241,7 @@ def _check_tokens(report, config, files, encoders, column):
     if tokenizer is None:
         return
     for branch, file in files.items():
-        _check_letters(report, config, file, encoders, unknown[branch])
+        _check_letters(report, collection, file, encoders, unknown[branch])
     column['longest caption, tokens'] = _cells(
         f'{tokens.longest_uncut:,}' for tokens in packed.values()
     )
@@ -264,12 +264,13 @@ def _cells(texts):
     return ' / '.join(texts)
 
 
-def _check_letters(report, config, file, encoders, share):
+def _check_letters(report, collection, file, encoders, share):
     """Report a file with many unknown tokens, and letters that lower-casing damages.
 
     Args:
         share: share of unknown tokens in the file.
     """
+    config = collection.config
     texts = file.texts[:: max(1, len(file) // SAMPLE)]
     percent = f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer'
     if share > SOME and config.text.lowercase:
@@ -288,7 +289,7 @@ def _check_letters(report, config, file, encoders, share):
     if config.text.lowercase:
         lost = [text for text in texts if lost_letters(text) and _keeps(encoders, text)]
         if len(lost) > LOST * len(texts):
-            japanese = config.data.lang in ('ja', 'jp')
+            japanese = collection.lang in ('ja', 'jp')
             share, example = 100 * len(lost) / len(texts), lost_letters(lost[0])
             report.warn(
                 f'{share:.0f} % of the captions of {file.path} have letters that text.lowercase '

@@ -152,19 +152,22 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
     if collection is None:
         return report
     seen, scanned = {}, {}
-    for split in splits:
-        before = report.met
-        column = report.table[split] = {}
-        with telling(f'checking captions of {split}'):
-            files = check_captions(report, collection, split, encoders=encoders, column=column)
-        lead = collection.branches(split)[0]
+    parts = collection.in_languages()
+    if 'train' in splits and len(parts) > 1:
+        report.attempt(collection.check_english)
+    for split, (lang, part) in itertools.product(splits, parts.items()):
+        before, name = report.met, f'{split} {lang}' if len(parts) > 1 else split
+        column = report.table[name] = {}
+        with telling(f'checking captions of {name}'):
+            files = check_captions(report, part, split, encoders=encoders, column=column)
+        lead = part.branches(split)[0]
         if lead in files:
-            seen[split] = set(files[lead].visual_ids)
+            seen[split] = seen.get(split, set()) | set(files[lead].visual_ids)
             kind = 'images' if config.visual.kind == 'clip' else 'features'
-            with telling(f'checking {kind} of {split}'):
+            with telling(f'checking {kind} of {name}'):
                 check_visuals(
                     report,
-                    collection,
+                    part,
                     split,
                     files[lead],
                     column=column,

@@ -30,7 +30,8 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
         captions: CaptionFile.
         image_size: S.
         column: dict row label -> cell of this split, which is filled in.
-        scanned: dict file -> (problems, warnings) of earlier splits: a file is read only once.
+        scanned: dict file -> (problems, warnings) of earlier splits, or for images template ->
+            set of ids: a file is read only once.
     """
     source = report.attempt(collection.source, split, captions, image_size)
     if source is None:
@@ -58,16 +59,19 @@ def check_visuals(report, collection, split, captions, *, image_size, column, sc
     if scanned is None:
         return
     if isinstance(source, ImageSource):
-        found = report.attempt(look_at_images, source, visual_ids)
+        earlier = scanned.setdefault(source.template, set())
+        new = [name for name in visual_ids if name not in earlier]
+        earlier.update(new)
+        found = report.attempt(look_at_images, source, new)
         if found is None:
             return
         unreadable, blank = found
         report.add(unreadable, kind=f"images of split '{split}' that cannot be read")
         if blank:
             report.note(
-                f"{len(blank):,} of the {len(visual_ids):,} images of split '{split}' are "
+                f"{len(blank):,} of the {len(new):,} images of split '{split}' are "
                 f'of a single colour: {first_five(blank)}; download them again',
-                problem=len(blank) > MOST * len(visual_ids),
+                problem=len(blank) > MOST * len(new),
             )
         return
     if source.where not in scanned:

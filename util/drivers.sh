@@ -3,7 +3,7 @@
 #   begin NUMBER "$@"          --help, or fewer than NUMBER arguments: print $usage and leave
 #   root ARG                   set $rootpath and, for `demo`, $demo
 #   device ARG                 set $gpu
-#   is_word ARG                is it a plain word, such as a language, and not key=value or --option?
+#   is_word ARG                is it a plain word, such as a language, or several as de,fr, and not key=value or --option?
 #   do_all COLLECTION LANG TASK [key=value ...] [--option ...]      names the run $run_name, if that is set
 #   do_test MODELDIR [key=value ...] [--option ...]
 
@@ -71,7 +71,7 @@ begin() {
     export NRCCR_TYPED
 }
 
-is_word() { [[ ${1-} =~ ^[A-Za-z][A-Za-z0-9_-]*$ ]]; }
+is_word() { [[ ${1-} =~ ^[A-Za-z][A-Za-z0-9_,-]*$ ]]; }
 
 root() {
     if [ "$1" = demo ]; then
@@ -128,8 +128,10 @@ do_all() {
     done
     if [ -n "$demo" ]; then
         config=$repo/configs/demo/$collection.yaml
-        (tool util.make_demo --rootpath "$rootpath" --collection "$collection" --lang "$lang" \
-            ${noise[@]+"${noise[@]}"}) || exit
+        for word in ${lang//[],[ ]/ }; do                 # de, or several: de,fr or [de, fr]
+            (tool util.make_demo --rootpath "$rootpath" --collection "$collection" --lang "$word" \
+                ${noise[@]+"${noise[@]}"}) || exit
+        done
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
     configs=(--config "$config")

@@ -30,6 +30,7 @@ from basic import distributed, runtime
 from basic.checkpoint import load_checkpoint
 from basic.collection import Collection
 from basic.command import command
+from basic.languages import one_language
 from basic.errors import DataError
 from basic.files import write_atomically
 from basic.logger import tell
@@ -59,6 +60,7 @@ def rescore(checkpoint, rootpath, *, split, device, weight=None, bank=10_000, be
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right.
     """
     config = checkpoint.config
+    one_language(config, 'util.rescore')
     runtime.set_precision(config.compute.precision)
     weight = float(config.train.val_weight if weight is None else weight)
     config, tokenizer, model, loaders = assemble(

@@ -31,6 +31,7 @@ from basic import distributed
 from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
+from basic.languages import one_language
 from basic.errors import DataError
 from basic.loader import Loader
 from basic.logger import tell
@@ -208,6 +209,7 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
     Raises:
         ValueError: (ConfigError, DataError) a mistake of the user.
     """
+    one_language(config, 'util.zero_shot')
     device, tree = torch.device(device), config_to_dict(config)
     folder = Path(os.path.abspath(default_run_folder(config, rootpath)))
     refuse_another(folder, tree)
@@ -228,7 +230,7 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
     embeddings = {name: encode(encoder, eval_set) for name, eval_set in sets.items()}
     choice, more = {'chosen_weight': None, 'chosen_from': None}, []
     if validate:
-        choice = choose_weight(embeddings['val'], sets['val'], config)
+        choice = choose_weight([embeddings['val']], [sets['val']], config)
         more = [choice['chosen_weight']]
     report = {
         'checkpoint': config.visual.clip,
@@ -237,7 +239,7 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
         'collection': config.data.collection,
         'lang': config.data.lang,
         **choice,
-        **left_out(sets[split]),
+        **left_out([sets[split]]),
         **evaluate(
             embeddings[split],
             sets[split],

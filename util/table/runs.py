@@ -30,6 +30,7 @@ REPORT = {
     'val_weight': float,
     'chosen_weight': (float, None),
     'altered': ([str], None),
+    'languages': (dict, None),
     'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}],
 }
 QUALITIES = (
@@ -89,7 +90,9 @@ class TestedRun:
 
         Returns:
             dict: t2v (Q,) and v2t (S,), 100 for each of R@1, R@5, R@10 that finds a correct item;
-                owner (Q,), the index in v2t of each caption's visual item; caption_ids (Q,).
+                owner (Q,), the index in v2t of each caption's visual item; caption_ids (Q,). The
+                queries of several languages are weighted, so that their mean is that of the
+                languages.
         Raises:
             ValueError: there are no ranks, or they do not belong to the report.
         """
@@ -119,12 +122,32 @@ class TestedRun:
             if len(at)
             else {}
         )
+        if found and self.report.get('languages'):
+            shares = _shares(self.report['languages'], ranks['owner'])
+            found = {way: values * shares[way] for way, values in found.items()}
         if not (
             found
             and abs(found['t2v'].mean() + found['v2t'].mean() - self.row(weight)['SumR']) <= 1e-6
         ):
             raise ValueError(f'{path} does not belong to the {METRICS["test"]} beside it; {again}')
         return {**found, 'owner': ranks['owner'], 'caption_ids': ranks['caption_ids']}
+
+
+def _shares(languages, owner):
+    """Factors of queries whose plain mean then is the mean over the languages of their means.
+
+    Args:
+        languages: dict language -> report, of which `captions` is read; owner: (Q,), see `hits`.
+    Returns:
+        dict: t2v (Q,) and v2t (S,).
+    """
+    captions = [int(part['captions']) for part in languages.values()]
+    parts = np.split(owner, np.cumsum(captions)[:-1])
+    items = [len(np.unique(part)) for part in parts]
+    return {
+        way: np.repeat([sum(counts) / (len(counts) * count) for count in counts], counts)
+        for way, counts in (('t2v', captions), ('v2t', items))
+    }
 
 
 def read_runs(paths, report=lambda line: print(line, file=sys.stderr), weight='val'):
