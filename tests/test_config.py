@@ -31,7 +31,7 @@ CONFIGS = REPOSITORY / 'configs'
 RUNNABLE = sorted(
     path
     for path in CONFIGS.rglob('*.yaml')
-    if path.name != 'common.yaml' and path.parent.name != 'ablation'
+    if path.name not in ('common.yaml', 'recommended.yaml') and path.parent.name != 'ablation'
 )
 VATEX, MULTI30K = CONFIGS / 'vatex.yaml', CONFIGS / 'multi30k.yaml'
 
@@ -55,6 +55,17 @@ def write(folder, name, text):
 def test_every_config_file_loads(path):
     config = load_config(path)
     assert config.name == config_from_dict(config_to_dict(config)).name != ''
+
+
+@pytest.mark.parametrize('path', RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_the_recommended_options_go_on_top_of_any(path):
+    paper, config = load_config(path), load_config([path, CONFIGS / 'recommended.yaml'])
+    assert config.name == f'{paper.name}_recommended'
+    terms = {name for name, weight in config.loss.weights.items() if weight}
+    assert terms == {'triplet_en', 'triplet_tgt'} and config.loss.contrastive == 'infonce'
+    assert (config.text.pooling, config.visual.pooling) == ('mean', 'mean')
+    assert (config.train.lr, config.train.bert_lr, config.train.back_as_en) == (5e-4, 1e-4, 0.5)
+    assert config.text.trained_layers == paper.text.trained_layers
 
 
 def test_there_is_a_config_and_a_demo_for_each_collection():

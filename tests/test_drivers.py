@@ -166,18 +166,32 @@ def test_do_all(driver, name, arguments, config, gpu, overrides):
             'do_all_multi30k.sh',
             ['2', 'cpu'],
             'multi30k.yaml',
-            ['name=multi30k_task2_no_adversary', 'data.task=2', 'data.lang=de'],
+            ['name=multi30k_task2_{}', 'data.task=2', 'data.lang=de'],
         ),
     ],
 )
-def test_an_ablation_is_one_more_config(driver, name, arguments, config, overrides):
-    _, commands = driver(name, 'ROOT', *arguments, '--ablation', 'no_adversary')
-    files = [
-        str(REPOSITORY / 'configs' / config),
-        str(REPOSITORY / 'configs/ablation/no_adversary.yaml'),
-    ]
+@pytest.mark.parametrize(
+    'words, top',
+    [
+        (['--ablation', 'no_adversary'], 'ablation/no_adversary.yaml'),
+        (['--recommended'], 'recommended.yaml'),
+    ],
+)
+def test_an_ablation_or_the_recommended_options_are_one_more_config(
+    driver, name, arguments, config, overrides, words, top
+):
+    _, commands = driver(name, 'ROOT', *arguments, *words)
+    files = [str(REPOSITORY / 'configs' / file) for file in (config, top)]
+    overrides = [word.format(Path(top).stem) for word in overrides]
     common = ['--config', files[0], '--config', files[1], '--rootpath', 'my data']
     assert commands == [['util.do_all', *common, '--device', 'cpu', *overrides]]
+
+
+def test_a_test_takes_the_config_of_its_run(driver, tmp_path):
+    for words in (['--recommended'], ['--ablation', 'infonce']):
+        done, commands = driver('do_test_vatex.sh', 'ROOT', str(tmp_path), 'cpu', *words)
+        assert done.returncode == 2 and not commands
+        assert 'a test takes the config of its run' in done.stderr
 
 
 def test_an_unknown_ablation_names_those_that_there_are(driver):

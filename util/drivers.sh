@@ -17,6 +17,8 @@ gpu_help="  GPU         index of the GPU, such as 0; or several, such as 0,1,2,3
               process on each; or cpu (cpu:2: two processes)"
 train_help="  key=value   any option of the config, such as train.batch_size=64;
               --print-config lists them; name=NAME names the run folder
+  --recommended     with configs/recommended.yaml, which retrieves better than
+                    the paper's settings, in a run folder of its own
   --ablation NAME   with configs/ablation/NAME.yaml, in a run folder of its own
   --resume          go on with an interrupted run
   --overwrite       replace the run that is there by a new one
@@ -90,9 +92,9 @@ device() {
 }
 
 # Sort what follows the named arguments: key=value into $overrides, --options (with their values) into $options, and
-# that of --ablation into $ablation.
+# the names of configs to put on top (--recommended, --ablation NAME) into $tops.
 sort_rest() {
-    overrides=() options=() ablation=
+    overrides=() options=() tops=()
     while [ $# -gt 0 ]; do
         case $1 in
             --save-embeddings)           # its folder may be left out
@@ -109,8 +111,9 @@ sort_rest() {
                 [ -f "$repo/configs/ablation/${2-}.yaml" ] ||
                     wrong "--ablation: no '${2-}'; there are: $(cd "$repo/configs/ablation" && printf '%s ' *.yaml |
                         sed 's/\.yaml//g')"
-                ablation=$2
+                tops+=("ablation/$2")
                 shift ;;
+            --recommended) tops+=(recommended) ;;
             -*) options+=("$1") ;;
             *=*) overrides+=("$1") ;;
             *) wrong "'$1' is neither key=value nor an option" ;;
@@ -135,8 +138,11 @@ do_all() {
         overrides=("text.bert=$rootpath/bert" "visual.clip=$rootpath/clip" ${overrides[@]+"${overrides[@]}"})
     fi
     configs=(--config "$config")
-    [ -z "$ablation" ] || configs+=(--config "$repo/configs/ablation/$ablation.yaml")
-    [ -z "$run_name" ] || overrides=("name=$run_name${ablation:+_$ablation}" ${overrides[@]+"${overrides[@]}"})
+    for word in ${tops[@]+"${tops[@]}"}; do
+        configs+=(--config "$repo/configs/$word.yaml")
+        [ -z "$run_name" ] || run_name+=_${word#*/}
+    done
+    [ -z "$run_name" ] || overrides=("name=$run_name" ${overrides[@]+"${overrides[@]}"})
     tool util.do_all "${configs[@]}" --rootpath "$rootpath" --device "$gpu" \
         ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
@@ -146,6 +152,7 @@ do_test() {
     shift
     [ -e "$model" ] || wrong "MODELDIR: no such folder or file '$model'"
     sort_rest "$@"
+    [ ${#tops[@]} = 0 ] || wrong "--recommended and --ablation are for training: a test takes the config of its run"
     exec "$python" "$repo/evaluation.py" --checkpoint "$model" --rootpath "$rootpath" --device "$gpu" \
         ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
