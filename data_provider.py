@@ -29,10 +29,10 @@ from basic.cache import cached_array
 from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
 from basic.collection import Collection
 from basic.config import reads
-from basic.languages import languages
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean
 from basic.images import ImageSource, StoredImages, absent_images, check_images
+from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import lower_layers, weights_fingerprint
 from basic.runtime import cpu_count

@@ -14,13 +14,8 @@ from basic.arguments import begin, evaluation_arguments
 if __name__ == '__main__':
     begin('evaluation.py', __file__, evaluation_arguments)  # before the imports, which take seconds
 
-import errno
-import io
-import json
-import math
 import os
 import sys
-import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,26 +28,17 @@ from basic.checkpoint import BEST, load_checkpoint
 from basic.collection import Collection, scored_branches, validation_weights
 from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
-from basic.files import holder_of, write_atomically
+from basic.files import write_atomically
 from basic.logger import counted, progress, tell
 from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
+from basic.report import UNITS, join_ranks, mean_of, result_line, result_of, table, write_report
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders, eval_sets
 from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
 
 # A test with another value of these is still the run's own.
 SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')
-COLUMNS = {'R@1': 7, 'R@5': 7, 'R@10': 7, 'MedR': 8, 'MeanR': 8, 'mAP': 7}  # name -> width
-# Of the figures in metrics.json; the table for people has mAP in per cent.
-UNITS = {
-    'R@k': 'per cent',
-    'SumR': 'per cent, six recalls added',
-    'MedR': 'rank, from 1',
-    'MeanR': 'rank, from 1',
-    'mAP': 'from 0 to 1',
-}
-WIDTH = 79  # characters that a line for people has at most, except for paths
 
 
 # ------------------------------------------------------------------------------- model and loaders
@@ -286,55 +272,6 @@ def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False):
     return joined
 
 
-def mean_of(rows):
-    """The mean of dicts of numbers, and of dicts of these, with the same keys."""
-    return {
-        key: mean_of([row[key] for row in rows])
-        if isinstance(value, dict)
-        else math.fsum(row[key] for row in rows) / len(rows)
-        for key, value in rows[0].items()
-    }
-
-
-def join_ranks(ranks):
-    """The ranks of several languages as one: the captions and items of each after the one before.
-
-    Args:
-        ranks: dict language -> what `collect_ranks` gives.
-    Returns:
-        the same dict of arrays, and caption_lang (Q,) and visual_lang (S,), text.
-    """
-    parts, seen = list(ranks.values()), 0
-    joined = {'weights': parts[0]['weights']}
-    for name in ('t2v', 'v2t', 'caption_ids', 'visual_ids'):
-        joined[name] = np.concatenate([part[name] for part in parts], axis=-1)
-    owners = []
-    for part in parts:
-        owners.append(part['owner'] + seen)
-        seen += len(part['visual_ids'])
-    joined['owner'] = np.concatenate(owners)
-    for name in ('caption', 'visual'):
-        counts = [len(part[f'{name}_ids']) for part in parts]
-        joined[f'{name}_lang'] = np.repeat(list(ranks), counts)
-    return joined
-
-
-def result_of(rows, val_weight):
-    """The one result of a test, by the paper's protocol: at the w that validation used.
-
-    Where that w has no row, the first row is the result.
-
-    Returns:
-        dict: weight, SumR, and R@1 of t2v and of v2t.
-    """
-    row = next((row for row in rows if row['weight'] == val_weight), rows[0])
-    return {
-        'weight': row['weight'],
-        'SumR': row['SumR'],
-        **{f'{way} R@1': row[way].get('R@1') for way in ('t2v', 'v2t')},
-    }
-
-
 def branches_for(weights, embeddings):
     """(en, tgt) embeddings to score with; for one that no weight needs the other stands in.
 
@@ -488,102 +425,7 @@ def _normalised_scores(captions, visual, rows):
     return normalise(scores, torch.stack(low).min(), torch.stack(high).max())
 
 
-# --------------------------------------------------------------------------------------- the table
-
-
-def table(report):
-    """A report of `evaluate_checkpoint` as aligned text for people, within `WIDTH`."""
-    lines = [
-        f'{report["collection"]} ({report["lang"]}), {report["split"]}: {report["captions"]:,}'
-        f' captions, {report["visuals"]:,} visual items',
-        f'model of epoch {report["epoch"]}; ties {report["ties"]}',
-    ]
-    of_all = _language_rows(report)
-    for way, title in (('t2v', 'text to visual (t2v)'), ('v2t', 'visual to text (v2t)')):
-        sum_heading = '    SumR' if way == 'v2t' else ''  # beside the last of the figures it adds
-        if of_all:
-            lines += ['', f'{title}, w = {report["result"]["weight"]:g}']
-            lines += [f'{"":<5}{column_names()}{sum_heading}']
-            lines += [_figures(name, row, way) for name, row in of_all.items()]
-            title = f'{title}, mean of the languages'
-        lines += ['', title, f'{"w":<5}{column_names()}{sum_heading}']
-        lines += [_table_row(report, row, way) for row in report['rows']]
-    notes = [
-        'w: share of the English branch in the score; R@k, mAP and SumR in per cent.'
-        f' {which_w(report)}'
-    ]
-    if report.get('left_out'):
-        gone = report['left_out']
-        notes.append(
-            f'Without {gone["captions"]:,} of {gone["of_captions"]:,} captions, whose visual items'
-            ' are missing (data.missing=skip): not to be compared with published results.'
-        )
-    wrapped = [line for note in notes for line in textwrap.wrap(note, WIDTH)]
-    return '\n'.join([*lines, '', *wrapped])
-
-
-def _table_row(report, row, way):
-    """The figures of one direction at one w, and whether that w is the result's, or chosen."""
-    line, marks = _figures(f'{row["weight"]:.4g}', row, way), []
-    if row['weight'] == report['result']['weight']:
-        marks.append('result')
-    if row['weight'] == report.get('chosen_weight'):
-        marks.append('chosen')
-    return f'{line}  <- {", ".join(marks)}' if marks else line
-
-
-def _figures(name, row, way):
-    """A line of the table: a name, the figures of one direction, and SumR beside v2t."""
-    return f'{name:<5}{columns(row[way])}' + (f'{row["SumR"]:8.1f}' if way == 'v2t' else '')
-
-
-def _language_rows(report):
-    """dict language, or 'mean' -> row at the result's w; empty for a single language."""
-    parts = report.get('languages', {})
-    found = {**parts, **({'mean': report} if parts else {})}
-    weight = report['result']['weight']
-    return {
-        name: next(row for row in part['rows'] if row['weight'] == weight)
-        for name, part in found.items()
-    }
-
-
-def column_names():
-    """The heading of what `columns` gives."""
-    return ''.join(f'{name:>{width}}' for name, width in COLUMNS.items())
-
-
-def columns(figures):
-    """The figures of one direction, see `basic.metric.retrieval_metrics`, aligned; mAP x 100."""
-    return ''.join(
-        f'{100 * figures[name]:{width}.2f}' if name == 'mAP' else f'{figures[name]:{width}.1f}'
-        for name, width in COLUMNS.items()
-    )
-
-
-def which_w(report):
-    """One sentence on the marks of a table."""
-    used, preset = report['result']['weight'], report['val_weight']
-    if used == preset:
-        text = f'"result": at w = {used:g}, by which validation selects the model, as in the paper'
-    else:
-        text = f'"result": at w = {used:g}, without the queries that w = {preset:g} needs'
-    if report.get('chosen_weight') is None:
-        return f'{text}.'
-    return f'{text}; "chosen": at the w that had the best SumR on validation.'
-
-
-def result_line(report):
-    """The last line of a test: its one result."""
-    found = report['result']
-    each = [
-        f'{lang} {part["result"]["SumR"]:.1f}' for lang, part in report.get('languages', {}).items()
-    ]
-    return (
-        f'Result: SumR {found["SumR"]:.1f} (t2v R@1 {found["t2v R@1"]:.1f}, v2t'
-        f' {found["v2t R@1"]:.1f}) at w = {found["weight"]:g}'
-        + (f'; {", ".join(each)}' if each else '')
-    )
+# ------------------------------------------------------------------------------ of a checkpoint
 
 
 def evaluate_checkpoint(
@@ -758,59 +600,6 @@ def save_embeddings(folder, embeddings, eval_set):
     for name in ('visual_ids', 'caption_ids'):
         lines = ''.join(f'{item}\n' for item in getattr(eval_set, name))
         write_atomically(folder / f'{name}.txt', lines)
-
-
-def write_report(report, output=None, folder=None, *, own=False):
-    """Write a report as JSON and its ranks as .npz.
-
-    They go to OUTPUT and, for the ranks, to OUTPUT with the ending .npz; or else into a folder as
-    metrics.json and ranks.npz (for val metrics_val.json and ranks_val.npz). An altered test (see
-    `alterations`) writes metrics_altered.json and ranks_altered.npz, and leaves the run's own
-    result alone. If the folder is read-only, or another process trains in it, they go into the
-    current folder.
-
-    Args:
-        report: of `evaluate_checkpoint`.
-        output: path of the JSON file.
-        folder: None: that of the checkpoint.
-        own: this process is the one that trains in the folder.
-    Returns:
-        the path of the JSON file.
-    """
-    folder = Path(folder or Path(report['checkpoint']).parent)
-    metrics, ranks = (files[report['split']] for files in (run_folder.METRICS, run_folder.RANKS))
-    if report.get('altered'):
-        metrics, ranks = run_folder.ALTERED[metrics], run_folder.ALTERED[ranks]
-    if output:
-        path = Path(output)
-        try:
-            _write_both(report, path, path.with_suffix('.npz'))
-        except OSError as error:
-            raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
-        return path
-    holder = None if own else holder_of(folder / run_folder.LOCK)
-    try:
-        if holder:
-            raise PermissionError(errno.EBUSY, f'it is in use by {holder}')
-        _write_both(report, folder / metrics, folder / ranks)
-        return folder / metrics
-    except OSError as error:
-        reason = error.strerror or error
-    print(
-        f'note: {folder} cannot be written to ({reason}); {metrics} and {ranks} go here',
-        file=sys.stderr,
-    )
-    _write_both(report, Path.cwd() / metrics, Path.cwd() / ranks)
-    return Path.cwd() / metrics
-
-
-def _write_both(report, path, ranks):
-    if 'ranks' in report:
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **report['ranks'])
-        write_atomically(ranks, packed.getvalue())
-    figures = {key: value for key, value in report.items() if key != 'ranks'}
-    write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
 
 
 # -------------------------------------------------------------------------------- the command line

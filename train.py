@@ -41,10 +41,11 @@ from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
 from basic.metric import recall_sum
 from basic.pretrained.tokenizer import save_tokenizer
+from basic.report import result_line, table, write_report
 from basic.schedule import Schedule, build_schedule
 from data_provider import eval_sets
 from evaluation import assemble, choose_weight, encode_all, evaluate_all, evaluate_checkpoint
-from evaluation import result_line, search_examples, table, write_report
+from evaluation import search_examples
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_teacher
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from basic.bigfile import BigFile
 from basic.caption import CaptionFile, join_captions, read_captions
 from basic.config import reads
-from basic.languages import languages
 from basic.errors import DataError, listing
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
 from basic.images import ImageSource
+from basic.languages import languages
 
 
 class Collection:

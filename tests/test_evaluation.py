@@ -16,17 +16,8 @@ from basic.caption import Tokens
 from basic.checkpoint import BEST, save_checkpoint
 from basic.config import config_to_dict, load_config
 from basic.pretrained.tokenizer import load_tokenizer, save_tokenizer
-from evaluation import (
-    Embeddings,
-    choose_weight,
-    encode,
-    evaluate,
-    main,
-    root_of,
-    table,
-    with_images,
-    write_report,
-)
+from basic.report import table, write_report
+from evaluation import Embeddings, choose_weight, encode, evaluate, main, root_of, with_images
 from model import build_model
 from util import check_data
 from util.verify_parity import write_released_checkpoint

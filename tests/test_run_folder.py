@@ -20,7 +20,7 @@ import train
 from basic import command, files, run_folder
 from basic.checkpoint import BEST, LAST, NEXT_BEST, load_checkpoint
 from basic.run_folder import LOCK, keep_best, read_log, RunFolder, set_aside, settle
-from evaluation import write_report
+from basic.report import write_report
 from train import main, train_step
 
 REPOSITORY = Path(train.__file__).parent

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from test_table import make_ranks, make_run
 
-import evaluation
 import train
 from basic.arguments import evaluation_arguments, without_folder
 from basic.board import add_queries, forget_later
@@ -34,7 +33,8 @@ from basic.logger import (
     summary_line,
 )
 from basic.pretrained import hub
-from evaluation import Embeddings, Example, Found, evaluate, result_line, search_examples, table
+from basic.report import result_line, result_of, table
+from evaluation import Embeddings, Example, Found, evaluate, search_examples
 from util.make_demo.picture import draw_demo
 from util.table import table as tables
 
@@ -187,7 +187,7 @@ def big_report(**changes):
         'val_weight': 0.2,
         'chosen_weight': 0.35,
         'rows': rows,
-        'result': evaluation.result_of(rows, 0.2),
+        'result': result_of(rows, 0.2),
         **changes,
     }
 

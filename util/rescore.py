@@ -30,16 +30,17 @@ from basic import distributed, runtime
 from basic.checkpoint import load_checkpoint
 from basic.collection import Collection
 from basic.command import command
-from basic.languages import one_language
 from basic.errors import DataError
 from basic.files import write_atomically
+from basic.languages import one_language
 from basic.logger import tell
 from basic.metric import recall_sum, retrieval_metrics
+from basic.report import column_names, columns
 from basic.rescoring import BETA, dual_softmax, frozen, querybank
 from basic.run_folder import RESCORED
 from basic.scoring import fuse, similarity
 from data_provider import Split, eval_set, join_split, pack_split
-from evaluation import assemble, branches_for, column_names, columns, encode, root_of
+from evaluation import assemble, branches_for, encode, root_of
 
 
 def rescore(checkpoint, rootpath, *, split, device, weight=None, bank=10_000, beta=BETA):

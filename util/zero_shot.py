@@ -31,11 +31,12 @@ from basic import distributed
 from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
-from basic.languages import one_language
 from basic.errors import DataError
+from basic.languages import one_language
 from basic.loader import Loader
 from basic.logger import tell
 from basic.pretrained.encoders import build_dual_encoder
+from basic.report import result_line, table, write_report
 from basic.run_folder import (
     CONFIG,
     MAY_DIFFER,
@@ -46,17 +47,7 @@ from basic.run_folder import (
 )
 from basic.runtime import choose_devices
 from data_provider import EvalSet, VisualBatches, join_split
-from evaluation import (
-    choose_weight,
-    Embeddings,
-    evaluate,
-    left_out,
-    reported_weights,
-    result_line,
-    shown,
-    table,
-    write_report,
-)
+from evaluation import Embeddings, choose_weight, evaluate, left_out, reported_weights, shown
 from train import default_run_folder
 
 NAME = 'zero_shot'
