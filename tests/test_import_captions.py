@@ -43,7 +43,7 @@ def photos(tmp_path):
     folder.mkdir()
     for i in range(20):
         name = 'my photo.JPG' if i == 7 else f'p{i}.jpg'
-        Image.new('RGB', (24, 20), (10 * i, 0, 90)).save(folder / name)
+        Image.linear_gradient('L').rotate(18 * i).save(folder / name)
         rows.append(f'{name},{EN},{ES}')
     rows[1] = 'p0.jpg,"a &amp;quot;red\ndog",\ufeffein  hund'
     return folder, save(tmp_path / 'captions.csv', '\ufeff' + '\n'.join(rows) + '\n')
