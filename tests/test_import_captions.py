@@ -1,5 +1,6 @@
 """util.import_captions: files of the forms in which captions are published, and own tables."""
 
+import errno
 import gzip
 import json
 
@@ -11,10 +12,13 @@ from roots import CONFIGS
 import train
 from basic.caption import read_captions
 from basic.config import load_config
+from basic.files import write_atomically
+from basic.images import ImageSource
 from util.check_data import check_data
 from util.import_captions.importing import main
+from util.translate import translate
 
-EN, ES = 'a red dog', 'ein hund'
+EN = 'a red dog'
 
 
 def run(root, *words):
@@ -43,9 +47,11 @@ def photos(tmp_path):
     folder.mkdir()
     for i in range(20):
         name = 'my photo.JPG' if i == 7 else f'p{i}.jpg'
-        Image.new('RGB', (24, 20), (10 * i, 0, 90)).save(folder / name)
-        rows.append(f'{name},{EN},{ES}')
-    rows[1] = 'p0.jpg,"a &amp;quot;red\ndog",\ufeffein  hund'
+        Image.linear_gradient('L').rotate(18 * i).save(folder / name)
+        what = f'{("red", "blue")[i % 2]} {("dog", "cat", "house", "tree", "car")[i % 5]}'
+        does = 'runs' if i > 9 else 'sleeps'
+        rows.append(f'{name},a {what} {does},ein {what} {does} ein')
+    rows[1] = 'p0.jpg,"a &amp;quot;red\ndog",\ufeffein  red dog'
     return folder, save(tmp_path / 'captions.csv', '\ufeff' + '\n'.join(rows) + '\n')
 
 
@@ -59,28 +65,30 @@ def test_from_photos_and_a_table_to_a_trained_model(tmp_path, photos, clip_folde
     assert run(root, *words) == 0
     out = capsys.readouterr().out
     for part in (
-        'HTML entities removed from 1',
-        'line breaks removed from 1',
-        'train         12        12',
+        'captions with HTML entities, now removed: 1\n',
+        'captions with line breaks, now removed: 1\n',
+        'captions with byte order marks, now removed: 1\n',
+        "ids: white space or '#' became '_': 1\n",
+        'captions not used, es of train: 12\n',
+        'train         12        12\n',
+        f'--config {root}/photos/photos.yaml --rootpath {root} --model',
     ):
         assert part in out, out
-    assert (
-        'byte order marks removed from 1' in out and "1 ids: white space or '#' became '_'" in out
-    )
     data = root / 'photos'
     assert all(path.exists() for path in (data / 'images').iterdir())
     captions = text(data / 'TextData/photostrain_enc.caption.txt')
-    assert captions.count(f'#enc#0 {EN}\n') + captions.count('#enc#0 a "red dog\n') == 12
+    assert 'p0#enc#0 a "red dog\n' in captions and captions.count('#enc#0 a ') == 12
     before = {path: path.read_bytes() for path in data.rglob('*') if path.is_file()}
     assert run(root, *words) == 0  # the same again changes nothing
+    assert f'kept: {root}/photos/photos.yaml' in capsys.readouterr().out
     assert run(root, *words, '--seed', '2') == 2  # and another draw is refused
     assert {path: path.read_bytes() for path in data.rglob('*') if path.is_file()} == before
 
-    for name in ('train_google_enc2es', 'train_google_enc2es2enc'):
-        save(data / f'TextData/photos{name}.caption.txt', captions.replace('red', 'rot'))
-    for split in ('val', 'test'):
-        human = text(data / f'TextData/photos{split}_es.caption.txt')
-        save(data / f'TextData/photos{split}_google_es2enc.caption.txt', human)
+    yaml = data / 'photos.yaml'
+    words = ['--config', str(yaml), '--rootpath', str(root)]
+    command = ['--command', "sed 's/a /ein /;s/red/rot/;s/dog/hund/'"]
+    back = ['--back-command', "sed 's/ein /a /;s/rot/red/;s/hund/dog/;s/runs/sleeps/'"]
+    assert translate.main([*words, '--engine', 'command', *command, *back]) == 0
     bert = tmp_path / 'bert'
     bert.mkdir()
     options = [
@@ -88,11 +96,9 @@ def test_from_photos_and_a_table_to_a_trained_model(tmp_path, photos, clip_folde
         f'visual.clip={clip_folder}',
         'train.epochs=1',
     ]
-    yaml = data / 'photos.yaml'
     report = check_data(load_config(yaml, options), root)
-    assert not [line for line in report.problems if 'identical' not in line and 'tag' not in line]
-    words = ['--config', str(yaml), '--rootpath', str(root), '--device', 'cpu', *options]
-    assert train.main(words) == 0
+    assert not report.problems
+    assert train.main([*words, '--device', 'cpu', *options]) == 0
     assert (data / 'runs/photos_es/seed_1/metrics.json').exists()
 
 
@@ -133,6 +139,104 @@ def test_mscoco_from_karpathy_and_coco_cn(tmp_path, capsys):
     lists = ('--ids', f'val={dataset}', '--ids', f'test={dataset}')
     assert run(root, f'ja={stair}', *config('mscoco'), '--lang', 'ja', *lists) == 0
     assert len(read_captions(folder / 'TextData/mscocoval_ja.caption.txt')) == 4
+
+
+def test_json_lines_in_folders_without_all_images(tmp_path, capsys):
+    folder, root = tmp_path / 'photos', tmp_path / 'root'
+    for i, name in enumerate(['a/1.png', 'b/1.png', 'a/2.webp', 'a/3.JPG']):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.linear_gradient('L').rotate(9 * i).convert('RGB').save(folder / name)
+    names = ['a/1.png', 'b/1.png', 'a/2.webp', 'a/3.JPG', '../captions.jsonl', 'b/9.png']
+    records = [{'file': name, 'caption': [EN, f'{EN} {i}']} for i, name in enumerate(names)]
+    table = save(tmp_path / 'captions.jsonl', '\n'.join(map(json.dumps, records)) + '\n')
+    words = (table, '--collection', 'photos', '--lang', 'es', '--column', 'en=caption')
+    more = ('--images', folder, '--split', 'train')
+    assert run(root, *words, *more) == 2
+    assert (
+        "'a/1.png' would both have the id '1.png': rename one, or give --keep-folders"
+        in capsys.readouterr().err
+    )
+    assert run(root, *words, *more, '--keep-folders') == 2
+    assert '2 items have no image' in capsys.readouterr().err and not list(root.iterdir())
+    assert run(root, *words, *more, '--keep-folders', '--skip-missing') == 0
+    ids = text(root / 'photos/FeatureData/train_id.txt').split()
+    assert ids == ['a_1.png', 'b_1.png', 'a_2.webp', 'a_3.JPG']
+    template = root / 'photos' / load_config(root / 'photos/photos.yaml').data.images
+    source = ImageSource(str(template), ids, image_size=8, where='ids')
+    for name, original in zip(ids, names):
+        assert source.path(name).resolve() == (folder / original).resolve()
+        assert source.load(name).shape == (3, 8, 8)
+    assert len(read_captions(root / 'photos/TextData/photostrain_enc.caption.txt')) == 8
+
+
+def test_overwrite_replaces_all_files_or_none(tmp_path, monkeypatch, photos, capsys):
+    (folder, table), root = photos, tmp_path / 'root'
+    words = (table, *OWN, '--images', folder)
+    assert run(root, *words, *DRAW) == 0
+    data = root / 'photos'
+    made = save(data / 'TextData/photosval_google_es2enc.caption.txt', 'p0#es2enc#0 a dog\n')
+    yaml = save(data / 'photos.yaml', text(data / 'photos.yaml') + '# my own\n')
+    link = data / 'images/p3.jpg'
+    link.unlink()
+    link.symlink_to(folder / 'p4.jpg')
+    assert run(root, *words, *DRAW) == 2
+    assert 'p3.jpg: a link to another image; --overwrite' in capsys.readouterr().err
+
+    def files():
+        return {path: path.read_bytes() for path in data.rglob('*') if not path.is_dir()}
+
+    before, count = files(), []
+
+    def full_disk(path, content):
+        count.append(path)
+        if len(count) == 3:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        write_atomically(path, content)
+
+    again = (*words, *DRAW, '--seed', '2', '--overwrite')
+    with monkeypatch.context() as patch:
+        patch.setattr('util.import_captions.writing.write_atomically', full_disk)
+        assert run(root, *again) == 2
+    assert files() == before and 'No space left' in capsys.readouterr().err
+    assert run(root, *again) == 0
+    out = capsys.readouterr().out
+    assert f'warning: {made} was made of other captions' in out and ' --overwrite --model' in out
+    assert link.resolve() == (folder / 'p3.jpg').resolve()
+    assert text(yaml).endswith('# my own\n') and f'kept: {yaml}' in out
+    assert not [path for path in data.iterdir() if path.name.startswith('.')]
+
+
+def test_lines_with_an_id_list(tmp_path, capsys):
+    root = tmp_path / 'root'
+    lines, ids = (
+        save(tmp_path / 'my.fr', 'un\ndeux\n'),
+        save(tmp_path / 'val.txt', '1.jpg\n2.jpg\n'),
+    )
+    words = (f'fr={lines}', *config('multi30k'), '--lang', 'fr')
+    assert run(root, *words) == 2 and '--ids train=train.txt' in capsys.readouterr().err
+    assert run(root, *words, '--ids', f'val={ids}') == 0
+    assert text(root / 'multi30k/TextData/multi30kval_fr.caption.txt') == '1#fr#0 un\n2#fr#0 deux\n'
+    save(ids, '1.jpg\n')
+    assert run(root, *words, '--ids', f'val={ids}') == 2
+    assert f'{lines} has 2 lines, but {ids} 1' in capsys.readouterr().err
+    several = (f'en={lines}', *config('multi30k'), '--lang', 'fr,de')
+    assert run(root, *several) == 2
+    assert 'one language at a time' in capsys.readouterr().err
+
+
+def test_multi30k_task_2_takes_french_of_task_1(tmp_path):
+    data, root = tmp_path / 'dataset/data', tmp_path / 'root'
+    save(data / 'task2/image_splits/train_images.txt', '1.jpg\n')
+    for n in range(1, 6):
+        save(data / f'task2/raw/train.{n}.en', f'one {n}\n')
+    for split, name in (('val', '2.jpg'), ('test_2016_flickr', '3.jpg')):
+        save(data / f'task1/image_splits/{split}.txt', f'{name}\n')
+        save(data / f'task1/raw/{split}.fr', f'{split}\n')
+    words = (data.parent, *config('multi30k'), '--lang', 'fr', 'data.task=2')
+    assert run(root, *words) == 0
+    folder = root / 'multi30k/TextData'
+    assert read_captions(folder / 'Flickr30ktrain_enc.caption.txt').texts[4] == 'one 5'
+    assert text(folder / 'multi30kval_fr.caption.txt') == '2#fr#0 val\n'
 
 
 @pytest.mark.parametrize('task', [1, 2])

@@ -6,8 +6,8 @@ from collections import Counter
 
 from basic.errors import DataError
 from basic.ids import JOINERS, visual_id
+from util.check_captions import ENTITY
 
-ENTITY = re.compile(r'&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});')
 BREAK = re.compile('[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]')
 CONTROL = re.compile('[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]')
 

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from basic.caption import caption_lines, split_line
 from basic.errors import DataError
-from basic.foreign import read_json, refuse_special
+from basic.foreign import expect, refuse_special
 from basic.ids import lines_of, read_bytes
-from util.import_captions.splits import read_list, split_name
+from util.import_captions.splits import json_of, read_list, split_name
 from util.import_captions.tables import Caption, read_records, read_table
 
 ONE_LANGUAGE = ('coco', 'karpathy', 'token', 'lines', 'msrvtt')
 MOST = 2**31  # bytes that a .gz file may unpack to
+# Names in Multi30K's repository, of tasks 1 and 2.
+TEST = ('test_2016_flickr', 'test_2016')
+IMAGES = ('', '_images')
 
 
 @dataclass
@@ -39,7 +42,7 @@ def read_source(path, options, *, lang=None):
     path = Path(path)
     if not path.exists():
         raise DataError(f'no file {path}')
-    kind = options.format or guess(path)
+    kind = options.format or guess(path, lang)
     if kind in ONE_LANGUAGE and lang is None:
         raise DataError(
             f'{path}: in which language are its captions? Write en={path} or {options.lang}={path}'
@@ -55,8 +58,11 @@ def read_source(path, options, *, lang=None):
     return source
 
 
-def guess(path):
-    """The format of a file, from its ending, or from the keys of its JSON."""
+def guess(path, lang):
+    """The format of a file, from its ending, the keys of its JSON, or its first line.
+
+    A table has the languages in its header, so text that is given with one is lines.
+    """
     if path.is_dir():
         return 'multi30k'
     ending = path.suffix.lower()
@@ -65,7 +71,7 @@ def guess(path):
     if ending in ('.jsonl', '.ndjson'):
         return 'jsonl'
     if ending == '.json':
-        tree = read_json(path, (dict, list))
+        tree = json_of(path)
         first = tree[0] if isinstance(tree, list) and tree else tree
         keys = set(first) if isinstance(first, dict) else set()
         if isinstance(tree, list):
@@ -74,7 +80,9 @@ def guess(path):
             return 'msrvtt'
         return 'coco' if 'annotations' in keys else 'karpathy'
     line = next((line for _, line in lines_of(unpacked(path)) if line.strip()), b'')
-    return 'token' if b'#' in b''.join(line.split()[:1]) else 'csv'
+    if b'#' in b''.join(line.split()[:1]):
+        return 'token'
+    return 'lines' if lang else 'csv'
 
 
 def unpacked(path):
@@ -92,13 +100,11 @@ def unpacked(path):
 
 
 def coco(source, options, lang):
-    tree = read_json(
-        source.path,
-        {
-            'images': [{'id': (int, str), 'file_name': str}],
-            'annotations': [{'image_id': (int, str), 'caption': str}],
-        },
-    )
+    form = {
+        'images': [{'id': (int, str), 'file_name': str}],
+        'annotations': [{'image_id': (int, str), 'caption': str}],
+    }
+    tree = expect(json_of(source.path), form, source.path)
     names = {image['id']: image['file_name'] for image in tree['images']}
     for i, annotation in enumerate(tree['annotations']):
         if annotation['image_id'] not in names:
@@ -114,7 +120,7 @@ def coco(source, options, lang):
 def karpathy(source, options, lang):
     form = {'images': [{'filename': str, 'split': str, 'sentences': [{'raw': str}]}]}
     restval = 0
-    for i, image in enumerate(read_json(source.path, form)['images']):
+    for i, image in enumerate(expect(json_of(source.path), form, source.path)['images']):
         restval += image['split'] == 'restval'
         split = split_name(image['split'], f'{source.path}: images[{i}]')
         for sentence in image['sentences']:
@@ -147,7 +153,7 @@ def token(source, options, lang):
 
 def vatex(source, options, lang):
     form = [{'videoID': str, 'enCap': ([str], None), 'chCap': ([str], None)}]
-    for i, video in enumerate(read_json(source.path, form)):
+    for i, video in enumerate(expect(json_of(source.path), form, source.path)):
         for key, language in (('enCap', 'en'), ('chCap', 'zh')):
             for text in video.get(key) or ():
                 yield Caption(video['videoID'], language, text, None, f'[{i}].{key}')
@@ -158,7 +164,7 @@ def msrvtt(source, options, lang):
         'videos': [{'video_id': str, 'split': str}],
         'sentences': [{'video_id': str, 'caption': str}],
     }
-    tree = read_json(source.path, form)
+    tree = expect(json_of(source.path), form, source.path)
     splits = {
         video['video_id']: split_name(video['split'], f'{source.path}: videos[{i}]')
         for i, video in enumerate(tree['videos'])
@@ -228,15 +234,14 @@ def multi30k(source, options, lang):
             yield from aligned(path, read_list(ids, split), language, split, ids)
 
 
-TEST = ('test_2016_flickr', 'test_2016')
-IMAGES = ('', '_images')
-
-
 def _one(paths):
     for path in paths:
         if path.is_file():
             return path
-    raise DataError(f'no id list; expected {paths[0]}: give the folder of the data repository')
+    raise DataError(
+        f'no id list {paths[0]}: give the folder of the data repository, or import each split '
+        'with --format lines --ids SPLIT=FILE'
+    )
 
 
 READERS = {

@@ -70,7 +70,7 @@ def arguments(argv=None):
         action='append',
         default=[],
         metavar='SPLIT=FILE',
-        help='the items of a split: a list, .npy, caption file, or the JSON of Karpathy or MSR-VTT',
+        help='the items of a split: a list, a caption file, or the JSON of Karpathy or MSR-VTT',
     )
     add(
         '--draw',
@@ -81,12 +81,12 @@ def arguments(argv=None):
     add(
         '--drop-from-train',
         action='store_true',
-        help='leave training items out that validation or test have too',
+        help='omit training items that validation or test have too',
     )
     add('--images', action='append', metavar='DIR', help='link the images of this folder')
-    add('--skip-missing', action='store_true', help='leave items without an image out')
+    add('--skip-missing', action='store_true', help='omit items without an image')
     add('--keep-folders', action='store_true', help='ids are made of folder and name')
-    add('--overwrite', action='store_true', help='replace files that exist')
+    add('--overwrite', action='store_true', help='replace files that exist, but not a YAML')
     args = parser.parse_intermixed_args(argv)
     args.overrides = [word for word in args.words if OPTION.match(word)]
     args.files = [
@@ -144,9 +144,12 @@ def import_captions(args):
     root = Path(args.rootpath)
     with telling('loading'):
         from basic.collection import Collection
+        from basic.languages import one_language
         from util.import_captions import writing
         from util.import_captions.cleaning import Ids
         from util.import_captions.formats import read_source
+        from util.import_captions.splits import json_of
+    json_of.cache_clear()
     yaml = yaml_text = None
     if args.collection:
         yaml, yaml_text, config = writing.collection_config(
@@ -155,7 +158,7 @@ def import_captions(args):
     else:
         words = [f'data.lang={args.lang}'] * (args.lang is not None)
         config = load_config(args.config, [*words, *args.overrides])
-    args.lang, args.task = config.data.lang, config.data.task
+    args.lang, args.task = one_language(config, 'import_captions'), config.data.task
     languages = {lang for lang, _ in args.files} | set(args.column) - {'id', 'split'}
     if wrong := languages - {None, 'en', args.lang}:
         raise ConfigError(f'{min(wrong)}: expected en, or the target language {args.lang} (--lang)')
@@ -170,7 +173,7 @@ def import_captions(args):
         notes += source.notes
         read += [(ids.of(c.name, f'{path} {c.place}'), c) for c in source.captions]
     read = _cleaned(read, notes)
-    notes += [f'{count:,} {reason}' for reason, count in ids.counts.items()]
+    notes += [f'{reason}: {count:,}' for reason, count in ids.counts.items()]
     splits = _splits(read, args, ids, notes)
     chosen = _chosen(read, splits, args.lang, notes)
 
@@ -183,21 +186,24 @@ def import_captions(args):
         _refuse_overlap(collection, chosen, args.drop_from_train, notes, writing)
         images = _images(args, chosen, ids, notes, writing)
         contents = writing.targets(collection, chosen)
+        links = writing.links(collection, images) if images else {}
         if not args.overwrite:
             writing.refuse_existing(contents)
-        if images:
-            writing.make_links(writing.links(collection, images), args.overwrite)
+            writing.refuse_links(links)
+        if yaml_text:
+            contents[yaml] = yaml_text
+        written = writing.write(contents, links, collection.folder)
     except BaseException:
         if made and not any(folder.iterdir()):
             folder.rmdir()
         raise
-    if yaml_text:
-        contents[yaml] = yaml_text
-    written = writing.write(contents)
     _report(chosen, contents, written, notes, len(images))
-    for path in writing.stale(collection, written) if args.overwrite else ():
-        print(f'warning: {path} is a translation of the old captions: translate again')
-    _next_steps(args, yaml, config, root)
+    if yaml and not yaml_text:
+        print(f'kept: {yaml}, which is yours to edit')
+    stale = writing.stale(collection, written)
+    for path in stale:
+        print(f'warning: {path} was made of other captions')
+    _next_steps(args, yaml, made_yaml=bool(yaml_text), again=bool(stale))
     return 0
 
 
@@ -212,9 +218,9 @@ def _cleaned(read, notes):
             kept.append((visual, caption))
         else:
             empty.append(caption.place.rpartition('/')[2])
-    notes += [f'{reason} removed from {count:,} captions' for reason, count in counts.items()]
+    notes += [f'captions with {reason}, now removed: {n:,}' for reason, n in counts.items()]
     if empty:
-        notes.append(f'{len(empty):,} captions without text left out: {first_five(empty)}')
+        notes.append(f'captions without text, omitted: {len(empty):,} ({first_five(empty)})')
     return kept
 
 
@@ -257,11 +263,11 @@ def _chosen(read, splits, lang, notes):
             chosen.setdefault(split, []).append((visual, caption.text))
         else:
             unused[f'{caption.lang} of {split or "no split"}'] += 1
-    notes += [f'not used: {count:,} captions, {which}' for which, count in unused.items()]
+    notes += [f'captions not used, {which}: {count:,}' for which, count in unused.items()]
     if not chosen:
         raise DataError(
             f'nothing to write: training takes English captions, validation and test take {lang}; '
-            + '; '.join(f'found {count:,} captions, {which}' for which, count in unused.items())
+            + '; '.join(f'found captions, {which}: {count:,}' for which, count in unused.items())
         )
     for split in set(splits.values()):
         there = {visual for visual, _ in chosen.get(split, ())}
@@ -269,8 +275,8 @@ def _chosen(read, splits, lang, notes):
         if lost:
             need = 'en' if split == 'train' else lang
             notes.append(
-                f'{split}: {len(lost):,} items have no caption in {need} and are left out: '
-                f'{first_five(lost)}'
+                f'{split}: items without a caption in {need}, omitted: {len(lost):,} '
+                f'({first_five(lost)})'
             )
     return {split: chosen[split] for split in SPLITS if split in chosen}
 
@@ -283,7 +289,7 @@ def _refuse_overlap(collection, chosen, drop, notes, writing):
     if drop and 'train' in chosen and tested:
         kept = [(visual, text) for visual, text in chosen['train'] if visual not in tested]
         lost = len(there['train'] & tested)
-        notes.append(f'train: {lost:,} items left out, which validation or test have')
+        notes.append(f'train: items that validation or test have, omitted: {lost:,}')
         chosen['train'], there['train'] = kept, there['train'] - tested
         if not kept:
             raise DataError('no training item is left: validation and test have them all')
@@ -306,8 +312,8 @@ def _images(args, chosen, ids, notes, writing):
     if missing:
         text = writing.missing_images(missing, args.images)
         if not args.skip_missing:
-            raise DataError(f'{text}; --skip-missing leaves them out')
-        notes.append(f'{text}; left out')
+            raise DataError(f'{text}; --skip-missing omits them')
+        notes.append(f'{text}; omitted')
         for split, captions in chosen.items():
             chosen[split] = [(visual, line) for visual, line in captions if visual in found]
             if not chosen[split]:
@@ -327,10 +333,12 @@ def _report(chosen, contents, written, notes, images):
         print(f'linked: {images:,} images')
 
 
-def _next_steps(args, yaml, config, root):
-    words = ['--config', str(yaml or args.config), '--rootpath', str(root)]
-    lang = f'data.lang={config.data.lang}'
-    print('next: python -m util.translate', shlex.join([*words, lang]), '--model NAME_OR_FOLDER')
+def _next_steps(args, yaml, *, made_yaml, again):
+    """Print the command that translates; a new YAML has the language and the options in it."""
+    words = ['--config', str(yaml or args.config), '--rootpath', args.rootpath]
+    words += [] if made_yaml else [f'data.lang={args.lang}', *args.overrides]
+    words += ['--overwrite'] * again
+    print('next: python -m util.translate', shlex.join(words), '--model NAME_OR_FOLDER')
 
 
 @command('import_captions')

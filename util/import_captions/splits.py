@@ -1,9 +1,8 @@
 """Which visual item belongs to which split: by the source, by id lists, or drawn with a seed."""
 
 import random
+from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from basic.config import SPLITS, ConfigError
 from basic.errors import DataError, first_five
@@ -26,25 +25,23 @@ def split_name(text, where):
     raise DataError(f'{where}: split {text[:40]!r}; expected {", ".join(SPLITS)}')
 
 
+@cache
+def json_of(path):
+    """The content of a JSON file, which is parsed only once: Karpathy's has 144 MB."""
+    return read_json(path, (dict, list))
+
+
 def read_list(path, split):
-    """The names of a split in a file: lines, a .npy of text, a caption file, or Karpathy's or
-    MSR-VTT's JSON, of which the names of this split are taken."""
+    """The names of a split in a file: lines, a caption file, or Karpathy's or MSR-VTT's JSON, of
+    which the names of this split are taken."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f'--ids {split}={path}: no such file')
     if path.suffix == '.json':
-        tree = read_json(path, dict)
+        tree = expect(json_of(path), dict, path)
         group, key = ('videos', 'video_id') if 'videos' in tree else ('images', 'filename')
         expect(tree, {group: [{key: str, 'split': str}]}, path)
         return [item[key] for item in tree[group] if split_name(item['split'], path) == split]
-    if path.suffix == '.npy':
-        try:
-            names = np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise DataError(f'{path}: {error}; expected an array of text') from None
-        if names.ndim != 1 or names.dtype.kind != 'U':
-            raise DataError(f'{path} is {names.dtype} of shape {names.shape}; expected text, (N,)')
-        return names.tolist()
     names = []
     for number, line in lines_of(read_bytes(path)):
         try:

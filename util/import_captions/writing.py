@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from basic.config import SPLITS, ConfigError, load_config
@@ -75,12 +76,28 @@ def refuse_existing(contents):
         )
 
 
-def write(contents):
-    """Write the files that are not there with this content; returns the paths written."""
+def write(contents, images, folder):
+    """Write the files that are not there with this content, and link the images.
+
+    All files are written before the first one is moved to its place. So a full disk leaves no new
+    training captions beside old test captions, which may share items.
+
+    Args:
+        contents: dict path -> text.
+        images: dict path of the link -> image.
+        folder: the collection's folder.
+    Returns:
+        list of the paths written.
+    """
     written = [path for path, content in contents.items() if not _same(path, content)]
-    for path in written:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, contents[path])
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.import_captions.') as stage:
+        for i, path in enumerate(written):
+            write_atomically(Path(stage) / str(i), contents[path])
+        _make_links(images)
+        for path in written:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for i, path in enumerate(written):
+            os.replace(Path(stage) / str(i), path)
     return written
 
 
@@ -89,7 +106,7 @@ def _same(path, content):
 
 
 def stale(collection, written):
-    """The machine translations that were made of caption files which were now replaced."""
+    """The machine translations that exist of caption files which were now written."""
     data, found = collection.config.data, []
     for split in SPLITS:
         files = getattr(data.captions, split)
@@ -122,7 +139,8 @@ def find_images(folders, names):
                 by_stem.setdefault(path.stem, []).append(path)
     found, missing = {}, []
     for visual, name in names.items():
-        exact = [path for folder in folders if (path := Path(folder) / name).is_file()]
+        inside = '..' not in Path(name).parts
+        exact = [path for folder in folders if inside and (path := Path(folder) / name).is_file()]
         exact = exact or [p for p in by_stem.get(Path(name).stem, ()) if p.name == Path(name).name]
         near = exact or by_stem.get(visual_id(re.split(r'[/\\]', name)[-1]), [])
         if len(near) > 1:
@@ -154,14 +172,25 @@ def links(collection, images):
     return found
 
 
-def make_links(wanted, overwrite):
+def refuse_links(wanted):
+    """Raise ConfigError if an image is a link to another one than wanted."""
+    other = [path for path, image in wanted.items() if _leads_elsewhere(path, image)]
+    if other:
+        raise ConfigError(
+            f'{first_five(other)}: a link to another image; --overwrite replaces it. '
+            'Nothing was written'
+        )
+
+
+def _leads_elsewhere(path, image):
+    return path.is_symlink() and path.resolve() != image
+
+
+def _make_links(wanted):
     """Link the images; files that are there already stay, unless they are links to others."""
-    other = [p for p, image in wanted.items() if p.is_symlink() and p.resolve() != image]
-    if other and not overwrite:
-        raise ConfigError(f'{first_five(other)}: links to another image; --overwrite replaces it')
     for path, image in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path in other:
+        if _leads_elsewhere(path, image):
             path.unlink()
         if not path.exists():
             path.symlink_to(image)
@@ -191,7 +220,10 @@ def yaml_text(collection, lang, options):
 
 
 def collection_config(rootpath, name, lang, options):
-    """(path of the collection's YAML, its new text or None if it exists, its Config)."""
+    """(path of the collection's YAML, its new text or None if it exists, its Config).
+
+    A YAML that exists is never replaced, because it is meant to be edited.
+    """
     path = Path(rootpath) / name / f'{name}.yaml'
     if path.exists():
         words = [f'data.lang={lang}'] * (lang is not None)
