@@ -10,7 +10,8 @@
 For training it makes the translations of the English captions and their back-translations; for
 validation and test, the English translations of the human captions. Existing files are not made
 again. After a kill or Ctrl-C, the same command continues. Several processes share the work with
---shards N --shard I; the one that finishes last joins their parts.
+--shards N --shard I; the one that finishes last joins their parts. With --shards N --cluster slurm
+(or local), this command starts all N as jobs.
 
 The exit status is 0 if all files are there, and 1 if another process still has to do its share, or
 if captions to translate do not exist.
@@ -25,6 +26,7 @@ from pathlib import Path
 from basic.command import command, telling, typed
 from basic.errors import ConfigError
 from basic.files import remove, write_atomically
+from util import cluster
 from util.translate.arguments import parse
 from util.translate.engines import build
 
@@ -216,10 +218,28 @@ def drop_flagged(args, jobs):
         print(f'to train on them: {option}')
 
 
+def make_here(jobs, args, words):
+    """Do this process's share of the jobs; returns those whose file is there now."""
+    try:
+        return make(jobs, shard=args.shard, shards=args.shards, overwrite=args.overwrite)
+    except KeyboardInterrupt as error:
+        error.add_note(f'to continue: {typed(words)}')
+        raise
+
+
+def submit(jobs, args, words):
+    """Have all shares done by jobs of a cluster; returns the number of jobs that failed."""
+    shares = {part % args.shards for job in jobs for part in job.missing()} or {0}
+    tasks = cluster.share_tasks('translate', args, words, sorted(shares))
+    # 1: the process that ends last joins the parts, or other captions do not exist.
+    return cluster.run('translate', tasks, args, allowed=(0, 1), words=words)
+
+
 @command('translate')
 def main(argv=None):
     """The command line; returns the exit status."""
-    args = parse(argv, __doc__)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parse(words, __doc__)
     # Slow imports come only now, because a wrong argument should not take seconds to report.
     with telling('loading'):
         jobs, absent = plan(args)
@@ -228,12 +248,11 @@ def main(argv=None):
     for job in jobs:
         if job not in missing:
             print(f'{job.path} exists')
-    try:
-        finished = make(missing, shard=args.shard, shards=args.shards, overwrite=args.overwrite)
-    except KeyboardInterrupt as error:
-        words = sys.argv[1:] if argv is None else argv
-        error.add_note(f'to continue: {typed(words)}')
-        raise
+    if args.cluster and missing:
+        failed = submit(missing, args, words)
+        finished = [job for job in missing if is_there(job)]
+    else:
+        failed, finished = 0, make_here(missing, args, words)
     report_all = args.report or args.drop_flagged
     show_reports(job for job in jobs if job in finished or job not in missing and report_all)
     if args.drop_flagged:
@@ -247,7 +266,7 @@ def main(argv=None):
             )
     for message in absent:
         print(f'not translated: {message}')
-    return 1 if absent or len(finished) < len(missing) else 0
+    return 1 if absent or failed or len(finished) < len(missing) else 0
 
 
 if __name__ == '__main__':
