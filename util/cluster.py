@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,11 +263,22 @@ def run(tool, tasks, args, *, at_once=None, allowed=(0,), result=lambda index: '
                     say(f'    {line}')
     except BaseException as error:
         say('cancelling the jobs')
-        jobs.cancel()
+        with no_interrupt():  # an impatient second Ctrl-C would leave jobs
+            jobs.cancel()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f'the jobs are cancelled; to continue: {typed(words or [])}')
         raise
     return failed
+
+
+@contextmanager
+def no_interrupt():
+    """Ignore Ctrl-C in this process, and in those that it starts here."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def say(line):
@@ -352,12 +364,9 @@ class Local(Jobs):
 
     def submit(self, indices):
         # A Ctrl-C in the terminal goes to all processes in the foreground: `cancel` tells the jobs.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with no_interrupt():
             for index in indices:
                 self.jobs[index] = self.executor.submit(self.parts[index])
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def gone(self, running):
         return {index for index in running if self.jobs[index].done()}
