@@ -254,7 +254,7 @@ def typed(words, *more, without=()):
 def _program():
     spec = getattr(sys.modules['__main__'], '__spec__', None)
     return (
-        ['python', '-m', spec.name]
+        ['python', '-m', spec.name.removesuffix('.__main__')]
         if spec and spec.name.startswith('util.')
         else ['python', sys.argv[0]]
     )

@@ -1,11 +1,12 @@
 """util.translate: parts, kills, counts, files of a collection, reports; with small commands."""
 
+import importlib.util
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from roots import make_image_root
 from util.translate import report
 from util.translate.engines import Command, CountError, Setup, one_line, translate
 from util.translate.shards import Job, do_share, join, new_name
-from util.translate.translate import main
+from util.translate.translate import Progress, main, make
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = str(REPOSITORY / 'configs/multi30k.yaml')
@@ -142,38 +143,69 @@ def test_bad_lines_do_not_stop_the_others(tmp_path, capsys):
 
 
 def test_kills_lose_and_double_nothing(tmp_path):
-    """kill -9 at random moments; then the result is that of a translation that was not killed."""
-    texts = [f'text number {i}' for i in range(120)]
-    write(tmp_path / 'in.caption.txt', texts)
-    slow = python("import time; time.sleep(0.02); print('\\n'.join(lines).upper())")
-    code = (
-        'import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:2]\n'
-        'from util.translate.engines import Command, Setup\n'
-        'from util.translate.shards import Job, do_share, join\n'
-        'folder, command = Path(sys.argv[2]), sys.argv[3]\n'
-        "job = Job(folder / 'in.caption.txt', folder / 'out.caption.txt', ('en', 'es'),\n"
-        "          Setup(engine='command', model=command), 5)\n"
-        "print('ready', flush=True)\n"
-        "do_share(job, lambda: Command(command, 'en', 'es'))\n"
-        'join(job, lambda lines, record: None)\n'
-    )
-    words = [sys.executable, '-c', code, str(REPOSITORY), str(tmp_path), slow]
+    """kill -9 at random moments; then the result is that of a translation that was not killed.
+
+    The processes are forks of this one, which has the imports already.
+    """
+    texts = [f'text number {i}' for i in range(60)]
+    slow = "bash -c 'sleep 0.02; tr [:lower:] [:upper:]'"
     draw, done = random.Random(0), 0
-    for _ in range(3):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE)
-        process.stdout.readline()
-        time.sleep(draw.uniform(0.1, 0.6))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    for _ in range(6):
+        child = os.fork()
+        if not child:
+            try:
+                job = job_of(tmp_path, texts, slow, part_size=3)
+                do_share(job, lambda: Command(slow, 'en', 'es'))
+                join(job, lambda lines, record: None)
+            finally:
+                os._exit(0)
+        time.sleep(draw.uniform(0.03, 0.3))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         now = len(list(tmp_path.glob('*.parts/*.txt')))
-        assert now >= done
+        assert now >= done or (tmp_path / 'out.caption.txt').exists()
         done = now
-    assert 0 < done
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    job = job_of(tmp_path, texts, slow, part_size=3)
+    if not job.path.exists():
+        do_share(job, lambda: Command(slow, 'en', 'es'))
+        assert join(job, lambda lines, record: None)
     found = read_captions(tmp_path / 'out.caption.txt')
     assert found.texts == [text.upper() for text in texts]
-    assert found.ids == [(f'v{i}', '0') for i in range(120)]
-    assert not (tmp_path / 'out.caption.txt.parts').exists()
+    assert found.ids == [(f'v{i}', '0') for i in range(60)]
+    assert not job.folder.exists()
+
+
+def test_a_share_that_comes_late_repeats_nothing(tmp_path):
+    """It was started before the others joined the file, with or without parts of its own."""
+    for overwrite, shard in itertools.product((False, True), (0, 5)):
+        folder = tmp_path / f'{overwrite}{shard}'
+        folder.mkdir()
+        late, job = (job_of(folder, ['a', 'b', 'c', 'd'], part_size=2) for _ in range(2))
+        if overwrite:
+            job.path.write_text('v0#es#0 old\n')
+        assert make([job]) == [job] if not overwrite else make([job], overwrite=True) == [job]
+        before = job.path.stat().st_mtime_ns
+        assert make([late], shard=shard, shards=6, overwrite=overwrite) == [late]
+        assert job.path.stat().st_mtime_ns == before and not job.folder.exists()
+
+
+def test_captions_that_were_cut_are_recorded(tmp_path, monkeypatch, capsys):
+    class Engine(Command):
+        cut = 0
+
+        def lines(self, texts, done):
+            self.cut += sum(len(text) > 3 for text in texts)
+            return super().lines([text[:3] for text in texts], done)
+
+    monkeypatch.setattr(Progress, 'loaded', (None, None))
+    monkeypatch.setattr(
+        'util.translate.translate.build', lambda setup, *langs: Engine(UPPER, *langs)
+    )
+    write(tmp_path / 'in.caption.txt', ['a dog', 'b', 'c cat', 'd bird'])
+    assert plain(tmp_path, UPPER, '--part-size', 2) == 0
+    made = json.loads((tmp_path / 'out.translation.json').read_text())
+    assert made['counts']['cut'] == 3
+    assert 'longer than the model can read: 3' in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------- the whole command
@@ -213,7 +245,10 @@ def test_what_a_collection_lacks(tmp_path, capsys):
     made = json.loads((text / 'multi30ktrain_google_enc2es.translation.json').read_text())
     assert made['engine'] == {'engine': 'command', 'command': UPPER}
     assert made['counts']['captions'] == 3 and (made['from'], made['to']) == ('en', 'es')
-    assert 'round-trip chrF' in capsys.readouterr().out or not shutil.which('sacrebleu')
+    chrf = importlib.util.find_spec('sacrebleu') is not None
+    assert ('round-trip chrF' in capsys.readouterr().out) == chrf
+    assert both(tmp_path, '--report') == 0  # the same, from the files alone
+    assert ('round-trip chrF' in capsys.readouterr().out) == chrf
 
     before = {path: path.stat().st_mtime_ns for path in text.iterdir()}
     assert both(tmp_path) == 0
@@ -324,6 +359,14 @@ def test_wrong_language():
     english = 'The man is walking with two small dogs on the beach.'
     assert reasons('Ein Mann geht mit Hunden am Strand.', english, ('de', 'es')) == ['language']
     assert reasons('Ein Mann geht mit Hunden am Strand.', english, ('de', 'en')) == []
+
+
+def test_what_cannot_be_checked_is_told(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    counts = report.summary([[]], 1.0, None, skipped=report.skipped(back=True))
+    (told,) = [line for line in report.lines(Path('x'), counts, []) if 'not checked' in line]
+    assert told.startswith('  not checked: language, round trip (pip install')
+    assert report.skipped(back=False) == ['language']
 
 
 def test_ids():

@@ -11,7 +11,7 @@ seed_<n>.out beside its folder. A finished run is skipped, an unfinished one res
 epoch. A folder with a run of another config is left unchanged and reported, so the same command
 always gives the same results. Ctrl-C stops all runs. If a run fails, its last lines are shown and
 the others continue. With --noise (demo only), each noise rate has its own corpus in
-ROOT/noise_<rate>.
+ROOT/noise_<rate>. With --cluster slurm (or local), each run is a job.
 
 The exit status is 0 if all runs are finished, 1 if some are not, 2 for a wrong command, and 128 +
 the signal's number if a signal stopped the grid (130 for Ctrl-C).
@@ -37,6 +37,7 @@ from basic.errors import ConfigError
 from basic.files import open_no_link
 from basic.languages import languages
 from basic.merge import keys_of
+from util import cluster
 from util.make_demo.corpus import make_demo, options_there
 from util.make_demo.folders import read_manifest
 
@@ -67,12 +68,14 @@ class Job:
         config: the resolved config.
         folder: the run folder.
         arguments: of train.py, without device and --resume.
+        alone: the arguments of this tool that select this run.
     """
 
     label: str
     config: Config
     folder: Path
     arguments: list[str]
+    alone: tuple[str, ...] = ()
 
     @property
     def output(self):
@@ -176,9 +179,16 @@ def make_grid(configs, rootpath, *, files, seeds, overrides=(), noise=None):
                         config=config,
                         folder=default_run_folder(config, root),
                         arguments=[*words, '--rootpath', str(root), *options],
+                        alone=alone(path, seed, rate),
                     )
                 )
     return jobs
+
+
+def alone(path, seed, rate):
+    """The arguments of this tool that select one run of a grid."""
+    name = path.stem if path.parent == ABLATIONS else str(path)
+    return (f'--only={name}', f'--seeds={seed}', *(() if rate is None else (f'--noise={rate:g}',)))
 
 
 def without(overrides, keys, path):
@@ -346,11 +356,7 @@ class Grid:
             self.finished += 1
             return
         if state == OTHER:
-            self.refuse(
-                job,
-                f'{job.folder} has a run of another config ({detail}): give its options, give'
-                ' name=NAME, or delete the folder',
-            )
+            self.refuse(job, other_config(job, detail))
             return
         try:
             with open_locked(job.output) as file:
@@ -449,6 +455,41 @@ class Grid:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             self.running.clear()
+
+
+def other_config(job, detail):
+    """What to say about a job whose folder has a run of another config."""
+    return (
+        f'{job.folder} has a run of another config ({detail}): give its options, give'
+        ' name=NAME, or delete the folder'
+    )
+
+
+def submit(jobs, args, words, report=print):
+    """Train the runs that are not finished as jobs of a cluster; returns the exit status."""
+    states = [job.state() for job in jobs]
+    finished = [state for state, _ in states].count(DONE)
+    todo = [job for job, (state, _) in zip(jobs, states) if state in (NEW, UNFINISHED)]
+    report(f'{len(jobs)} runs, {finished} already finished')
+    for job, (state, detail) in zip(jobs, states):
+        if state == OTHER:
+            report(f'NOT RUN {job.label}: {other_config(job, detail)}')
+        elif state == BUSY:
+            report(f'NOT RUN {job.label}: another process is running it, see {job.output}')
+    devices, tasks = args.device or [], []
+    for number, job in enumerate(todo):
+        more = [*job.alone, '--jobs=1']
+        more += [f'--device={devices[number % len(devices)]}'] if devices else []
+        tasks.append(cluster.Task(job.label, cluster.command_of('ablate', words, more)))
+    if tasks:
+        at_once = args.jobs or (len(devices) or 1 if args.cluster == 'local' else None)
+        cluster.run(
+            'ablate', tasks, args, at_once=at_once, result=lambda i: result(todo[i]), words=words
+        )
+    finished += sum(job.content()[0] == DONE for job in todo)
+    left = len(jobs) - finished
+    report(f'{finished} of {len(jobs)} finished' + f', {left} not, see above' * (left > 0))
+    return 1 if left else 0
 
 
 def ending(status):
@@ -573,8 +614,10 @@ def parse_arguments(argv=None):
     parser.add_argument(
         '--list', action='store_true', help='show the state of all runs, and start none'
     )
+    cluster.add_arguments(parser)
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options of all runs')
     args = parser.parse_intermixed_args(argv)
+    cluster.check_arguments(args)
     if args.jobs is not None and args.jobs < 1:
         parser.error('--jobs: expected at least 1')
     if args.noise and not all(0 <= rate <= 1 for rate in args.noise):
@@ -589,12 +632,13 @@ def say(line):
 @command('ablate')
 def main(argv=None):
     """The command line; returns the exit status."""
-    args = parse_arguments(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parse_arguments(words)
     files = ablation_files(args.only)
     config = load_config(args.config, args.overrides)
     # On stderr, because programs may read the table of --list.
     print('loading PyTorch ...', file=sys.stderr, flush=True)
-    devices = args.device or [first_device()]
+    devices = args.device or ['' if args.cluster else first_device()]
     devices = [devices[i % len(devices)] for i in range(args.jobs or len(devices))]
     missing = []
     if args.noise and args.list:
@@ -619,6 +663,8 @@ def main(argv=None):
                 f'{noise_root(args.rootpath, rate)}'
             )
         return 0
+    if args.cluster:
+        return submit(jobs, args, words, report=say)
     grid = Grid(jobs, devices, report=say)
     say(
         f'{len(jobs)} runs, {grid.finished} already finished; {len(devices)} at a time on '

@@ -100,9 +100,30 @@ def run_share(options, share=0, shares=1):
     return told
 
 
+def open_shares(options, shares):
+    """The shares that have something to do, as far as the files tell; [0] if that is not known.
+
+    Raises:
+        DataError: a mistake of the user, as in `run_share`.
+    """
+    found = set()
+    for job in find_jobs(options):
+        _refuse_absent(job, options.skip_bad)
+        work = Work(job.output, {}, job.ids, _size(job, options))
+        again = options.overwrite or job.output.with_name(f'{job.output.name}.bad.txt').exists()
+        if again or work.folder.exists() or not job.output.exists():
+            done = set() if again else work.done()
+            found |= {shard % shares for shard in range(work.count) if shard not in done}
+    return sorted(found) or [0]
+
+
+def _size(job, options):
+    """Items per shard."""
+    return options.shard_size or (512 if job.kind == 'images' else 32)
+
+
 def _run_job(job, options, encoder, described, share, shares):
-    size = options.shard_size or (512 if job.kind == 'images' else 32)
-    work = Work(job.output, _plan(job, options, described), job.ids, size)
+    work = Work(job.output, _plan(job, options, described), job.ids, _size(job, options))
     sidecar = sidecar_of(job.output, job.kind)
     if is_same(sidecar, work.plan) and not work.folder.exists():
         return [f'complete already: {job.output}']

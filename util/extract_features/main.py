@@ -10,7 +10,8 @@
 
 Images give a .npy and its id list. Videos give one feature per sampled frame, in a BigFile folder.
 A JSON file beside them records encoder, weights, options and counts. The same command again
-resumes after a stop. Several processes share the work with --shards N --shard I.
+resumes after a stop. Several processes share the work with --shards N --shard I; with
+--shards N --cluster slurm (or local), this command starts all N as jobs.
 
 The exit status is 0 if all was done, 1 if files cannot be read, 2 for a wrong command.
 """
@@ -18,12 +19,14 @@ The exit status is 0 if all was done, 1 if files cannot be read, 2 for a wrong c
 import argparse
 import math
 import re
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 from basic.arguments import DEVICE
 from basic.command import command
 from basic.errors import ConfigError
+from util import cluster
 
 SPLITS = ('train', 'val', 'test')
 
@@ -98,6 +101,7 @@ def parse(argv=None):
     add('--shard', type=int, metavar='I', help='which of them this is, from 0')
     add('--skip-bad', action='store_true', help='omit files that cannot be read')
     add('--overwrite', action='store_true', help='replace features of other data or options')
+    cluster.add_arguments(parser)
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='options of the config')
     args = parser.parse_intermixed_args(argv)
     _check(args)
@@ -122,8 +126,18 @@ def _check(args):
             raise ConfigError(
                 f'--output {args.output}: for images, expected a name that ends in .npy'
             )
-    if (args.shards > 1) != (args.shard is not None) or not 0 <= (args.shard or 0) < args.shards:
-        raise ConfigError('expected --shards N with --shard I, from 0 to N - 1')
+    cluster.check_arguments(args)
+    cluster.check_shards(args, args.device)
+    if args.cluster and args.source:
+        raise ConfigError('--from converts in one process: omit --cluster')
+    given = args.shard is not None or bool(args.cluster)
+    if (
+        args.shards > 1
+        and not given
+        or args.shard is not None
+        and not 0 <= args.shard < args.shards
+    ):
+        raise ConfigError('expected --shards N with --shard I, from 0 to N - 1, or with --cluster')
     args.splits = tuple(dict.fromkeys(args.split.split(',')))
     if not set(args.splits) <= set(SPLITS):
         raise ConfigError(f'--split {args.split}: expected some of {", ".join(SPLITS)}')
@@ -152,13 +166,18 @@ def _positive(text):
 @command('extract_features')
 def main(argv=None):
     """The command line; returns the exit status."""
-    args = parse(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parse(words)
     if args.source:
         return _convert(args)
-    from util.extract_features.extract import Options, run_share
+    from util.extract_features.extract import Options, open_shares, run_share
 
     names = Options.__dataclass_fields__
     options = Options(**{key: value for key, value in vars(args).items() if key in names})
+    if args.cluster:
+        shares = open_shares(options, args.shards)
+        tasks = cluster.share_tasks('extract_features', args, words, shares)
+        return 1 if cluster.run('extract_features', tasks, args, words=words) else 0
     for line in run_share(options, args.shard or 0, args.shards):
         print(line)
     return 0

@@ -4,6 +4,7 @@ import argparse
 
 from basic.arguments import DEVICE
 from basic.config import SPLITS, ConfigError, load_config
+from util import cluster
 from util.translate.engines import ENGINES, Command, Setup
 
 
@@ -25,6 +26,7 @@ def parse(argv, doc):
     _add_files(parser)
     _add_engines(parser)
     _add_work(parser)
+    cluster.add_arguments(parser)
     args = parser.parse_intermixed_args(argv)
     _check(args)
     args.config = load_config(args.configs, args.options) if args.configs else None
@@ -133,6 +135,8 @@ def _check(args):
         if getattr(args, name) < least:
             option = name.replace('_', '-')
             raise ConfigError(f'--{option} {getattr(args, name)}: expected at least {least}')
+    cluster.check_arguments(args)
+    cluster.check_shards(args, args.device)
     if not 0 <= args.shard < args.shards:
         raise ConfigError(f'--shard {args.shard}: expected 0 to {args.shards - 1} (--shards - 1)')
     args.splits = args.splits.split(',')

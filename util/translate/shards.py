@@ -30,6 +30,7 @@ class Job:
         part_size: captions per part.
         split, branch: of the collection; '' for a file of its own.
         upstream: the Job that makes `source` in this command, or None.
+        english: of a back-translation: the caption file that it goes back to.
         report: what was found in the translations, once they are joined.
     """
 
@@ -41,6 +42,7 @@ class Job:
     split: str = ''
     branch: str = ''
     upstream: object = None
+    english: Path = None
     report: object = None
     _names: list = field(default=None, repr=False)
     _texts: list = field(default=None, repr=False)
@@ -127,15 +129,20 @@ class Job:
             return None
         return found if len(found) == len(texts) and header.get('lines') == digest(found) else None
 
-    def write(self, part, texts, found, record):
+    def write(self, part, texts, found, *, record, cut=0):
         header = {
             'captions': digest(texts),
             'lines': digest(found),
             'decides': self.decides,
             'engine': record,
+            'cut': cut,
         }
         lines = [json.dumps(header, ensure_ascii=False), *found]
         write_atomically(self.file(part), ''.join(f'{line}\n' for line in lines))
+
+    def cut(self):
+        """How many captions of the parts were cut, because they were too long for the model."""
+        return sum((self.header(part) or {}).get('cut', 0) for part in self.parts())
 
     def missing(self):
         """The parts that are not done."""
@@ -171,13 +178,14 @@ def digest(texts):
     return hashlib.sha256('\n'.join(texts).encode('utf-8')).hexdigest()
 
 
-def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None):
+def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None, made=lambda: False):
     """Translate this process's parts of a job that are not done yet.
 
     Args:
         engine_of: function that returns the engine; called only if there is something to do.
         shard, shards: this process's number, from 0, and the number of processes.
         done: function of the number of captions just translated.
+        made: function that tells whether other processes have made the file since this one began.
     Raises:
         DataError: captions that the engine cannot translate; all other parts are done.
         ConfigError: parts of other options.
@@ -186,6 +194,9 @@ def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None):
     job.folder.mkdir(exist_ok=True)
     problems = []
     with locked(job.folder / f'shard_{shard}_of_{shards}.lock'):
+        if made():
+            remove(job.folder)  # which the lock has perhaps made again
+            return
         job.check_parts()
         for part in job.parts():
             if part % shards != shard or job.read(part) is not None:
@@ -194,8 +205,11 @@ def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None):
             if texts is None:  # the share of another process, which is not done yet
                 continue
             engine = engine_of()
+            before = getattr(engine, 'cut', 0)
             try:
-                job.write(part, texts, translate(engine, texts, done), engine.record)
+                found = translate(engine, texts, done)
+                cut = getattr(engine, 'cut', 0) - before
+                job.write(part, texts, found, record=engine.record, cut=cut)
             except CountError as error:
                 row = part * job.part_size + error.row
                 problems.append(

@@ -10,14 +10,13 @@
 For training it makes the translations of the English captions and their back-translations; for
 validation and test, the English translations of the human captions. Existing files are not made
 again. After a kill or Ctrl-C, the same command continues. Several processes share the work with
---shards N --shard I; the one that finishes last joins their parts.
+--shards N --shard I; the one that finishes last joins their parts. With --shards N --cluster slurm
+(or local), this command starts all N as jobs.
 
 The exit status is 0 if all files are there, and 1 if another process still has to do its share, or
 if captions to translate do not exist.
 """
 
-import hashlib
-import json
 import shlex
 import sys
 import time
@@ -27,19 +26,14 @@ from pathlib import Path
 from basic.command import command, telling, typed
 from basic.errors import ConfigError
 from basic.files import remove, write_atomically
+from util import cluster
 from util.translate.arguments import parse
 from util.translate.engines import build
 
 EXAMPLES = 5  # flagged captions to print
 
 
-def beside(path, ending):
-    """A file beside a caption file: x.translation.json for x.caption.txt."""
-    stem = path.name.removesuffix('.txt').removesuffix('.caption')
-    return path.with_name(f'{stem}{ending}')
-
-
-def make(jobs, *, shard=0, shards=1):
+def make(jobs, *, shard=0, shards=1, overwrite=False):
     """Do one share of some jobs, and join the files whose parts are all done.
 
     This is all that a process of a cluster does. The order matters: a job's source may be made by
@@ -48,17 +42,20 @@ def make(jobs, *, shard=0, shards=1):
     Args:
         jobs: list of shards.Job.
         shard, shards: this process's number, from 0, and the number of processes.
+        overwrite: files of other translations are replaced.
     Returns:
         list of the jobs whose file is there now.
     Raises:
         ValueError: as `shards.do_share`.
     """
+    from util.translate.records import is_current, write_reports
     from util.translate.shards import do_share, join
 
     finished = []
     for job in jobs:
+        made = partial(is_current, job) if overwrite else job.path.exists
         with Progress(job, shard, shards) as progress:
-            do_share(job, progress.engine, shard=shard, shards=shards, done=progress.add)
+            do_share(job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made)
         if join(job, partial(write_reports, job)) or is_there(job):
             finished.append(job)
     return finished
@@ -121,106 +118,6 @@ class Progress:
                 f' {seconds:.1f} s ({self.captions / max(seconds, 1e-3):,.0f}/s)',
                 file=sys.stderr,
             )
-        cut = getattr(Progress.loaded[1], 'cut', 0)
-        if cut:
-            Progress.loaded[1].cut = 0
-            print(
-                f'{cut:,} captions were longer than the model can read, and were cut',
-                file=sys.stderr,
-            )
-
-
-# ---------------------------------------------------------------------------------------- the files
-
-
-def write_reports(job, lines, record):
-    """Write the files beside a translation: the list of flagged captions, and the sidecar JSON.
-
-    `job.report` is then (counts, flagged): from `report.summary`, and (id, reasons, source,
-    translation) of each flagged caption.
-
-    Args:
-        lines: the translations; record: what made them; {} if it is not known.
-    """
-    from util.translate import report
-
-    sources = [text for part in job.parts() for text in job.texts(part)]
-    found = report.flags(sources, lines, job.langs)
-    chrf = None
-    if job.branch == 'back':
-        chrf = report.round_trip(originals(job), lines)
-    ratio = report.usual_ratio(sources, lines)
-    counts = report.summary(found, ratio, chrf, langs=job.langs)
-    names = job.new_names()
-    flagged = [
-        (names[i], reasons, sources[i], lines[i]) for i, reasons in enumerate(found) if reasons
-    ]
-    listed = beside(job.path, '.flagged.tsv')
-    if flagged:
-        rows = [('id', 'reasons', 'source', 'translation')]
-        rows += [(name, ','.join(why), *map(tidy, texts)) for name, why, *texts in flagged]
-        write_atomically(listed, ''.join('\t'.join(row) + '\n' for row in rows))
-    else:
-        remove(listed)
-    if record:
-        content = sidecar(job, lines, record, counts)
-        write_atomically(beside(job.path, '.translation.json'), content)
-    job.report = counts, flagged
-
-
-def tidy(text):
-    return ' '.join(text.split())
-
-
-def originals(job):
-    """The English captions that a back-translation goes back to, in its order; [] if unknown."""
-    first = job.upstream
-    if first is None:
-        return []
-    return [text for part in first.parts() for text in first.texts(part)]
-
-
-def sidecar(job, lines, record, counts):
-    """The JSON that says how a translation was made."""
-    return json.dumps(
-        {
-            'from': job.langs[0],
-            'to': job.langs[1],
-            'engine': record,
-            'options': job.decides,
-            'source': {'file': job.source.name, 'sha256': captions_digest(job)},
-            'translations': {'file': job.path.name, 'sha256': digest_of(job.new_names(), lines)},
-            'counts': counts,
-            'made': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-        },
-        ensure_ascii=False,
-        indent=1,
-    )
-
-
-def captions_digest(job):
-    return digest_of(job.names(), [text for part in job.parts() for text in job.texts(part)])
-
-
-def digest_of(names, texts):
-    """SHA-256 of the lines of a caption file."""
-    lines = (f'{name} {text}\n' for name, text in zip(names, texts, strict=True))
-    return hashlib.sha256(''.join(lines).encode('utf-8')).hexdigest()
-
-
-def is_current(job):
-    """Whether a job's file was made by the same options from the same captions."""
-    try:
-        with open(beside(job.path, '.translation.json'), encoding='utf-8') as file:
-            found = json.load(file)
-        content = hashlib.sha256(job.path.read_bytes()).hexdigest()
-        return (
-            found['options'] == job.decides
-            and found['translations']['sha256'] == content
-            and found['source']['sha256'] == captions_digest(job)
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -231,6 +128,8 @@ def to_do(jobs, overwrite):
 
     A job whose source exists and is not made again reads the file.
     """
+    from util.translate.records import is_current
+
     missing = []
     for job in jobs:
         if job.upstream is not None and job.upstream not in missing:
@@ -279,40 +178,16 @@ def check_setups(jobs, engine):
 def show_reports(jobs):
     """Print the report of each file that is there."""
     from util.translate import report
+    from util.translate.records import beside, texts_of, write_reports
 
     for job in jobs:
         if job.report is None:
-            write_reports(job, existing_lines(job), {})
+            write_reports(job, texts_of(job.path, job.names()), {})
         counts, flagged = job.report
         for line in report.lines(job.path, counts, flagged[:EXAMPLES]):
             print(line)
         if flagged:
             print(f'  all flagged captions: {beside(job.path, ".flagged.tsv")}')
-
-
-def existing_lines(job):
-    """The translations in a job's file, in the order of the source; '' where there is none."""
-    from basic.caption import read_captions
-
-    found = read_captions(job.path)
-    texts = dict(zip(found.ids, found.texts))
-    return [texts.get(key_of(name), '') for name in job.names()]
-
-
-def key_of(name):
-    """(visual id, n) of a caption's id."""
-    from basic.ids import visual_id
-
-    return visual_id(name.partition('#')[0]), name.rpartition('#')[2]
-
-
-def flagged_ids(path):
-    """The (visual id, n) of the captions in the list of flagged ones beside a translation."""
-    listed = beside(path, '.flagged.tsv')
-    if not listed.exists():
-        return set()
-    rows = listed.read_text(encoding='utf-8').split('\n')[1:-1]
-    return {key_of(row.split('\t')[0]) for row in rows}
 
 
 def drop_flagged(args, jobs):
@@ -322,6 +197,7 @@ def drop_flagged(args, jobs):
     """
     from basic.caption import caption_lines, split_line
     from util.add_noise import with_suffix
+    from util.translate.records import flagged_ids, key_of
 
     train = [job for job in jobs if job.split == 'train']
     if args.config and not train:
@@ -342,10 +218,28 @@ def drop_flagged(args, jobs):
         print(f'to train on them: {option}')
 
 
+def make_here(jobs, args, words):
+    """Do this process's share of the jobs; returns those whose file is there now."""
+    try:
+        return make(jobs, shard=args.shard, shards=args.shards, overwrite=args.overwrite)
+    except KeyboardInterrupt as error:
+        error.add_note(f'to continue: {typed(words)}')
+        raise
+
+
+def submit(jobs, args, words):
+    """Have all shares done by jobs of a cluster; returns the number of jobs that failed."""
+    shares = {part % args.shards for job in jobs for part in job.missing()} or {0}
+    tasks = cluster.share_tasks('translate', args, words, sorted(shares))
+    # 1: the process that ends last joins the parts, or other captions do not exist.
+    return cluster.run('translate', tasks, args, allowed=(0, 1), words=words)
+
+
 @command('translate')
 def main(argv=None):
     """The command line; returns the exit status."""
-    args = parse(argv, __doc__)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parse(words, __doc__)
     # Slow imports come only now, because a wrong argument should not take seconds to report.
     with telling('loading'):
         jobs, absent = plan(args)
@@ -354,12 +248,11 @@ def main(argv=None):
     for job in jobs:
         if job not in missing:
             print(f'{job.path} exists')
-    try:
-        finished = make(missing, shard=args.shard, shards=args.shards)
-    except KeyboardInterrupt as error:
-        words = sys.argv[1:] if argv is None else argv
-        error.add_note(f'to continue: {typed(words)}')
-        raise
+    if args.cluster and missing:
+        failed = submit(missing, args, words)
+        finished = [job for job in missing if is_there(job)]
+    else:
+        failed, finished = 0, make_here(missing, args, words)
     report_all = args.report or args.drop_flagged
     show_reports(job for job in jobs if job in finished or job not in missing and report_all)
     if args.drop_flagged:
@@ -373,7 +266,7 @@ def main(argv=None):
             )
     for message in absent:
         print(f'not translated: {message}')
-    return 1 if absent or len(finished) < len(missing) else 0
+    return 1 if absent or failed or len(finished) < len(missing) else 0
 
 
 if __name__ == '__main__':
