@@ -104,7 +104,7 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
             rootpath,
             tokenizer,
             splits=splits,
-            image_size=model.image_size,
+            preprocessing=model.preprocessing,
             device=device,
             model=model,
             weights=weights,
