@@ -186,7 +186,8 @@ class TextEncoder(nn.Module):
                 )
             layers[number].requires_grad_(True)
         if train_embeddings:
-            bert.get_submodule('embeddings').requires_grad_(True)
+            whole = getattr(bert, 'embeddings', None)  # with positions, or else the tokens alone
+            (whole or bert.get_input_embeddings()).requires_grad_(True)
         self.input = InputProjection(dim=bert.config.hidden_size, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
         self.block = AttentionBlock(

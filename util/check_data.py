@@ -113,13 +113,14 @@ class Encoders:
     Attributes:
         tokenizer: transformers' tokenizer, or None if it was not found.
         bert: basic.pretrained.encoders.TextLimits, or None.
+        lowercase: whether captions are lower-cased and stripped of accents.
         preprocessing: what CLIP asks of its images.
     """
 
     def __init__(self, config):
         self.config = config
         self.tokenizer = self.bert = None
-        self.preprocessing = None
+        self.preprocessing, self.lowercase = None, config.text.lowercase is True
 
     @cached_property
     def own_tokenizer(self):
@@ -192,17 +193,18 @@ def check_encoders(report, config):
     """
     encoders, name = Encoders(config), config.text.bert
     with telling('checking the tokenizer'):
-        from basic.pretrained.tokenizer import load_tokenizer
+        from basic.pretrained.tokenizer import load_tokenizer, lowercases
 
         tokenizer, report.tokenizer = _looked_at(
             report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase
         )
     if tokenizer is not None:
         encoders.tokenizer = tokenizer
+        encoders.lowercase = lowercases(tokenizer, config.text.lowercase)
         kind = type(tokenizer.backend_tokenizer.model).__name__
         report.tokenizer = (
             f'{name}: {kind}, {len(tokenizer):,} tokens'
-            + ', lower-cased and without accents' * config.text.lowercase
+            + ', lower-cased and without accents' * encoders.lowercase
         )
     with telling('checking BERT'):
         from basic.pretrained.encoders import text_limits

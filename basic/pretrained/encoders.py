@@ -4,6 +4,7 @@ rebuilt empty. Image towers are in towers.py."""
 import copy
 import hashlib
 import json
+import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -301,7 +302,10 @@ def load_whole(cls, name, *, dtype=torch.float32, **options):
         UNUSABLE: as `basic.pretrained.hub.load_pretrained`.
     """
     try:
-        model, found = load_pretrained(cls, name, dtype=dtype, output_loading_info=True, **options)
+        with _without_report():
+            model, found = load_pretrained(
+                cls, name, dtype=dtype, output_loading_info=True, **options
+            )
     except UNUSABLE:
         raise
     # damaged weights, or of another shape: each reader has errors of its own
@@ -311,12 +315,31 @@ def load_whole(cls, name, *, dtype=torch.float32, **options):
         raise ValueError(f'its weights cannot be read: {reason(error)}') from None
     missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
     if missing:
+        own = ''
+        if getattr(model.config, 'auto_map', None):
+            own = (
+                "; its config.json names code of its own ('auto_map'), which is never run here:"
+                ' choose a model that transformers itself knows'
+            )
         raise ValueError(
             f'its files hold the weights of another model, or of a part: {len(missing):,} of the'
-            f' {len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not'
-            f' there: {first_five(missing)}'
+            f' {len(model.state_dict()):,} that a {type(model).__name__} of its config.json needs'
+            f' are not there: {first_five(missing)}{own}'
         )
     return model
+
+
+@contextmanager
+def _without_report():
+    """Without transformers' table of a checkpoint's other weights: missing ones are refused
+    here."""
+    logger = logging.getLogger('transformers.modeling_utils')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def weights_fingerprint(model):
