@@ -31,7 +31,7 @@ from basic.collection import Collection
 from basic.config import reads
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean
-from basic.images import ImageSource, StoredImages, absent_images, check_images
+from basic.images import CLIP, ImageSource, StoredImages, absent_images, check_images
 from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import lower_layers, weights_fingerprint
@@ -384,13 +384,13 @@ class Split(NamedTuple):
         return [f'{visual}#{n}' for visual, n in next(iter(self.files.values())).ids]
 
 
-def join_split(collection, split, *, image_size, weights=None):
+def join_split(collection, split, *, preprocessing, weights=None):
     """Open a split and join its captions with its visual items.
 
     Args:
         collection: basic.collection.Collection.
         split: train, val or test.
-        image_size: S.
+        preprocessing: of images.
         weights: shares w that it is scored with, see `Collection.branches`.
     Returns:
         Split.
@@ -398,7 +398,7 @@ def join_split(collection, split, *, image_size, weights=None):
         DataError: files are missing, captions do not join, visual items are not there.
     """
     files = collection.captions(split, weights)
-    source = collection.source(split, next(iter(files.values())), image_size)
+    source = collection.source(split, next(iter(files.values())), preprocessing)
     files, visual_ids, left_out = present_items(collection.config, split, source, files)
     if left_out and distributed.is_main():
         log.warning('%s', left_out)
@@ -528,11 +528,15 @@ def store_images(source, ids, folder, *, split, config, device='cpu', encoder=No
     """
     kind = config.compute.image_cache
     made_from = {'kind': kind, **source.fingerprint(ids)}
-    key = [kind, source.image_size, *ids]
+    shape = source.preprocessing
+    key = [kind, shape.image_size, *ids]
+    key += [*shape.unlike_clip('resize', 'squeeze', 'resample').items()]
     if kind == 'embeddings':
         assert encoder is not None, 'the caller gives the encoder'
         made_from.update(weights_fingerprint(encoder.clip), tf32=config.compute.precision == 'tf32')
-        key += [made_from['weights'], made_from['tf32']]
+        numbers = encoder.preprocessing.unlike_clip('mean', 'std')
+        made_from.update(numbers)
+        key += [made_from['weights'], made_from['tf32'], *numbers.items()]
     name = f'{split}_{kind}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}'
 
     def parts():
@@ -633,7 +637,7 @@ def build_loaders(
     rootpath,
     tokenizer,
     splits=('train', 'val'),
-    image_size=224,
+    preprocessing=CLIP,
     device='cpu',
     model=None,
     number=None,
@@ -647,7 +651,7 @@ def build_loaders(
         rootpath: folder that holds the collection's folder.
         tokenizer: from basic.pretrained.tokenizer.load_tokenizer.
         splits: of train, val, test.
-        image_size: S, the side that CLIP's image tower expects.
+        preprocessing: of the images, as the model's image tower expects it.
         device: where the model is; batches are put into pinned memory if that is a GPU.
         model: model.NRCCR, for compute.image_cache=embeddings and compute.frozen_cache. The latter
             is for a training, which reads its captions again and again; a test reads them once.
@@ -667,7 +671,7 @@ def build_loaders(
 
     def opened(split, part):
         """A split in one language, its images with what `compute.image_cache` keeps of them."""
-        joined = join_split(part, split, image_size=image_size, weights=weights)
+        joined = join_split(part, split, preprocessing=preprocessing, weights=weights)
         pictures = joined.source if isinstance(joined.source, ImageSource) else None
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             with distributed.patiently():  # one process makes the cache, and the others wait

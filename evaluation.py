@@ -30,7 +30,7 @@ from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
 from basic.files import write_atomically
 from basic.logger import counted, progress, tell
-from basic.pretrained.tokenizer import load_tokenizer
+from basic.pretrained.tokenizer import load_tokenizer, lowercases
 from basic.print_config import describe_config
 from basic.report import UNITS, join_ranks, mean_of, result_line, result_of, table, write_report
 from basic.scoring import mix, normalise, scored, similarity
@@ -47,7 +47,7 @@ SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')
 class Assembled(NamedTuple):
     """What `assemble` makes."""
 
-    config: Config  # with the width of the features found
+    config: Config  # with the width of the features and the casing found
     tokenizer: Any
     model: NRCCR  # on the device
     loaders: dict[str, Any]  # split -> data_provider.TrainLoader or EvalSet
@@ -73,6 +73,7 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
     with telling('loading the encoders and the data'):
         name = tokenizer or saved_tokenizer(checkpoint) or config.text.bert
         tokenizer = load_tokenizer(name, config.text.lowercase)
+        config = with_casing(config, tokenizer)
 
         # The width of the features decides the shape of the model, ...
         config = with_feature_dim(config, rootpath, splits[0])
@@ -90,7 +91,7 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
             rootpath,
             tokenizer,
             splits=splits,
-            image_size=model.image_size,
+            preprocessing=model.preprocessing,
             device=device,
             model=model,
             weights=weights,
@@ -103,6 +104,15 @@ def saved_tokenizer(checkpoint):
     """The tokenizer's folder beside a checkpoint, as text; None if there is none."""
     folder = checkpoint and checkpoint.path.parent / run_folder.TOKENIZER
     return str(folder) if folder and folder.is_dir() else None
+
+
+def with_casing(config, tokenizer):
+    """The config with what text.lowercase=auto means for a tokenizer."""
+    if config.text.lowercase != 'auto':
+        return config
+    tree = config_to_dict(config)
+    tree['text']['lowercase'] = lowercases(tokenizer, 'auto')
+    return config_from_dict(tree)
 
 
 def with_feature_dim(config, rootpath, split):

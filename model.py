@@ -20,10 +20,12 @@ from basic.config import reads
 from basic.discriminator import ConvDiscriminator, LinearDiscriminator, MlpDiscriminator
 from basic.distributed import gather, shared
 from basic.errors import DataError
-from basic.images import CLIP_MEAN, CLIP_STD
+from basic.images import Preprocessing
 from basic.layers import AttentionBlock, GlobalBatchNorm1d, InputProjection, LearnedPositions, pool
-from basic.pretrained.encoders import bert_layers, bert_mask, bert_positions, build_bert, build_clip
+from basic.pretrained.encoders import bert_layers, bert_mask, bert_positions, build_bert
 from basic.pretrained.encoders import checkpoint_layers, lower_layers, plain, upper_layers
+from basic.pretrained.towers import build_clip, image_embeddings, read_preprocessing
+from basic.pretrained.towers import tower_width, vision_config
 from basic.runtime import autocast
 
 GROUP = 64  # captions in a pass through BERT where they are sorted by length
@@ -108,31 +110,33 @@ class FeatureEncoder(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Images through CLIP's image tower, then a linear layer.
+    """Images through CLIP's image tower, or a like one, then a linear layer.
 
     Reads pixels (N, 3, S, S), or the tower's embeddings (N, P), and gives (N, W).
 
     Args:
-        clip: transformers' CLIPVisionModelWithProjection.
+        clip: the tower, from `basic.pretrained.towers.build_clip`.
         hidden: width after the linear layer.
         train_clip: let gradients reach the tower (as released: no).
+        preprocessing: what it asks of its images, a basic.images.Preprocessing.
     """
 
-    def __init__(self, *, clip, hidden, train_clip):
+    def __init__(self, *, clip, hidden, train_clip, preprocessing):
         super().__init__()
         self.clip = clip.requires_grad_(train_clip)
         self.train_clip = train_clip
-        self.linear = nn.Linear(clip.config.projection_dim, hidden)
-        self.width = hidden
-        for name, values in (('mean', CLIP_MEAN), ('std', CLIP_STD)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        self.linear = nn.Linear(tower_width(clip.config), hidden)
+        self.width, self.preprocessing = hidden, preprocessing
+        for name in ('mean', 'std'):
+            values = torch.tensor(getattr(preprocessing, name))
+            self.register_buffer(name, values[:, None, None], persistent=False)
 
     def embed(self, pixels):
         """Pixels (N, 3, S, S), bytes or already normalised -> the tower's embeddings (N, P)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         with torch.set_grad_enabled(self.train_clip and torch.is_grad_enabled()):
-            return self.clip(pixel_values=pixels).image_embeds
+            return image_embeddings(self.clip, pixel_values=pixels)
 
     def forward(self, visual, mask=None):
         embeddings = visual if visual.dim() == 2 else self.embed(visual)  # (N, P)
@@ -182,7 +186,8 @@ class TextEncoder(nn.Module):
                 )
             layers[number].requires_grad_(True)
         if train_embeddings:
-            bert.get_submodule('embeddings').requires_grad_(True)
+            whole = getattr(bert, 'embeddings', None)  # with positions, or else the tokens alone
+            (whole or bert.get_input_embeddings()).requires_grad_(True)
         self.input = InputProjection(dim=bert.config.hidden_size, hidden=hidden, dropout=dropout)
         self.positions = LearnedPositions(positions=positions, hidden=hidden, dropout=dropout)
         self.block = AttentionBlock(
@@ -367,9 +372,9 @@ class NRCCR(nn.Module):
         self.architecture = architecture
 
     @property
-    def image_size(self):
-        """Side of the square images that the visual encoder reads, or 0 if it reads features."""
-        return self.architecture['clip']['image_size'] if self.architecture['clip'] else 0
+    def preprocessing(self):
+        """The basic.images.Preprocessing of images; None if the visual encoder reads features."""
+        return getattr(self.visual_encoder, 'preprocessing', None)
 
     def parameter_groups(self, *, lr, bert_lr):
         """The main parameters as an optimizer takes them: BERT's have a learning rate of their own.
@@ -569,7 +574,7 @@ def build_model(config, feature_dim=0, architecture=None):
         architecture=stored['bert'],
         attention=compute.attention,
     )
-    visual_encoder = build_visual_encoder(config, stored['feature_dim'], stored['clip'])
+    visual_encoder = build_visual_encoder(config, stored['feature_dim'], architecture)
     text_encoder = build_text_encoder(config, bert)
     if compute.checkpointing:
         layers = bert_layers(bert)
@@ -578,7 +583,7 @@ def build_model(config, feature_dim=0, architecture=None):
     if compute.compile:
         bert.compile(dynamic=True)
         visual_encoder.compile(dynamic=True)
-    clip = plain(visual_encoder.clip.config) if visual.kind == 'clip' else None
+    images = visual.kind == 'clip'
     return NRCCR(
         visual_encoder=visual_encoder,
         text_encoder=text_encoder,
@@ -592,20 +597,32 @@ def build_model(config, feature_dim=0, architecture=None):
         learn_scale=loss.contrastive == 'infonce',
         architecture={
             'bert': plain(bert.config),
-            'clip': clip,
+            'clip': plain(visual_encoder.clip.config) if images else None,
+            'preprocessing': visual_encoder.preprocessing.plain() if images else None,
             'feature_dim': stored['feature_dim'],
         },
     )
 
 
-def build_visual_encoder(config, feature_dim, clip_architecture=None):
+def build_visual_encoder(config, feature_dim, architecture=None):
     """The visual encoder of a config, for features of width `feature_dim` or for images."""
-    visual = config.visual
+    visual, stored = config.visual, architecture or {}
     if visual.kind == 'clip':
         clip = build_clip(
-            name=visual.clip, pretrained=visual.clip_pretrained, architecture=clip_architecture
+            name=visual.clip, pretrained=visual.clip_pretrained, architecture=stored.get('clip')
         )
-        return ClipEncoder(clip=clip, hidden=visual.hidden, train_clip=visual.train_clip)
+        if stored.get('preprocessing'):
+            preprocessing = Preprocessing(**stored['preprocessing'])
+        elif stored:  # a released checkpoint, or an older one of ours
+            preprocessing = Preprocessing(image_size=vision_config(clip.config).image_size)
+        else:
+            preprocessing = read_preprocessing(visual.clip, clip.config)
+        return ClipEncoder(
+            clip=clip,
+            hidden=visual.hidden,
+            train_clip=visual.train_clip,
+            preprocessing=preprocessing,
+        )
     assert feature_dim > 0, 'the caller gives the width of the features'
     if visual.kind == 'pooled':
         return FeatureEncoder(dim=feature_dim)

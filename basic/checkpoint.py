@@ -30,7 +30,12 @@ BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
 # what our files hold, in the forms of basic.foreign
 OURS = {
     'config': dict,
-    'architecture': {'bert': (dict, None), 'clip': (dict, None), 'feature_dim': (int, None)},
+    'architecture': {
+        'bert': (dict, None),
+        'clip': (dict, None),
+        'preprocessing': (dict, None),
+        'feature_dim': (int, None),
+    },
     'model': dict,
     'epoch': int,
     'val': (dict, None),

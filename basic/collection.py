@@ -195,16 +195,16 @@ class Collection:
 
     # ----------------------------------------------------------------------------- visual sources
 
-    def source(self, split, captions, image_size):
+    def source(self, split, captions, preprocessing):
         """The visual source of a split.
 
         Args:
             captions: CaptionFile, which names the images where there is no id list.
-            image_size: S, of images.
+            preprocessing: of images, a basic.images.Preprocessing.
         Raises:
             DataError: features of another width than the config says, or than another split has.
         """
-        source = self._open_source(split, captions, image_size)
+        source = self._open_source(split, captions, preprocessing)
         wanted = self.config.visual.feature_dim
         if source.dim and wanted not in (0, source.dim):
             raise DataError(
@@ -230,7 +230,7 @@ class Collection:
             return PooledSource(files['pooled'], files['ids']).dim
         return 0
 
-    def _open_source(self, split, captions, image_size):
+    def _open_source(self, split, captions, preprocessing):
         visual, paths = self.config.visual, self.visual_files(split)
         if visual.kind == 'frames':
             folder = paths['frames']
@@ -243,7 +243,7 @@ class Collection:
         return ImageSource(
             self._image_template(split),
             read_ids(id_list) if id_list else captions.visual_ids,
-            image_size=image_size,
+            preprocessing=preprocessing,
             where=id_list or captions.path,
         )
 

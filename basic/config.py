@@ -22,6 +22,7 @@ from basic.foreign import plain_tree
 from basic.languages import with_languages
 from basic.merge import flatten, literal, merge, option_layers, yaml_layers
 from basic.option import (
+    CASING,
     COUNT,
     FACTOR,
     LANGUAGES,
@@ -49,6 +50,8 @@ VISUAL_KINDS = ('frames', 'pooled', 'clip')
 DISCRIMINATORS = ('strong', 'not-so-weak', 'weak')
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 SPLITS = ('train', 'val', 'test')
+# Values that leave it to the data or the model; what a run finds is stored in their place.
+FOUND = (('visual.feature_dim', 0), ('text.lowercase', 'auto'))
 # What each loss term reads beside the English and the visual embeddings: the branches tgt, back and
 # cross (the teacher), and BERT's tokens, of which the discriminator tells the language. Which
 # captions are loaded and which branches are encoded follows from this table and the weights.
@@ -156,8 +159,9 @@ class Text:
     bert: str = option('bert-base-multilingual-cased', effect='place')
     # False: take the architecture from `bert`, start from random weights
     pretrained: bool = option(True, effect='place')
-    # as released: lower-case and strip accents, though the vocabulary is cased
-    lowercase: bool = True
+    # lower-case and strip accents: auto (as released with the paper's BERT, though its vocabulary
+    # is cased; no other model) | true | false (the tokenizer as it is)
+    lowercase: bool | str = option('auto', CASING)
     clean_en: bool = True  # as released: English keeps A-Za-z0-9 only, and a full stop is appended
     # the same for back-translations, which the released code leaves as they are
     clean_back: bool = False
@@ -436,8 +440,8 @@ def keys_with(*effects):
 
 
 def config_changes(stored, asked, ignored=()):
-    """How the config asked for differs from the stored one, 'key: old -> new' a key; a feature
-    width of 0 fits any."""
+    """How the config asked for differs from the stored one, 'key: old -> new' a key; what is left
+    to be found (FOUND) fits any."""
     stored, asked = flatten(stored), flatten(asked)
     ignored = ignorable(ignored, stored)
     return [
@@ -445,7 +449,7 @@ def config_changes(stored, asked, ignored=()):
         for key in sorted(stored.keys() | asked.keys())
         if stored.get(key) != asked.get(key)
         and key not in ignored
-        and not (key == 'visual.feature_dim' and asked.get(key) == 0)
+        and (key, asked.get(key)) not in FOUND
     ]
 
 

@@ -1,10 +1,11 @@
-"""Raw images, preprocessed for CLIP.
+"""Raw images, preprocessed for CLIP or a like image tower.
 
 N images, S height and width of an image.
 """
 
 import hashlib
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,85 @@ from basic.ids import IMAGE_ENDINGS, did_you_mean
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PREPROCESSING = 2  # increment when ImageSource.load changes, to make caches stale
+LARGEST_SIDE = 10_000
+RESAMPLING = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')  # by PIL's numbers
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image tower asks of its images: resized, cropped, then normalised.
+
+    The defaults are those of openai/clip-vit-base-patch32.
+
+    Attributes:
+        image_size: S, the side of the square that is cropped from the middle.
+        resize: the side that the image is resized to before the crop; 0: S.
+        squeeze: resize both edges to it, as SigLIP does; False: the shorter one, and keep the
+            shape.
+        resample: one of RESAMPLING.
+        mean, std: of red, green and blue from 0 to 1, to normalise with.
+    """
+
+    image_size: int = 224
+    resize: int = 0
+    squeeze: bool = False
+    resample: str = 'bicubic'
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def __post_init__(self):
+        """ValueError for values that a stranger's file may have, but no preprocessing."""
+        for name in ('image_size', 'resize'):
+            value, least = getattr(self, name), int(name == 'image_size')
+            if type(value) is not int or not least <= value <= LARGEST_SIDE:
+                raise ValueError(f'{name}: expected {least} to {LARGEST_SIDE}, found {value!r:.99}')
+        if type(self.squeeze) is not bool or self.resample not in RESAMPLING:
+            raise ValueError(
+                f'squeeze, resample: expected true or false, and one of {", ".join(RESAMPLING)};'
+                f' found {self.squeeze!r:.99}, {self.resample!r:.99}'
+            )
+        for name in ('mean', 'std'):
+            values = getattr(self, name)
+            if not (
+                isinstance(values, list | tuple)
+                and len(values) == 3
+                and all(type(value) in (int, float) and abs(value) < 1000 for value in values)
+                and (name == 'mean' or min(values) > 0)
+            ):
+                raise ValueError(
+                    f'{name}: expected a number for each of red, green and blue'
+                    f'{", above 0" * (name == "std")}; found {values!r:.99}'
+                )
+            object.__setattr__(self, name, tuple(map(float, values)))
+
+    def plain(self):
+        """As plain data, for a checkpoint."""
+        return {**asdict(self), 'mean': list(self.mean), 'std': list(self.std)}
+
+    def unlike_clip(self, *names):
+        """Those of these attributes that are not CLIP's own, as plain data.
+
+        Caches are named after them: those of CLIP have been made without.
+        """
+        own = Preprocessing(image_size=self.image_size).plain()
+        return {name: self.plain()[name] for name in names if self.plain()[name] != own[name]}
+
+    def __str__(self):
+        text = f'images of {self.image_size} x {self.image_size}'
+        numbers = [' '.join(f'{value:.4g}' for value in values) for values in (self.mean, self.std)]
+        if self.unlike_clip('resize', 'squeeze', 'resample', 'mean', 'std'):
+            text += (
+                f', {"squeezed" if self.squeeze else "cropped"}, {self.resample}, mean {numbers[0]}'
+                f', deviation {numbers[1]}'
+            )
+        return text
+
+
+CLIP = Preprocessing()
 
 
 class ImageSource:
-    """Raw images, resized and cropped for CLIP: batch(ids) -> (N, 3, S, S) uint8, None.
+    """Raw images, resized and cropped for a tower: batch(ids) -> (N, 3, S, S) uint8, None.
 
     They are not normalised: uint8 takes a quarter of the memory of float32, and the model
     normalises them (model.ClipEncoder).
@@ -32,24 +108,28 @@ class ImageSource:
     Args:
         template: path, with {id} for the image's id.
         ids: the split's images, in order.
-        image_size: S.
+        preprocessing: of the tower that reads them.
         where: the file that the ids come from, for messages.
     """
 
     dim = 0
     in_processes = True  # decoding holds Python's global lock too often for threads
 
-    def __init__(self, template, ids, *, image_size, where):
+    def __init__(self, template, ids, *, preprocessing, where):
         runtime.declare_missing_torchvision_ops()
         from torchvision import transforms  # imported here, because only images need it
 
         self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
-        self.image_size, self._listed = image_size, {}
+        self.preprocessing, self._listed = preprocessing, {}
+        side = preprocessing.resize or preprocessing.image_size
         # CLIP's own order: the resize comes before the conversion to RGB.
         self._shape = transforms.Compose(
             [
-                transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-                transforms.CenterCrop(image_size),
+                transforms.Resize(
+                    (side, side) if preprocessing.squeeze else side,
+                    interpolation=transforms.InterpolationMode(preprocessing.resample),
+                ),
+                transforms.CenterCrop(preprocessing.image_size),
             ]
         )
 
@@ -87,9 +167,8 @@ class ImageSource:
         return self._listed[folder]
 
     def batch(self, ids, own=slice(None)):
-        pixels = torch.empty(
-            (len(ids[own]), 3, self.image_size, self.image_size), dtype=torch.uint8
-        )
+        side = self.preprocessing.image_size
+        pixels = torch.empty((len(ids[own]), 3, side, side), dtype=torch.uint8)
         for image, name in zip(pixels, ids[own]):
             image.copy_(self.load(name))
         return pixels, None
@@ -149,8 +228,9 @@ class ImageSource:
             files.update(f'{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
         return {
             'preprocessing': PREPROCESSING,
-            'image_size': self.image_size,
+            'image_size': self.preprocessing.image_size,
             'files': files.hexdigest(),
+            **self.preprocessing.unlike_clip('resize', 'squeeze', 'resample'),
         }
 
 

@@ -85,6 +85,7 @@ LAYERS = Valid(
     'expected different layer numbers, counted from 0',
     lambda layers: len(set(layers)) == len(layers) and all(n >= 0 for n in layers),
 )
+CASING = Valid('valid values: auto, true, false', lambda x: x is True or x is False or x == 'auto')
 # part of a path, and of the run folder's
 NAME = Valid("expected a folder's or a language's name, without / and control characters", _is_name)
 LANGUAGES = Valid(

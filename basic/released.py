@@ -154,6 +154,7 @@ def _config(option, model):
             )
     tree = _collection_config(option)
     tree['text'].update(
+        lowercase=True,
         hidden=model['text_encoder.input.linear.weight'].shape[0],
         heads=option('text_num_attention'),
         qk_width=model['text_encoder.block.query.weight'].shape[0],

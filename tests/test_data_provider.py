@@ -27,7 +27,7 @@ from basic.collection import Collection
 from basic.config import load_config
 from basic.errors import DataError
 from basic.features import FrameSource, PooledSource
-from basic.images import CLIP_MEAN, CLIP_STD, ImageSource
+from basic.images import CLIP_MEAN, CLIP_STD, ImageSource, Preprocessing
 from basic.loader import Loader
 from data_provider import EpochBatches, build_loaders
 from model import build_model
@@ -404,7 +404,9 @@ def test_frames_that_do_not_follow_one_another(tmp_path):
 
 def test_images_go_through_clips_preprocessing(tmp_path):
     folder = make_image_root(tmp_path) / 'multi30k/flickr30k-images'
-    source = ImageSource(str(folder / '{id}.jpg'), ['a', 'b', 'h'], image_size=32, where='list')
+    source = ImageSource(
+        str(folder / '{id}.jpg'), ['a', 'b', 'h'], preprocessing=Preprocessing(32), where='list'
+    )
     pixels, mask = source.batch(['a', 'b', 'h'])
     assert (
         pixels.shape == (3, 3, 32, 32)
@@ -440,7 +442,7 @@ def test_images_without_a_list_are_those_of_the_captions(tmp_path, tokenizer):
         make_image_root(tmp_path),
         tokenizer,
         splits=('val',),
-        image_size=16,
+        preprocessing=Preprocessing(16),
     )['val']
     assert (
         val.visual_ids == ['f', 'd'] and val.visual_of.tolist() == [0, 1] and val.feature_dim == 0
@@ -559,7 +561,7 @@ def test_captions_of_missing_items_are_left_out_of_every_branch(
     assert 'data.missing=skip' in message
     config = make_config('data.missing=skip', 'text.clean_en=false')
     with caplog.at_level(logging.WARNING):
-        loaders['skipped'] = build_loaders(config, root, tokenizer, image_size=16)
+        loaders['skipped'] = build_loaders(config, root, tokenizer, preprocessing=Preprocessing(16))
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and ('cannot be compared' in said[1]) > ('cannot be compared' in said[0])
     for (split, counts), text in zip(expected.items(), said):
@@ -571,7 +573,7 @@ def test_captions_of_missing_items_are_left_out_of_every_branch(
     if damage is without_images:  # a list of what is there
         (root / 'multi30k/FeatureData/val_id.txt').write_text('d\n')
     loaders['dropped'] = build_loaders(
-        make_config('text.clean_en=false'), root, tokenizer, image_size=16
+        make_config('text.clean_en=false'), root, tokenizer, preprocessing=Preprocessing(16)
     )
     for one, other in zip(*(loaders[name]['train'] for name in ('skipped', 'dropped'))):
         assert numbers(one) == numbers(other)
@@ -748,7 +750,9 @@ def test_images_that_are_missing_or_broken(tmp_path, tokenizer):
     data = (folder / 'h.jpg').read_bytes()
     for content in (b'', b'<html>', data[: len(data) // 2]):
         (folder / 'h.jpg').write_bytes(content)
-        test = build_loaders(multi30k(), root, tokenizer, splits=('test',), image_size=16)['test']
+        test = build_loaders(
+            multi30k(), root, tokenizer, splits=('test',), preprocessing=Preprocessing(16)
+        )['test']
         assert f'{folder / "h.jpg"}: cannot be read as an image' in complaint(list, test.visuals)
 
 

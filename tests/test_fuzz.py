@@ -29,7 +29,7 @@ from basic.checkpoint import load_checkpoint
 from basic.config import config_from_dict, config_to_dict, load_config
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
-from basic.images import ImageSource
+from basic.images import ImageSource, Preprocessing
 from basic.pretrained.tokenizer import load_tokenizer
 from basic.print_config import describe_config
 from basic.run_folder import read_config, read_log, record_start
@@ -461,7 +461,9 @@ def test_pooled_features(tmp_path):
 def test_images(tmp_path, kind):
     packed = io.BytesIO()
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(packed, kind)
-    source = ImageSource(str(tmp_path / '{id}.jpg'), ['a'], image_size=8, where='ids.txt')
+    source = ImageSource(
+        str(tmp_path / '{id}.jpg'), ['a'], preprocessing=Preprocessing(8), where='ids.txt'
+    )
 
     def read(data):
         (tmp_path / 'a.jpg').write_bytes(data)

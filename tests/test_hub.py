@@ -16,13 +16,8 @@ from roots import complaint
 
 from basic.errors import UnreachableError
 from basic.pretrained import hub
-from basic.pretrained.encoders import (
-    build_bert,
-    build_clip,
-    build_dual_encoder,
-    clip_image_size,
-    text_limits,
-)
+from basic.pretrained.encoders import build_bert, build_dual_encoder, text_limits
+from basic.pretrained.towers import build_clip, clip_preprocessing
 from basic.pretrained.tokenizer import load_tokenizer
 
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
@@ -60,7 +55,7 @@ def test_code_of_a_model_is_never_run(stranger):
         (load_tokenizer, (stranger, False)),
         (text_limits, (stranger, True)),
         (build_dual_encoder, (str(stranger),)),
-        (clip_image_size, (stranger, True)),
+        (clip_preprocessing, (stranger, True)),
     ):
         with pytest.raises(ValueError, match='needs code of its own') as error:
             function(*arguments)
@@ -288,7 +283,7 @@ def test_what_is_no_config_is_said(tmp_path):
         )
     ).save_pretrained(tmp_path / 'bert')
     with pytest.raises(ValueError, match="of type 'bert', not of CLIP"):
-        clip_image_size(tmp_path / 'bert', pretrained=False)
+        clip_preprocessing(tmp_path / 'bert', pretrained=False)
     with pytest.raises(ValueError, match="of type 'bert', not of CLIP"):
         build_clip(name=str(tmp_path / 'bert'), pretrained=False)
 

@@ -12,7 +12,7 @@ from roots import IMAGES, complaint, make_image_root, make_tokenizer
 from torch import multiprocessing
 
 from basic.cache import cached_array
-from basic.images import ImageSource
+from basic.images import ImageSource, Preprocessing
 from basic.pretrained.encoders import weights_fingerprint
 from data_provider import build_loaders
 from evaluation import encode
@@ -36,7 +36,12 @@ def setting(root, tmp_path, make_config):
         torch.manual_seed(seed)
         model = build_model(config)
         return build_loaders(
-            config, root, tokenizer, splits=splits, image_size=IMAGE_SIZE, model=model
+            config,
+            root,
+            tokenizer,
+            splits=splits,
+            preprocessing=Preprocessing(IMAGE_SIZE),
+            model=model,
         ), model
 
     return make
@@ -139,7 +144,7 @@ def test_the_size_of_images_tells_caches_apart(root, setting, tmp_path, make_con
         root,
         make_tokenizer(tmp_path),
         splits=('val',),
-        image_size=8,
+        preprocessing=Preprocessing(8),
     )
     assert next(iter(loaders['val'].visuals))[0].shape == (3, 3, 8, 8) and len(caches(root)) == 2
 

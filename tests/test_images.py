@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from basic.errors import DataError
-from basic.images import ImageSource, check_images
+from basic.images import ImageSource, Preprocessing, check_images
 
 SHAPE = (32, 32)
 RAMP = np.linspace(0, 1, 32 * 32).reshape(SHAPE)  # black to white
@@ -14,7 +14,9 @@ GREY = torch.from_numpy((RAMP * 255).round())
 
 
 def source(folder, *ids, template='{id}.jpg'):
-    return ImageSource(str(folder / template), list(ids), image_size=32, where='list')
+    return ImageSource(
+        str(folder / template), list(ids), preprocessing=Preprocessing(32), where='list'
+    )
 
 
 def load(folder, image, name='a.png', **options):

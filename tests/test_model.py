@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from basic.caption import Tokens
 from basic.checkpoint import load_checkpoint, save_checkpoint
 from basic.config import DISCRIMINATORS, VISUAL_KINDS, config_to_dict
+from basic.images import Preprocessing
 from basic.pretrained import hub
 from loss import build_loss, discriminator_loss
 from basic.pretrained.encoders import bert_layers, build_bert
@@ -385,11 +386,12 @@ def test_images_go_through_clip_and_a_linear_layer_without_activation(make_model
             encoder(pixels), image @ encoder.linear.weight.T + encoder.linear.bias, atol=1e-6
         )
         assert (encoder(pixels) < 0).any()
-    assert encoder.linear.weight.shape == (16, 12) and model.image_size == IMAGE_SIZE
+    assert encoder.linear.weight.shape == (16, 12)
+    assert model.preprocessing == Preprocessing(IMAGE_SIZE)
 
 
-def test_features_have_no_image_size(make_model):
-    assert make_model('frames').image_size == make_model('pooled').image_size == 0
+def test_features_have_no_preprocessing(make_model):
+    assert make_model('frames').preprocessing is make_model('pooled').preprocessing is None
 
 
 def test_projections_start_xavier_uniform_with_zero_bias():
@@ -729,7 +731,7 @@ def test_a_checkpoint_rebuilds_the_model_without_the_pretrained_ones(
     )
     again = build_model(checkpoint.config, architecture=checkpoint.architecture)
     again.load_state_dict(checkpoint.model)
-    assert again.architecture == model.architecture and again.image_size == model.image_size
+    assert again.architecture == model.architecture and again.preprocessing == model.preprocessing
     model.eval(), again.eval()
     with torch.no_grad():
         expected, got = model(batch), again(batch)
@@ -769,7 +771,10 @@ def test_a_folder_without_weights_is_enough_for_random_weights_only(
         for key, folder in (('text.bert', bert_folder), ('visual.clip', clip_folder))
     )
     model = make_model('clip', bert, clip, 'text.pretrained=false', 'visual.clip_pretrained=false')
-    assert model.image_size == IMAGE_SIZE and len(bert_layers(model.text_encoder.bert)) == 3
+    assert (
+        model.preprocessing == Preprocessing(IMAGE_SIZE)
+        and len(bert_layers(model.text_encoder.bert)) == 3
+    )
     with pytest.raises(ValueError, match="key 'text.bert'"):
         make_model('frames', bert)
     with pytest.raises(ValueError, match="key 'visual.clip'"):

@@ -347,7 +347,7 @@ def test_clip_of_a_released_file_computes_what_openais_does(released, load):
         3, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(0)
     )
     expected = openai_vit(content['model'][0], images)
-    assert model.image_size == PATCH * GRID and expected.std() > 0.1
+    assert model.preprocessing.image_size == PATCH * GRID and expected.std() > 0.1
     with torch.no_grad():
         got = model.visual_encoder.clip(pixel_values=images).image_embeds
         assert torch.allclose(got, expected, atol=1e-5)

@@ -20,6 +20,7 @@ from torch import multiprocessing
 
 from basic import distributed
 from basic.caption import Tokens
+from basic.images import Preprocessing
 from data_provider import build_loaders
 from evaluation import encode
 from model import build_model
@@ -55,7 +56,9 @@ def test_the_shares_of_a_batch_are_the_batch_of_one_process(tmp_path, tokenizer,
             make_image_root(tmp_path),
             multi30k(f'visual.kind={kind}', 'train.batch_size=3'),
         )
-    build = partial(build_loaders, config, root, tokenizer, splits=('train',), image_size=16)
+    build = partial(
+        build_loaders, config, root, tokenizer, splits=('train',), preprocessing=Preprocessing(16)
+    )
     alone = build()['train']
     shared = [build(number=number, of=of)['train'] for number in range(of)]
     for loader in (alone, *shared):

@@ -106,7 +106,7 @@ def test_other_tokenizers_work_without_lowercase(tmp_path):
         tmp_path,
     )
     assert words(load_tokenizer(tmp_path, False), 'A a') == ['A', '[UNK]']
-    with pytest.raises(DataError, match='WordLevel; set text.lowercase=False'):
+    with pytest.raises(DataError, match='WordLevel; set text.lowercase=auto'):
         load_tokenizer(tmp_path, True)
 
 

@@ -270,10 +270,9 @@ def _check_letters(report, collection, file, encoders, share):
     Args:
         share: share of unknown tokens in the file.
     """
-    config = collection.config
     texts = file.texts[:: max(1, len(file) // SAMPLE)]
     percent = f'{100 * share:.0f} % of the tokens of {file.path} are unknown to the tokenizer'
-    if share > SOME and config.text.lowercase:
+    if share > SOME and encoders.lowercase:
         own = encoders.own_tokenizer
         if 2 * _unknown(_ids(texts, own), own) < share:
             report.note(
@@ -286,7 +285,7 @@ def _check_letters(report, collection, file, encoders, share):
             f'{percent}: does the tokenizer belong to text.bert, and is its vocabulary complete?',
             problem=share > MOST,
         )
-    if config.text.lowercase:
+    if encoders.lowercase:
         lost = [text for text in texts if lost_letters(text) and _keeps(encoders, text)]
         if len(lost) > LOST * len(texts):
             japanese = collection.lang in ('ja', 'jp')

@@ -26,7 +26,6 @@ from basic.config import SPLITS, load_config
 from basic.errors import DataError, UnreachableError, first_five
 
 SHOWN = 5  # problems of one kind that are printed
-IMAGE_SIZE = 224  # if CLIP's own size is not known
 NARROW = 80  # least width of the table, in columns
 
 
@@ -114,13 +113,14 @@ class Encoders:
     Attributes:
         tokenizer: transformers' tokenizer, or None if it was not found.
         bert: basic.pretrained.encoders.TextLimits, or None.
-        image_size: height and width of CLIP's input.
+        lowercase: whether captions are lower-cased and stripped of accents.
+        preprocessing: what CLIP asks of its images.
     """
 
     def __init__(self, config):
         self.config = config
         self.tokenizer = self.bert = None
-        self.image_size = IMAGE_SIZE
+        self.preprocessing, self.lowercase = None, config.text.lowercase is True
 
     @cached_property
     def own_tokenizer(self):
@@ -171,7 +171,7 @@ def check_data(config, rootpath, splits=SPLITS, quick=False):
                     split,
                     files[lead],
                     column=column,
-                    image_size=encoders.image_size,
+                    preprocessing=encoders.preprocessing,
                     scanned=None if quick else scanned,
                 )
         column['status'] = 'ok' if report.met == before else 'PROBLEMS'
@@ -193,30 +193,35 @@ def check_encoders(report, config):
     """
     encoders, name = Encoders(config), config.text.bert
     with telling('checking the tokenizer'):
-        from basic.pretrained.tokenizer import load_tokenizer
+        from basic.pretrained.tokenizer import load_tokenizer, lowercases
 
         tokenizer, report.tokenizer = _looked_at(
             report, 'tokenizer', name, load_tokenizer, name, config.text.lowercase
         )
     if tokenizer is not None:
         encoders.tokenizer = tokenizer
+        encoders.lowercase = lowercases(tokenizer, config.text.lowercase)
         kind = type(tokenizer.backend_tokenizer.model).__name__
         report.tokenizer = (
             f'{name}: {kind}, {len(tokenizer):,} tokens'
-            + ', lower-cased and without accents' * config.text.lowercase
+            + ', lower-cased and without accents' * encoders.lowercase
         )
     with telling('checking BERT'):
-        from basic.pretrained.encoders import clip_image_size, text_limits
+        from basic.pretrained.encoders import text_limits
 
         _check_bert(report, config, encoders, text_limits)
     if config.visual.kind == 'clip':
         name = config.visual.clip
         with telling('checking CLIP'):
-            size, report.clip = _looked_at(
-                report, 'CLIP', name, clip_image_size, name, config.visual.clip_pretrained
+            from basic.images import CLIP
+            from basic.pretrained.towers import clip_preprocessing
+
+            found, report.clip = _looked_at(
+                report, 'CLIP', name, clip_preprocessing, name, config.visual.clip_pretrained
             )
-        if size is not None:
-            encoders.image_size, report.clip = size, f'{name}: images of {size} x {size}'
+        encoders.preprocessing = found or CLIP
+        if found:
+            report.clip = f'{name}: {found}'
     # Print this now: reading the data can take minutes.
     for what, line in report.encoders().items():
         if line.startswith(('NOT CHECKED', 'not usable')):

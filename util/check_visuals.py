@@ -22,18 +22,18 @@ TOO_LARGE = 1e15  # the sum of squares over a row overflows float32
 LARGE, SMALL = 1e6, 1e-6  # the largest number of a feature is between them
 
 
-def check_visuals(report, collection, split, captions, *, image_size, column, scanned):
+def check_visuals(report, collection, split, captions, *, preprocessing, column, scanned):
     """Open the visual items of a split, and read all of them, unless `scanned` is None.
 
     Args:
         report: util.check_data.Report; collection: basic.collection.Collection.
         captions: CaptionFile.
-        image_size: S.
+        preprocessing: of images.
         column: dict row label -> cell of this split, which is filled in.
         scanned: dict file -> (problems, warnings) of earlier splits, or for images template ->
             set of ids: a file is read only once.
     """
-    source = report.attempt(collection.source, split, captions, image_size)
+    source = report.attempt(collection.source, split, captions, preprocessing)
     if source is None:
         return
     if collection.config.data.missing == 'skip':

@@ -72,7 +72,7 @@ def rescore(checkpoint, rootpath, *, split, device, weight=None, bank=10_000, be
         checkpoint=checkpoint,
         weights=[weight],
     )
-    loaders['bank'] = bank_set(config, rootpath, tokenizer, model.image_size, weight, bank)
+    loaders['bank'] = bank_set(config, rootpath, tokenizer, model.preprocessing, weight, bank)
 
     embeddings = {}
     for name, loader in loaders.items():
@@ -94,10 +94,10 @@ def rescore(checkpoint, rootpath, *, split, device, weight=None, bank=10_000, be
     return {'split': split, 'weight': weight, 'bank': sizes, 'beta': beta, 'rows': rows}
 
 
-def bank_set(config, rootpath, tokenizer, image_size, weight, most):
+def bank_set(config, rootpath, tokenizer, preprocessing, weight, most):
     """An EvalSet of at most so many training captions, evenly spread, and their visual items."""
     joined = join_split(
-        Collection(config, rootpath), 'train', image_size=image_size, weights=[weight]
+        Collection(config, rootpath), 'train', preprocessing=preprocessing, weights=[weight]
     )
     total = len(joined.visual_of)
     rows = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))

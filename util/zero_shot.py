@@ -32,6 +32,7 @@ from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
+from basic.images import CLIP
 from basic.languages import one_language
 from basic.loader import Loader
 from basic.logger import tell
@@ -97,7 +98,7 @@ def open_split(config, rootpath, split, processor, batch_size, weights=None):
     """
     collection = Collection(config, rootpath)
     # The processor resizes the images.
-    joined = join_split(collection, split, image_size=224, weights=weights)
+    joined = join_split(collection, split, preprocessing=CLIP, weights=weights)
     texts = {branch: file.texts for branch, file in joined.files.items()}
     images = ProcessedImages(joined.source, processor)
     return EvalSet(

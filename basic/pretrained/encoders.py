@@ -1,9 +1,10 @@
-"""The pretrained encoders, BERT-like text models and CLIP's image tower: by name, from a folder, or
-rebuilt empty."""
+"""The pretrained encoders, BERT-like text models and dual encoders: by name, from a folder, or
+rebuilt empty. Image towers are in towers.py."""
 
 import copy
 import hashlib
 import json
+import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
 from basic.pretrained.hub import check_weights, load_pretrained, reason, refuse_empty
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionConfig
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 # what from_pretrained raises for files that it cannot use
 UNUSABLE = (OSError, ValueError, KeyError, ImportError)
@@ -147,9 +148,9 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
         ValueError: neither reachable nor in the local cache, or not a folder that transformers can
             load.
     """
-    with _loading('text.bert', name):
+    with loading('text.bert', name):
         config = AutoConfig.for_model(**architecture) if architecture else read_config(name)
-        _refuse_unusable(config)
+        refuse_unusable(config)
         for key in (
             'hidden_dropout_prob',
             'attention_probs_dropout_prob',
@@ -170,19 +171,6 @@ def build_bert(*, name, pretrained, dropout, architecture=None, attention='auto'
     if getattr(bert, 'pooler', None) is not None:
         bert.pooler = None
     return bert
-
-
-def build_clip(*, name, pretrained, architecture=None):
-    """CLIP's image tower with its projection; arguments and errors as for `build_bert`, keys
-    `visual.clip*`."""
-    from transformers import CLIPVisionModelWithProjection  # slow to import
-
-    with _loading('visual.clip', name):
-        config = CLIPVisionConfig(**architecture) if architecture else read_clip_config(name)
-        _refuse_unusable(config)
-        if architecture or not pretrained:
-            return CLIPVisionModelWithProjection(config)
-        return load_whole(CLIPVisionModelWithProjection, name)
 
 
 @dataclass(frozen=True)
@@ -211,9 +199,9 @@ def text_limits(name, pretrained):
         UnreachableError: neither here nor to be downloaded now.
         ValueError: as `build_bert`.
     """
-    with _loading('text.bert', name):
+    with loading('text.bert', name):
         config = read_config(name)
-        _refuse_unusable(config)
+        refuse_unusable(config)
         with torch.device('meta'):  # the architecture, without memory for its weights
             bert = AutoModel.from_config(config, trust_remote_code=False)
         tokens, positions = bert.get_input_embeddings().num_embeddings, bert_positions(bert)
@@ -222,15 +210,6 @@ def text_limits(name, pretrained):
     return TextLimits(
         kind=type(bert).__name__, tokens=tokens, positions=positions, layers=len(bert_layers(bert))
     )
-
-
-def clip_image_size(name, pretrained):
-    """S, the side of CLIP's images, from its config.json; arguments and errors as `text_limits`."""
-    with _loading('visual.clip', name):
-        config = read_clip_config(name)
-        if pretrained:
-            check_weights(name)
-    return config.image_size
 
 
 def read_config(name):
@@ -243,15 +222,7 @@ def read_config(name):
         raise ValueError(f'its config.json cannot be used: {reason(error)}') from None
 
 
-def read_clip_config(name):
-    """The configuration of CLIP's image tower, from that of CLIP or of the tower alone."""
-    kind = read_config(name).model_type
-    if kind not in ('clip', 'clip_vision_model'):  # transformers would fill in CLIP's own numbers
-        raise ValueError(f"its config.json is of a model of type '{kind}', not of CLIP")
-    return load_pretrained(CLIPVisionConfig, name)
-
-
-def _refuse_unusable(config):
+def refuse_unusable(config):
     """ValueError for a configuration that asks for code from the hub, or for too many layers."""
     kernel = getattr(config, '_attn_implementation', None)
     if isinstance(kernel, str) and '/' in kernel:
@@ -267,7 +238,7 @@ def _refuse_unusable(config):
 
 
 @contextmanager
-def _loading(key, name):
+def loading(key, name):
     """Turn what transformers raises of files that it cannot use into a ValueError that names the
     option."""
     try:
@@ -331,7 +302,10 @@ def load_whole(cls, name, *, dtype=torch.float32, **options):
         UNUSABLE: as `basic.pretrained.hub.load_pretrained`.
     """
     try:
-        model, found = load_pretrained(cls, name, dtype=dtype, output_loading_info=True, **options)
+        with _without_report():
+            model, found = load_pretrained(
+                cls, name, dtype=dtype, output_loading_info=True, **options
+            )
     except UNUSABLE:
         raise
     # damaged weights, or of another shape: each reader has errors of its own
@@ -341,19 +315,38 @@ def load_whole(cls, name, *, dtype=torch.float32, **options):
         raise ValueError(f'its weights cannot be read: {reason(error)}') from None
     missing = sorted(key for key in found['missing_keys'] if not key.startswith('pooler.'))
     if missing:
+        own = ''
+        if getattr(model.config, 'auto_map', None):
+            own = (
+                "; its config.json names code of its own ('auto_map'), which is never run here:"
+                ' choose a model that transformers itself knows'
+            )
         raise ValueError(
             f'its files hold the weights of another model, or of a part: {len(missing):,} of the'
-            f' {len(model.state_dict()):,} that a {cls.__name__} of its config.json needs are not'
-            f' there: {first_five(missing)}'
+            f' {len(model.state_dict()):,} that a {type(model).__name__} of its config.json needs'
+            f' are not there: {first_five(missing)}{own}'
         )
     return model
+
+
+@contextmanager
+def _without_report():
+    """Without transformers' table of a checkpoint's other weights: missing ones are refused
+    here."""
+    logger = logging.getLogger('transformers.modeling_utils')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def weights_fingerprint(model):
     """What the outputs of a transformers model depend on in addition to its inputs, as plain data.
 
     Args:
-        model: CLIP's image tower, or a BERT-like model or a part of one.
+        model: an image tower, or a BERT-like model or a part of one.
     """
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -361,7 +354,8 @@ def weights_fingerprint(model):
         weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
     # What the shapes of the weights do not show.
     unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
-    known = {key: getattr(model.config, key) for key in unseen if hasattr(model.config, key)}
+    config = getattr(model.config, 'vision_config', model.config)  # a whole model's tower
+    known = {key: getattr(config, key) for key in unseen if hasattr(config, key)}
     return {'weights': weights.hexdigest(), **known}
 
 

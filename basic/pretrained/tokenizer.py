@@ -42,6 +42,7 @@ PLAIN = {
     'DPRReaderTokenizer',
     'RealmTokenizer',
 }
+MBERT_TOKENS = 119_547  # of bert-base-multilingual-cased, the BERT of the paper
 UNTOLD = {'PreTrainedTokenizer', 'PreTrainedTokenizerBase', 'TokenizersBackend', 'AutoTokenizer'}
 
 
@@ -54,7 +55,7 @@ def load_tokenizer(name_or_folder, lowercase):
             more than that.
         lowercase: switch lower-casing and accent stripping on, whatever the tokenizer's own setting
             is (as released with the cased multilingual BERT). False: leave the tokenizer as it is;
-            a bare vocabulary is cased.
+            a bare vocabulary is cased. 'auto': as `lowercases` says.
     Returns:
         transformers' PreTrainedTokenizerFast.
     Raises:
@@ -83,17 +84,30 @@ def load_tokenizer(name_or_folder, lowercase):
     _refuse_broken(backend, name_or_folder)
     backend.no_truncation()
     backend.no_padding()
-    if lowercase:
+    if lowercases(tokenizer, lowercase):
         if not isinstance(backend.model, models.WordPiece):
             raise DataError(
                 "text.lowercase=True needs a WordPiece tokenizer such as mBERT's, but that of "
-                f'{name_or_folder} is {type(backend.model).__name__}; set text.lowercase=False'
+                f'{name_or_folder} is {type(backend.model).__name__}; set text.lowercase=auto'
             )
         chinese = getattr(backend.normalizer, 'handle_chinese_chars', True)
         backend.normalizer = normalizers.BertNormalizer(
             clean_text=True, handle_chinese_chars=chinese, strip_accents=True, lowercase=True
         )
     return tokenizer
+
+
+def lowercases(tokenizer, lowercase):
+    """Whether lower-casing and accent stripping are switched on: what text.lowercase asks for.
+
+    Args:
+        lowercase: True, False, or 'auto': for the vocabulary of the paper's BERT alone, as
+            released. Any other model was made for text in its own casing.
+    """
+    if lowercase != 'auto':
+        return lowercase
+    model = tokenizer.backend_tokenizer.model
+    return isinstance(model, models.WordPiece) and tokenizer.vocab_size == MBERT_TOKENS
 
 
 def _refuse_broken(backend, name):

@@ -16,18 +16,10 @@ from basic.command import is_out_of_memory
 from basic.errors import DataError, UnreachableError, first_five
 from basic.pretrained.encoders import UNUSABLE, load_whole, read_config
 from basic.pretrained.hub import load_pretrained, reason
+from basic.pretrained.towers import FAMILIES, image_embeddings, load_tower
 
 RESNET = r'(wide_)?resne(x)?t\d+\w*'  # torchvision's names: resnet152, resnext101_32x8d, ...
 WEIGHTS = ('IMAGENET1K_V1', 'IMAGENET1K_V2')
-# Image towers that are saved alone; the other models must have `get_image_features`.
-TOWERS = {
-    'clip': 'CLIPVisionModelWithProjection',
-    'clip_vision_model': 'CLIPVisionModelWithProjection',
-    'metaclip_2': 'MetaClip2VisionModelWithProjection',
-    'metaclip_2_vision_model': 'MetaClip2VisionModelWithProjection',
-    'siglip': 'SiglipVisionModel',
-    'siglip_vision_model': 'SiglipVisionModel',
-}
 
 
 class Encoder:
@@ -69,18 +61,8 @@ class Encoder:
             runtime.matrix_precision(self.precision),
             runtime.autocast(self.device, self.precision),
         ):
-            found = self._forward(inputs)
+            found = image_embeddings(self.model, **inputs)
         return found.float().cpu()
-
-    def _forward(self, inputs):
-        if hasattr(self.model, 'get_image_features'):
-            found = self.model.get_image_features(**inputs)
-        else:
-            found = self.model(**inputs)
-        if isinstance(found, torch.Tensor):
-            return found
-        embeds = getattr(found, 'image_embeds', None)
-        return found.pooler_output if embeds is None else embeds
 
 
 def build_encoder(name, weights=None):
@@ -209,14 +191,16 @@ class _Processor:
 
 
 def _tower(name):
-    import transformers
+    from transformers import AutoImageProcessor, AutoModel
 
     try:
-        kind = read_config(name).model_type
-        model = load_whole(getattr(transformers, TOWERS.get(kind, 'AutoModel')), name)
-        if kind not in TOWERS and not hasattr(model, 'get_image_features'):
-            raise DataError(f'it is a {type(model).__name__}, not a CLIP-like model')
-        processor = load_pretrained(transformers.AutoImageProcessor, name)
+        if read_config(name).model_type in FAMILIES:
+            model = load_tower(name)
+        else:
+            model = load_whole(AutoModel, name)
+            if not hasattr(model, 'get_image_features'):
+                raise DataError(f'it is a {type(model).__name__}, not a CLIP-like model')
+        processor = load_pretrained(AutoImageProcessor, name)
     except Exception as error:
         if is_out_of_memory(error) or not isinstance(error, UNUSABLE):
             raise

@@ -15,7 +15,7 @@ from basic.ids import (
     repeated,
     visual_id,
 )
-from basic.images import ImageSource
+from basic.images import CLIP, ImageSource
 from util.extract_features.videos import VIDEO_ENDINGS
 
 
@@ -71,7 +71,7 @@ def find_images(place, ids=None, where=''):
     if ids is None:
         names = [name for name in sorted(os.listdir(folder)) if _has(name, IMAGE_ENDINGS)]
         ids = ids_of_names(names, folder, 'images')
-    return ids, ImageSource(template, ids, image_size=224, where=where or folder)
+    return ids, ImageSource(template, ids, preprocessing=CLIP, where=where or folder)
 
 
 def find_videos(place, ids=None, where=''):
