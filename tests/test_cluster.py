@@ -228,4 +228,5 @@ def test_slurm(tmp_path, capfd, monkeypatch):
     assert run('tool', tasks, args, result=lambda i: f'result {i}') == 2
     out = capfd.readouterr().out
     assert 'good: result 0; ' in out and 'FAILED bad: exit status 2' in out
+    assert '--signal=USR1@90' in next(tmp_path.glob('*/*/*_submission.sh')).read_text()
     assert '    what went wrong\n' in out and 'FAILED lost: ended without a result' in out

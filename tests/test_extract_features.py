@@ -22,7 +22,7 @@ from basic.features import FrameSource, PooledSource
 from roots import make_video_root
 from util.extract_features import convert as convert_module
 from util.extract_features.encoders import build_encoder
-from util.extract_features.extract import Options, run_share
+from util.extract_features.extract import Options, open_shares, run_share
 from util.extract_features.main import main
 from util.extract_features.shards import BadFiles
 from util.extract_features.videos import natural, sampled
@@ -334,6 +334,8 @@ def test_shares_of_several_processes(photos, clip, tmp_path, capsys):
     for share in (2, 0):
         assert run(*command, '--output', output, '--shards', 3, '--shard', share) == 0
         assert 'are missing' in capsys.readouterr().out and not output.exists()
+    options = Options(clip, images=str(photos), output=str(output), shard_size=2)
+    assert open_shares(options, 3) == [1]  # what --cluster submits
     assert run(*command, '--output', output, '--shards', 3, '--shard', 1) == 0
     assert np.array_equal(np.load(output), np.load(whole))
     assert run(*command, '--output', output, '--shards', 3, '--shard', 1) == 0  # started again

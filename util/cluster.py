@@ -310,8 +310,7 @@ class Jobs:
 
     def __init__(self, tasks, args, folder, at_once):
         self.folder, self.at_once, self.total, self.jobs = folder, at_once, len(tasks), {}
-        # A job's Python must find this module. The tools stop at SIGUSR1, not at USR2.
-        os.environ['SUBMITIT_PREEMPT_SIGNAL'] = 'USR1'
+        # A job's Python must find this module. The tools stop at SIGUSR1, not at submitit's USR2.
         path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
         python = ['env', f'PYTHONPATH={path}', 'SUBMITIT_PREEMPT_SIGNAL=USR1', sys.executable]
         self.executor = self.make_executor(shlex.join(python), args)
@@ -391,10 +390,12 @@ class Slurm(Jobs):
                 '--cluster slurm: there is no srun here; use a machine from which Slurm jobs can'
                 ' be submitted'
             ) from None
+        options = slurm_options(args.cluster_option)
         executor.update_parameters(
             array_parallelism=self.at_once,
             stderr_to_stdout=True,
-            **slurm_options(args.cluster_option),
+            additional_parameters={'signal': f'USR1@{options.get("signal_delay_s", 90)}'},
+            **options,
         )
         self.at_once = self.total  # Slurm itself sees to the number that run at a time
         self.looked, self.absent, self.reasons = time.monotonic(), set(), set()

@@ -117,6 +117,12 @@ def open_shares(options, shares):
     return sorted(found) or [0]
 
 
+def told(options):
+    """What to print about the outputs that are there; list of text."""
+    jobs = find_jobs(options)
+    return [line for job in jobs if job.output.exists() for line in _told(job, options)]
+
+
 def _size(job, options):
     """Items per shard."""
     return options.shard_size or (512 if job.kind == 'images' else 32)

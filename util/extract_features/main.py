@@ -170,14 +170,17 @@ def main(argv=None):
     args = parse(words)
     if args.source:
         return _convert(args)
-    from util.extract_features.extract import Options, open_shares, run_share
+    from util.extract_features.extract import Options, open_shares, run_share, told
 
     names = Options.__dataclass_fields__
     options = Options(**{key: value for key, value in vars(args).items() if key in names})
     if args.cluster:
         shares = open_shares(options, args.shards)
         tasks = cluster.share_tasks('extract_features', args, words, shares)
-        return 1 if cluster.run('extract_features', tasks, args, words=words) else 0
+        failed = cluster.run('extract_features', tasks, args, words=words)
+        for line in [] if failed else told(options):
+            print(line)
+        return 1 if failed else 0
     for line in run_share(options, args.shard or 0, args.shards):
         print(line)
     return 0
