@@ -155,7 +155,8 @@ class Data:
 class Text:
     """Text encoder: BERT, linear, positions, one attention block; the same for every branch."""
 
-    # hub name, or a local folder as transformers saves it
+    # hub name, or a local folder as transformers saves it; see "Other encoders" in
+    # configs/README.md
     bert: str = option('bert-base-multilingual-cased', effect='place')
     # False: take the architecture from `bert`, start from random weights
     pretrained: bool = option(True, effect='place')
@@ -201,7 +202,8 @@ class Visual:
     # `frames`: of the linear layer, the positions and the attention block
     dropout: float = option(0.1, PROBABILITY)
     pooling: str = option('padded_mean', POOLINGS)  # over frames
-    clip: str = option('openai/clip-vit-base-patch32', effect='place')  # hub name or local folder
+    # `clip`: hub name or local folder of CLIP or a like image tower, see configs/README.md
+    clip: str = option('openai/clip-vit-base-patch32', effect='place')
     # False: CLIP's architecture with random weights
     clip_pretrained: bool = option(True, effect='place')
     train_clip: bool = False  # as released no gradient reaches CLIP's image tower
