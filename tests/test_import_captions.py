@@ -311,3 +311,17 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert run(root, table, *own, *words) == 2
     assert message in capsys.readouterr().err
     assert not list(root.iterdir())
+
+
+@pytest.mark.parametrize(
+    'encoding, message',
+    [
+        ('cp1252', 'captions.csv:2: not UTF-8; save it'),
+        ('utf-16', 'captions.csv: the file is UTF-16'),
+    ],
+)
+def test_tables_of_other_encodings(tmp_path, capsys, encoding, message):
+    table = tmp_path / 'captions.csv'
+    table.write_bytes('image,en,es\na.jpg,a caf\u00e9,un caf\u00e9\n'.encode(encoding))
+    assert run(tmp_path / 'root', table, *OWN[:4], '--split', 'val') == 2
+    assert message in capsys.readouterr().err

@@ -57,10 +57,13 @@ class Ids:
 
     def __init__(self, keep_folders=False):
         self.keep_folders, self.names, self.counts = keep_folders, {}, Counter()
+        self._known = {}  # an item is named once per caption
 
     def of(self, name, where):
         """The id of a name; DataError if there is none, or another name has the same id."""
-        name = name.strip().removeprefix('./').strip('/\\')
+        if name in self._known:
+            return self._known[name]
+        given, name = name, name.strip().removeprefix('./').strip('/\\')
         parts = re.split(r'[/\\]', name)
         stem = visual_id('_'.join(parts) if self.keep_folders else parts[-1])
         made = ''.join(c if c.isprintable() or c in JOINERS else '_' for c in stem)
@@ -79,4 +82,5 @@ class Ids:
             )
         if new and made != stem:
             self.counts["ids: white space or '#' became '_'"] += 1
+        self._known[given] = made
         return made

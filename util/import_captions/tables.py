@@ -6,7 +6,8 @@ import io
 from dataclasses import dataclass
 
 from basic.errors import DataError, first_five
-from basic.foreign import parse_json, read_text
+from basic.foreign import parse_json
+from basic.ids import read_bytes
 from util.import_captions.splits import split_name
 
 ID_COLUMNS = 'id image image_id image_name file filename file_name video video_id videoID'.split()
@@ -28,7 +29,7 @@ def read_table(source, options, lang):
 
     The separator is the one of comma, semicolon, tab and | that is most frequent in the header.
     """
-    path, text = source.path, read_text(source.path)
+    path, text = source.path, _text(source.path)
     head = text.partition('\n')[0]
     delimiter = max(',;\t|', key=head.count)
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
@@ -63,7 +64,7 @@ def read_records(source, options, lang):
 
     A value may be a list of captions.
     """
-    path, text = source.path, read_text(source.path)
+    path, text = source.path, _text(source.path)
     if text.lstrip().startswith('['):
         records = list(enumerate(parse_json(text, [dict], path), start=1))
     else:
@@ -76,6 +77,17 @@ def read_records(source, options, lang):
     columns = _columns(keys, options, path)
     for number, record in records:
         yield from _captions(record, columns, path, number)
+
+
+def _text(path):
+    data = read_bytes(path)
+    try:
+        return data.decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f'{path}:{data[: error.start].count(10) + 1}: not UTF-8; save it as "CSV UTF-8", or '
+            'convert it, for example with iconv -f WINDOWS-1252 -t utf-8'
+        ) from None
 
 
 def _columns(header, options, path):
