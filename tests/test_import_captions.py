@@ -13,7 +13,7 @@ import train
 from basic.caption import read_captions
 from basic.config import load_config
 from basic.files import write_atomically
-from basic.images import ImageSource
+from basic.images import ImageSource, Preprocessing
 from util.check_data import check_data
 from util.import_captions.importing import main
 from util.translate import translate
@@ -162,7 +162,7 @@ def test_json_lines_in_folders_without_all_images(tmp_path, capsys):
     ids = text(root / 'photos/FeatureData/train_id.txt').split()
     assert ids == ['a_1.png', 'b_1.png', 'a_2.webp', 'a_3.JPG']
     template = root / 'photos' / load_config(root / 'photos/photos.yaml').data.images
-    source = ImageSource(str(template), ids, image_size=8, where='ids')
+    source = ImageSource(str(template), ids, preprocessing=Preprocessing(8), where='ids')
     for name, original in zip(ids, names):
         assert source.path(name).resolve() == (folder / original).resolve()
         assert source.load(name).shape == (3, 8, 8)
