@@ -14,7 +14,7 @@ import pytest
 
 from basic.errors import ConfigError, DataError
 from util import cluster
-from util.cluster import Task, command_of, run, slurm_options
+from util.cluster import Part, Task, command_of, run, slurm_options
 
 pytest.importorskip('submitit', reason='util/requirements-cluster.txt')
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -97,6 +97,21 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     assert 'the jobs are cancelled; to continue: ' in error.value.__notes__[0]
     (log,) = tmp_path.glob('cluster_logs/*/*_log.out')
     assert 'Job completed successfully' in log.read_text()  # it has seen its process end
+
+
+def test_before_the_time_limit_a_job_stops_its_tool(tmp_path):
+    """submitit calls `checkpoint` in a signal handler, while the job waits for its tool."""
+    part, again = Part(python('import time; time.sleep(60)'), {}, tmp_path / 'stop'), []
+    before = signal.signal(signal.SIGUSR1, lambda *_: again.append(part.checkpoint()))
+    timer = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGUSR1])
+    start = time.monotonic()
+    try:
+        timer.start()
+        assert part() == -signal.SIGUSR1
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert again[0].function.words == part.words and time.monotonic() - start < 15
 
 
 def collection(folder):

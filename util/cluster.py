@@ -195,10 +195,11 @@ class Part:
         )
         while True:
             try:
-                status = self.process.wait(POLL if self.stop else None)
+                # Not longer: `end` waits too, perhaps in a signal handler within this call.
+                status = self.process.wait(POLL)
                 break
             except subprocess.TimeoutExpired:
-                if self.stop.exists():
+                if self.stop and self.stop.exists():
                     self.end(signal.SIGTERM)
         if status < 0:
             time.sleep(1)  # a signal to the whole job may be about to reach this process
@@ -216,7 +217,10 @@ class Part:
         """submitit calls this before the time limit or a preemption, and starts the job again."""
         from submitit.helpers import DelayedSubmission
 
-        self.end(signal.SIGUSR1)
+        try:
+            self.process.wait(GRACE if self.stop is None else 0)  # Slurm has told the tool as well
+        except subprocess.TimeoutExpired:
+            self.end(signal.SIGUSR1)
         return DelayedSubmission(Part(self.words, self.environment, self.stop))
 
 
