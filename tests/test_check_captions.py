@@ -44,7 +44,9 @@ def write(root, role, texts, tag='train'):
 def check(root, vocabulary, *options):
     """(problems, warnings) about the training split, with this text.bert."""
     report = check_data(
-        multi30k(f'text.bert={vocabulary}', 'visual.kind=pooled', *options), root, splits=('train',)
+        multi30k(f'text.bert={vocabulary}', 'visual.kind=pooled', 'text.lowercase=true', *options),
+        root,
+        splits=('train',),
     )
     return report.problems, report.warnings
 

@@ -288,10 +288,28 @@ def test_a_preprocessing_that_cannot_be_done_is_refused(folders, tmp_path):
     assert clip_preprocessing(str(folder), True) == Preprocessing(16)
 
 
-def test_the_tower_of_the_paper_has_the_numbers_of_clip():
+def test_the_tower_of_the_paper_has_the_numbers_of_clip(tmp_path):
     assert Preprocessing().unlike_clip('resize', 'squeeze', 'resample', 'mean', 'std') == {}
     assert (Preprocessing().mean, Preprocessing().std) == (CLIP_MEAN, CLIP_STD)
     assert str(Preprocessing()) == 'images of 224 x 224'
     assert preprocessing_of(transformers.CLIPImageProcessor().to_dict(), 224) == Preprocessing()
     config = transformers.AutoConfig.for_model('clip')
     assert vision_config(config).image_size == 224
+    # as the file of openai/clip-vit-base-patch32 says it
+    (tmp_path / 'preprocessor_config.json').write_text(
+        json.dumps(
+            {
+                'crop_size': 224,
+                'do_center_crop': True,
+                'do_normalize': True,
+                'do_resize': True,
+                'feature_extractor_type': 'CLIPFeatureExtractor',
+                'image_mean': CLIP_MEAN,
+                'image_std': CLIP_STD,
+                'resample': 3,
+                'size': 224,
+            }
+        )
+    )
+    config.save_pretrained(tmp_path)
+    assert clip_preprocessing(str(tmp_path), pretrained=False) == Preprocessing()

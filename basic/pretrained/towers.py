@@ -5,10 +5,10 @@ N images, S side of an image, P width of the embeddings.
 
 import torch
 import transformers
-from torch import nn
 
 from basic.errors import DataError, UnreachableError
 from basic.images import RESAMPLING, Preprocessing
+from basic.logger import tell
 from basic.pretrained.encoders import load_whole, loading, read_config, refuse_unusable
 from basic.pretrained.hub import NeedsCodeError, check_weights, load_pretrained
 
@@ -111,6 +111,11 @@ def read_preprocessing(name, config):
         raise
     except (OSError, ValueError) as error:
         if config.model_type in ('clip', 'clip_vision_model'):
+            if isinstance(error, UnreachableError) and not str(name).startswith('openai/'):
+                tell(
+                    f'note: {name}: its preprocessor_config.json cannot be had now; its images are'
+                    ' prepared as those of openai/clip-vit-base-patch32'
+                )
             return Preprocessing(image_size=size)
         kind = UnreachableError if isinstance(error, UnreachableError) else DataError
         raise kind(
@@ -202,7 +207,6 @@ def _alone(model):
     for name in ('text_model', 'text_projection', 'logit_scale'):
         if hasattr(model, name):
             delattr(model, name)
-    assert isinstance(model, nn.Module)
     return model
 
 

@@ -108,8 +108,8 @@ def train_as_released(run):
 
     def tokens(branches, **_):
         return [
-            bert(input_ids=ids, attention_mask=mask.to(ids.dtype)).last_hidden_state
-            for ids, mask in branches
+            bert(input_ids=captions.ids, attention_mask=captions.mask.long()).last_hidden_state
+            for captions in branches
         ]
 
     run.model.text_encoder.tokens = tokens

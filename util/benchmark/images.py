@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from basic.config import load_config
-from basic.images import CLIP, ImageSource
+from basic.images import ImageSource, Preprocessing
 from basic.loader import Loader
 from basic.pretrained.towers import build_clip
 from basic.runtime import autocast
@@ -34,7 +34,7 @@ TOWER = dict(  # ViT-B/32
     projection_dim=512,
     num_hidden_layers=12,
     num_attention_heads=12,
-    image_size=CLIP.image_size,
+    image_size=224,
     patch_size=32,
 )
 DECODING = 'decoding the files alone, one core'
@@ -47,9 +47,10 @@ def images(bench):
     with tempfile.TemporaryDirectory(prefix='benchmark_') as folder:
         ids = make_images(Path(folder), count)
         clip = build_clip(name='', pretrained=False, architecture=TOWER)
-        encoder = ClipEncoder(clip=clip, hidden=1024, train_clip=False, preprocessing=CLIP)
+        shape = Preprocessing(image_size=TOWER['image_size'])
+        encoder = ClipEncoder(clip=clip, hidden=1024, train_clip=False, preprocessing=shape)
         encoder.to(bench.device).eval()
-        source = ImageSource(f'{folder}/{{id}}.jpg', ids, preprocessing=CLIP, where=folder)
+        source = ImageSource(f'{folder}/{{id}}.jpg', ids, preprocessing=shape, where=folder)
         decoded = count / Clock(torch.device('cpu')).best(lambda: decode(source), rounds=2)
         for workers in dict.fromkeys((0, bench.config.train.workers)):
             flow = flow_of(bench, source, workers)
