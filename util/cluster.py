@@ -292,7 +292,7 @@ def say(line):
 def meaning(status):
     """What the exit status of a job means."""
     if status is None:
-        return 'ended without a result: cancelled, over its memory limit, or its machine failed'
+        return 'ended without a result: cancelled, over its time or memory, or its machine failed'
     return killed('the process', -status) if status < 0 else f'exit status {status}'
 
 
