@@ -26,6 +26,11 @@ POLL = 0.5  # seconds between two looks for results
 QUEUE = 10  # seconds between two looks at Slurm's queue
 GRACE = 25  # seconds that a stopped job has to end
 LAST_LINES = 12  # of a failed job's output that are shown
+# Runs a module of this checkout from anywhere. In PYTHONPATH its path could not hold a colon.
+FIND = (
+    'import runpy, sys; sys.path.insert(0, sys.argv.pop(1));'
+    ' runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)'
+)
 LISTS = ('setup', 'teardown', 'srun_args')
 OURS = ('nodes', 'ntasks_per_node', 'array_parallelism', 'stderr_to_stdout', 'num_gpus', 'use_srun')
 GENERAL = {'name': 'job_name', 'timeout_min': 'time', 'mem_gb': 'mem', 'gpus': 'gpus_per_node'}
@@ -174,7 +179,7 @@ class Part:
     """The function of a job: it runs the tool in a process of its own.
 
     Args:
-        words: the whole command.
+        words: the whole command, `python -m util.<tool> ...`.
         environment: dict of variables to set; None deletes one.
         stop: file whose existence tells a job on this machine to stop; None on Slurm.
     """
@@ -186,8 +191,9 @@ class Part:
         environment = {**os.environ, **self.environment}
         environment = {key: value for key, value in environment.items() if value is not None}
         print('+', *self.words, flush=True)
+        python, _, *module = self.words
         self.process = subprocess.Popen(
-            self.words,
+            [python, '-P', '-c', FIND, str(REPOSITORY), *module],
             env=environment,
             stdin=subprocess.DEVNULL,
             # Ctrl-C in the terminal reaches a local job only through `stop`.
@@ -313,10 +319,12 @@ class Jobs:
     """
 
     def __init__(self, tasks, args, folder, at_once):
+        import cloudpickle  # submitit's
+
         self.folder, self.at_once, self.total, self.jobs = folder, at_once, len(tasks), {}
-        # A job's Python must find this module. The tools stop at SIGUSR1, not at submitit's USR2.
-        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
-        python = ['env', f'PYTHONPATH={path}', 'SUBMITIT_PREEMPT_SIGNAL=USR1', sys.executable]
+        # A job's Python need not find this module; and the tools stop at SIGUSR1, not at USR2.
+        cloudpickle.register_pickle_by_value(sys.modules[Part.__module__])
+        python = ['env', 'SUBMITIT_PREEMPT_SIGNAL=USR1', sys.executable]
         self.executor = self.make_executor(shlex.join(python), args)
         self.parts = [self.part(task.words) for task in tasks]
 
