@@ -179,7 +179,7 @@ class Part:
     """The function of a job: it runs the tool in a process of its own.
 
     Args:
-        words: the whole command, `python -m util.<tool> ...`.
+        words: the whole command, such as `python -m util.<tool> ...`.
         environment: dict of variables to set; None deletes one.
         stop: file whose existence tells a job on this machine to stop; None on Slurm.
     """
@@ -191,9 +191,11 @@ class Part:
         environment = {**os.environ, **self.environment}
         environment = {key: value for key, value in environment.items() if value is not None}
         print('+', *self.words, flush=True)
-        python, _, *module = self.words
+        words = self.words
+        if words[1] == '-m':
+            words = [words[0], '-P', '-c', FIND, str(REPOSITORY), *words[2:]]
         self.process = subprocess.Popen(
-            [python, '-P', '-c', FIND, str(REPOSITORY), *module],
+            words,
             env=environment,
             stdin=subprocess.DEVNULL,
             # Ctrl-C in the terminal reaches a local job only through `stop`.
