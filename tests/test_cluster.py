@@ -79,6 +79,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
             pass
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
     start = time.monotonic()
@@ -93,6 +94,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     finally:
         done.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 30
     assert 'the jobs are cancelled; to continue: ' in error.value.__notes__[0]
     (log,) = tmp_path.glob('cluster_logs/*/*_log.out')
