@@ -581,23 +581,31 @@ def embedded(batches, encoder, device):
 # ----------------------------------------------------------------------------------- text cache
 
 
-def store_lower_layers(tokens, folder, *, split, config, device, encoder):
+def lower_fingerprint(encoder, config):
+    """What the outputs of a model.TextEncoder's frozen layers depend on beside the captions.
+
+    Raises:
+        ValueError: a kind of BERT that cannot be divided.
+    """
+    layers = encoder.frozen_layers
+    return {
+        'layers': layers,
+        'tf32': config.compute.precision == 'tf32',
+        **weights_fingerprint(lower_layers(encoder.bert, layers)),
+    }
+
+
+def store_lower_layers(tokens, folder, *, split, made_from, device, encoder):
     """Keep on disk what BERT's frozen lower layers make of a split's captions; see Tokens.lower.
 
     Args:
         tokens: dict branch -> PackedTokens, which get `lower`.
         folder, split, device: as for `store_images`.
+        made_from: of `lower_fingerprint`.
         encoder: model.TextEncoder.
     Raises:
         DataError: the cache cannot be written, or the disk has too little room for it.
-        ValueError: a kind of BERT that cannot be divided.
     """
-    layers = encoder.frozen_layers
-    made_from = {
-        'layers': layers,
-        'tf32': config.compute.precision == 'tf32',
-        **weights_fingerprint(lower_layers(encoder.bert, layers)),
-    }
     for branch, packed in tokens.items():
         captions = hashlib.sha256(packed.ids.tobytes() + packed.offsets.tobytes()).hexdigest()
         made = {**made_from, 'captions': captions}
@@ -687,15 +695,18 @@ def build_loaders(
             joined = joined._replace(source=stored)
         return joined, pack_split(config, joined.files, tokenizer), pictures
 
+    keeps = config.compute.frozen_cache and 'train' in splits
+    lower = lower_fingerprint(model.text_encoder, config) if keeps else None
+
     def kept(split, tokens):
         """The same tokens, with what `compute.frozen_cache` keeps of them."""
-        if config.compute.frozen_cache and 'train' in splits:
+        if lower:
             with distributed.patiently():
                 store_lower_layers(
                     tokens,
                     collection.folder / 'cache',
                     split=split,
-                    config=config,
+                    made_from=lower,
                     device=device,
                     encoder=model.text_encoder,
                 )
