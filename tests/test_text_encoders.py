@@ -10,7 +10,7 @@ import transformers
 from roots import complaint
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from basic.checkpoint import load_checkpoint, save_checkpoint
+from basic.checkpoint import load_checkpoint
 from basic.config import config_changes, config_to_dict, load_config
 from basic.pretrained import tokenizer as tokenizers_of
 from basic.pretrained.encoders import bert_layers, build_bert, text_limits
@@ -93,15 +93,7 @@ def test_an_encoder_is_trained_and_rebuilt_from_its_checkpoint(
     assert bert.get_input_embeddings().weight.grad.abs().sum() > 0
     torch.optim.Adam(model.main_parameters(), lr=0.01).step()
 
-    save_checkpoint(
-        tmp_path / 'model.pt',
-        {
-            'config': config_to_dict(config),
-            'architecture': model.architecture,
-            'model': model.state_dict(),
-            'epoch': 1,
-        },
-    )
+    tiny.save_model(tmp_path / 'model.pt', config, model)
     gone = make_config('pooled', 'text.bert=nowhere/at-all', *options)
     checkpoint = load_checkpoint(tmp_path / 'model.pt')
     refuse_misfit(gone, checkpoint)

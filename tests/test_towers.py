@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
 from PIL import Image
 from roots import make_image_root, make_tokenizer
 
-from basic.checkpoint import load_checkpoint, save_checkpoint
-from basic.config import config_to_dict
+from basic.checkpoint import load_checkpoint
 from basic.images import CLIP_MEAN, CLIP_STD, ImageSource, Preprocessing
 from basic.pretrained.encoders import weights_fingerprint
 from basic.pretrained.towers import build_clip, clip_preprocessing, preprocessing_of, vision_config
@@ -173,15 +173,7 @@ def test_a_tower_is_trained_and_rebuilt_from_its_checkpoint(
     assert weights_fingerprint(model.visual_encoder.clip) != before
     assert not any('text_model' in name for name in model.visual_encoder.state_dict())
 
-    save_checkpoint(
-        tmp_path / 'model.pt',
-        {
-            'config': config_to_dict(config),
-            'architecture': model.architecture,
-            'model': model.state_dict(),
-            'epoch': 1,
-        },
-    )
+    tiny.save_model(tmp_path / 'model.pt', config, model)
     gone = make_config('clip', 'visual.clip=nowhere/at-all', 'visual.train_clip=true')
     checkpoint = load_checkpoint(tmp_path / 'model.pt')
     refuse_misfit(gone, checkpoint)

@@ -11,6 +11,9 @@ from basic import runtime  # noqa: F401  (lets transformers import beside a torc
 
 from transformers import BertConfig, BertModel
 
+from basic.checkpoint import save_checkpoint
+from basic.config import config_to_dict
+
 SIZES = {'train': 12, 'val': 6, 'test': 6}
 DIM = 10
 WORDS = (
@@ -86,3 +89,14 @@ def options(bert):
         'eval.val_batch_size=4',
         'eval.test_batch_size=4',
     ]
+
+
+def save_model(path, config, model):
+    """A checkpoint of a model as training would write it."""
+    content = {
+        'config': config_to_dict(config),
+        'architecture': model.architecture,
+        'model': model.state_dict(),
+        'epoch': 1,
+    }
+    save_checkpoint(path, content)
