@@ -17,7 +17,7 @@ gpu_help="  GPU         index of the GPU, such as 0; or several, such as 0,1,2,3
               process on each; or cpu (cpu:2: two processes)"
 train_help="  key=value   any option of the config, such as train.batch_size=64;
               --print-config lists them; name=NAME names the run folder
-  --recommended     with configs/recommended.yaml, which retrieves better than
+  --recommended     with configs/recommended.yaml, which retrieved better than
                     the paper's settings, in a run folder of its own
   --ablation NAME   with configs/ablation/NAME.yaml, in a run folder of its own
   --resume          go on with an interrupted run
