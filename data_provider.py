@@ -849,6 +849,11 @@ def pack_split(config, files, tokenizer):
 
 def pack_branch(config, branch, file, tokenizer):
     """Tokenise the captions of a branch (en, tgt, back) as the config says -> PackedTokens."""
-    clean = {'en': config.text.clean_en, 'back': config.text.clean_back}.get(branch, False)
-    texts = [clean_english(text) for text in file.texts] if clean else file.texts
+    return pack_texts(config, branch, file.texts, tokenizer)
+
+
+def pack_texts(config, branch, texts, tokenizer):
+    """The same for a list of texts."""
+    if {'en': config.text.clean_en, 'back': config.text.clean_back}.get(branch, False):
+        texts = [clean_english(text) for text in texts]
     return PackedTokens(texts, tokenizer, max_tokens=config.text.positions)

@@ -15,6 +15,7 @@ if __name__ == '__main__':
     begin('evaluation.py', __file__, evaluation_arguments)  # before the imports, which take seconds
 
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,18 +25,20 @@ import numpy as np
 import torch
 
 from basic import distributed, run_folder, runtime
-from basic.checkpoint import BEST, load_checkpoint
+from basic.checkpoint import BEST, EXPORT_FILES, EXPORTED, load_checkpoint
 from basic.collection import Collection, scored_branches, validation_weights
 from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
 from basic.files import write_atomically
 from basic.logger import counted, progress, tell
+from basic.pretrained.hub import download
 from basic.pretrained.tokenizer import load_tokenizer, lowercases
 from basic.print_config import describe_config
 from basic.report import UNITS, join_ranks, mean_of, result_line, result_of, table, write_report
 from basic.scoring import mix, normalise, scored, similarity
 from data_provider import build_loaders, eval_sets
 from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
+from retriever import Retriever
 
 # A test with another value of these is still the run's own.
 SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')
@@ -77,13 +80,11 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
 
         # The width of the features decides the shape of the model, ...
         config = with_feature_dim(config, rootpath, splits[0])
-        if checkpoint:
-            refuse_misfit(config, checkpoint)
-        architecture = checkpoint.architecture if checkpoint else None
-        model = build_model(config, config.visual.feature_dim, architecture)
-        if checkpoint:
-            load_weights(model, checkpoint)
-        model.to(device)
+        model = (
+            trained_model(config, checkpoint)
+            if checkpoint
+            else build_model(config, config.visual.feature_dim)
+        ).to(device)
 
         # ... and the model the size of the images, and what is kept of them.
         loaders = build_loaders(
@@ -98,6 +99,14 @@ def assemble(config, rootpath, *, splits, device, checkpoint=None, tokenizer=Non
         )
         check_text(model, tokenizer, loaders.values())
     return Assembled(config, tokenizer, model, loaders)
+
+
+def trained_model(config, checkpoint):
+    """The model of a config with a checkpoint's weights; ValueError where they do not fit."""
+    refuse_misfit(config, checkpoint)
+    model = build_model(config, config.visual.feature_dim, checkpoint.architecture)
+    load_weights(model, checkpoint)
+    return model
 
 
 def saved_tokenizer(checkpoint):
@@ -584,6 +593,52 @@ def with_images(config, folder):
     tree = config_to_dict(config)
     tree['data']['images'] = f'{folder}/{Path(tree["data"]["images"]).name}'
     return config_from_dict(tree)
+
+
+# ------------------------------------------------------------------------------ a model in use
+
+
+def load_model(source, *, device='cpu', tokenizer=None, overrides=()):
+    """A trained model, to encode and score what you like.
+
+    Args:
+        source: run folder, checkpoint file (ours or a released one), folder of util.export, or the
+            hub name of such a folder, owner/name.
+        device: `cpu`, `cuda`, the index of a GPU, `auto` (a GPU if there is one), or a
+            torch.device.
+        tokenizer: hub name or folder; None: the one saved with the model, else `text.bert`.
+        overrides: `key=value` strings over the stored config, such as compute.precision=fp32.
+    Returns:
+        Retriever.
+    Raises:
+        ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right;
+            says what.
+    """
+    device = runtime.choose_devices('0' if str(device) == 'cuda' else device)[0]
+    path = source
+    if not os.path.exists(source) and re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)):
+        path = download(str(source), EXPORTED, EXPORT_FILES)
+    once = ['compute.compile=false', 'compute.checkpointing=false']  # for a few texts at a time
+    checkpoint = load_checkpoint(path, [*once, *overrides])
+    name = tokenizer or saved_tokenizer(checkpoint) or checkpoint.config.text.bert
+    tokenizer = load_tokenizer(name, checkpoint.config.text.lowercase)
+    config = with_casing(checkpoint.config, tokenizer)
+    model = trained_model(config, checkpoint).to(device).eval()
+    check_text(model, tokenizer)
+    return Retriever(
+        model,
+        config,
+        tokenizer,
+        device=device,
+        choice=checkpoint.choice,
+        name=str(source) if path is not source else short_name(checkpoint.path),
+    )
+
+
+def short_name(path):
+    """What to call the model of a checkpoint file: its folder, for a run with its seed."""
+    folder = Path(os.path.abspath(path)).parent
+    return f'{folder.parent.name}/{folder.name}' if 'seed_' in folder.name else folder.name
 
 
 # ------------------------------------------------------------------------------------------- files

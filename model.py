@@ -727,17 +727,17 @@ def load_weights(model, checkpoint):
         ) from None
 
 
-def check_text(model, tokenizer, loaders):
+def check_text(model, tokenizer, loaders=()):
     """Raise DataError unless the model's BERT has every token and enough positions.
 
     Args:
         model: model.NRCCR.
         tokenizer: that of the captions.
-        loaders: data_provider's TrainLoader and EvalSets.
+        loaders: data_provider's TrainLoader and EvalSets, for their longest captions.
     """
     encoder = model.text_encoder
     known = encoder.bert.get_input_embeddings().num_embeddings
-    longest = max(loader.longest for loader in loaders)
+    longest = max((loader.longest for loader in loaders), default=0)
     if len(tokenizer) > known:
         raise DataError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model's BERT only {known:,}:"

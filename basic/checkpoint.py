@@ -25,6 +25,10 @@ from basic.released import is_released, read_released
 
 FORMAT = 'nrccr-1'
 NEXT_BEST = 'model_best.next.pt'  # until last.pt has its epoch, and makes it count
+# of a folder of util.export
+WEIGHTS, CONFIG, MODEL = 'model.safetensors', 'config.yaml', 'model.json'
+EXPORT_FILES = (WEIGHTS, CONFIG, MODEL)
+EXPORTED = (*EXPORT_FILES, 'README.md', 'tokenizer/*')
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
 
 # what our files hold, in the forms of basic.foreign
@@ -40,7 +44,14 @@ OURS = {
     'epoch': int,
     'val': (dict, None),
     'training': (dict, None),
-    'choice': ({'chosen_weight': float, 'chosen_from': [{'weight': float, 'SumR': float}]}, None),
+    'choice': (
+        {
+            'chosen_weight': float,
+            'chosen_from': [{'weight': float, 'SumR': float}],
+            'ranges': ({str: {str: {'low': float, 'high': float}}}, None),
+        },
+        None,
+    ),
 }
 OPTIMIZER = {'state': dict, 'param_groups': [dict]}
 TRAINING = {

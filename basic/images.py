@@ -96,11 +96,50 @@ class Preprocessing:
 CLIP = Preprocessing()
 
 
-class ImageSource:
-    """Raw images, resized and cropped for a tower: batch(ids) -> (N, 3, S, S) uint8, None.
+class Pixels:
+    """PIL image in 8 bits -> pixels (3, S, S) uint8, resized and cropped for a tower.
 
     They are not normalised: uint8 takes a quarter of the memory of float32, and the model
     normalises them (model.ClipEncoder).
+    """
+
+    def __init__(self, preprocessing):
+        runtime.declare_missing_torchvision_ops()
+        from torchvision import transforms  # imported here, because only images need it
+
+        side = preprocessing.resize or preprocessing.image_size
+        # CLIP's own order: the resize comes before the conversion to RGB.
+        self._shape = transforms.Compose(
+            [
+                transforms.Resize(
+                    (side, side) if preprocessing.squeeze else side,
+                    interpolation=transforms.InterpolationMode(preprocessing.resample),
+                ),
+                transforms.CenterCrop(preprocessing.image_size),
+            ]
+        )
+
+    def __call__(self, image):
+        return torch.from_numpy(np.array(self._shape(image).convert('RGB'))).permute(2, 0, 1)
+
+
+def read_image(path, function):
+    """function(PIL image) of an image file in 8 bits; DataError if it is missing or unusable."""
+    try:
+        with Image.open(path) as image:
+            return function(eight_bits(image))
+    except Unclear as error:
+        raise DataError(f'{path}: {error}') from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
+        raise DataError(
+            f'{path}: cannot be read as an image ({error}); download it again'
+        ) from None
+
+
+class ImageSource:
+    """Raw images, resized and cropped for a tower: batch(ids) -> (N, 3, S, S) uint8, None.
 
     If the template's file does not exist, an image is searched in the same folder: with the same
     name and another ending, such as .JPG, .jpeg or .png, or with the id itself as its name.
@@ -116,22 +155,9 @@ class ImageSource:
     in_processes = True  # decoding holds Python's global lock too often for threads
 
     def __init__(self, template, ids, *, preprocessing, where):
-        runtime.declare_missing_torchvision_ops()
-        from torchvision import transforms  # imported here, because only images need it
-
         self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
         self.preprocessing, self._listed = preprocessing, {}
-        side = preprocessing.resize or preprocessing.image_size
-        # CLIP's own order: the resize comes before the conversion to RGB.
-        self._shape = transforms.Compose(
-            [
-                transforms.Resize(
-                    (side, side) if preprocessing.squeeze else side,
-                    interpolation=transforms.InterpolationMode(preprocessing.resample),
-                ),
-                transforms.CenterCrop(preprocessing.image_size),
-            ]
-        )
+        self._pixels = Pixels(preprocessing)
 
     def __contains__(self, name):
         return name in self._known
@@ -175,24 +201,11 @@ class ImageSource:
 
     def load(self, name):
         """One image (3, S, S) uint8; DataError if it is missing or cannot be decoded."""
-        return self.read(
-            name, lambda image: torch.from_numpy(np.array(self._shape(image).convert('RGB')))
-        ).permute(2, 0, 1)
+        return self.read(name, self._pixels)
 
     def read(self, name, function):
         """function(PIL image) of one image in 8 bits; DataError if it is missing or unusable."""
-        path = self.path(name)
-        try:
-            with Image.open(path) as image:
-                return function(eight_bits(image))
-        except Unclear as error:
-            raise DataError(f'{path}: {error}') from None
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise many kinds of errors for damaged files
-            raise DataError(
-                f'{path}: cannot be read as an image ({error}); download it again'
-            ) from None
+        return read_image(self.path(name), function)
 
     def absent(self, ids):
         """The ids whose image does not exist."""

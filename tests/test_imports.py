@@ -13,7 +13,8 @@ MAY_IMPORT = {  # of this project's modules
     'model': {'basic'},
     'loss': {'basic'},
     'data_provider': {'basic'},
-    'evaluation': {'basic', 'model', 'loss', 'data_provider'},
+    'retriever': {'basic', 'data_provider'},
+    'evaluation': {'basic', 'model', 'loss', 'data_provider', 'retriever'},
     'train': {'basic', 'model', 'loss', 'data_provider', 'evaluation'},
     'util': {'basic', 'model', 'loss', 'data_provider', 'evaluation', 'train', 'util'},
 }

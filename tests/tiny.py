@@ -91,12 +91,13 @@ def options(bert):
     ]
 
 
-def save_model(path, config, model):
-    """A checkpoint of a model as training would write it."""
+def save_model(path, config, model, **more):
+    """A checkpoint of a model as training would write it; more: keys such as choice."""
     content = {
         'config': config_to_dict(config),
         'architecture': model.architecture,
         'model': model.state_dict(),
         'epoch': 1,
+        **more,
     }
     save_checkpoint(path, content)

@@ -348,15 +348,21 @@ def weights_fingerprint(model):
     Args:
         model: an image tower, or a BERT-like model or a part of one.
     """
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        weights.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
     # What the shapes of the weights do not show.
     unseen = ('hidden_act', 'num_attention_heads', 'layer_norm_eps', 'patch_size')
     config = getattr(model.config, 'vision_config', model.config)  # a whole model's tower
     known = {key: getattr(config, key) for key in unseen if hasattr(config, key)}
-    return {'weights': weights.hexdigest(), **known}
+    return {'weights': weights_hash(model.state_dict()), **known}
+
+
+def weights_hash(state):
+    """A hash, as hex digits, of the names, types, shapes and numbers of a state dict."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        weights.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        # A view as bytes needs a dimension.
+        weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return weights.hexdigest()
 
 
 def checkpoint_layers(layers):

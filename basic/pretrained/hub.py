@@ -5,7 +5,8 @@ Code that comes with a model is never run: transformers is always given trust_re
 
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from basic.errors import DataError, UnreachableError
@@ -82,6 +83,33 @@ def check_weights(name):
             raise DataError(f'{folder} holds no weights ({", ".join(WEIGHTS[::2])})')
     elif not any(isinstance(try_to_load_from_cache(str(name), file), str) for file in WEIGHTS):
         ask_hub(name)
+
+
+def download(name, files, needed):
+    """The folder of a hub repository's files, from the cache, or else downloaded.
+
+    Args:
+        name: such as owner/name.
+        files: the files and patterns to have, all others are left alone.
+        needed: those without which a cached copy is not whole.
+    Raises:
+        DataError: no such repository on the hub.
+        UnreachableError: it cannot be downloaded now.
+    """
+    keep_logs_tidy()
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if all((folder / file).is_file() for file in needed):
+            return folder
+    except HFValidationError as error:
+        raise DataError(f'no such folder here, and no name of the hub ({reason(error)})') from None
+    except (OSError, ValueError):  # not in the cache
+        pass
+    ask_hub(name, needed[0])
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # what a failed request raises differs between versions
+        raise _unreachable(error) from None
 
 
 def is_empty_tokenizer(loaded):
