@@ -84,7 +84,7 @@ def add_queries(board, examples, at, pictures=None):
     """Show the results of queries as text, and with images, the correct one in a green frame.
 
     Args:
-        examples: list of evaluation.Example.
+        examples: list of basic.examples.Example.
         at: the epoch.
         pictures: basic.images.ImageSource; None: the visual items are features.
     """

@@ -23,6 +23,7 @@ import train
 from basic.arguments import evaluation_arguments, without_folder
 from basic.board import add_queries, forget_later
 from basic.config import load_config
+from basic.examples import Example, Found, search_examples
 from basic.logger import (
     RunLog,
     _Line,
@@ -34,7 +35,7 @@ from basic.logger import (
 )
 from basic.pretrained import hub
 from basic.report import result_line, result_of, table
-from evaluation import Embeddings, Example, Found, evaluate, search_examples
+from evaluation import Embeddings, evaluate
 from util.make_demo.picture import draw_demo
 from util.table import table as tables
 

@@ -17,8 +17,9 @@ from basic.board import EDGE, INK, PAPER, SIDE, TEXT, draw, font, thumbnail
 from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.collection import Collection
+from basic.examples import search_examples
 from basic.files import write_atomically
-from evaluation import assemble, encode, root_of, search_examples
+from evaluation import assemble, encode, root_of
 
 COLUMNS = 5  # scenes in a row
 CHARACTERS = 24  # of a line below a scene
@@ -26,7 +27,7 @@ PALE = '#666666'  # colour of a translation
 
 
 def find_query(checkpoint, rootpath, caption_id=None):
-    """(evaluation.Example, ImageSource): a search in the test split.
+    """(basic.examples.Example, ImageSource): a search in the test split.
 
     `caption_id` is such as 904456578#0; None means the first query whose right scene comes first.
     """
