@@ -435,12 +435,10 @@ def test_examples_are_the_ranks_of_the_test():
 
 
 class Pictures:
-    """In place of an ImageSource: plain colours; one that cannot be read."""
+    """In place of Media: plain colours; one that cannot be read."""
 
-    def read(self, name, function):
-        if name == 'broken':
-            raise ValueError('no image')
-        return function(Image.new('RGB', (64, 32), name))
+    def thumbnail(self, name, side):
+        return None if name == 'broken' else Image.new('RGB', (side, side // 2), name)
 
 
 def test_pictures_of_a_search(tmp_path):
