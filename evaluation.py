@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from basic import distributed, run_folder, runtime
-from basic.checkpoint import BEST, EXPORT_FILES, EXPORTED, load_checkpoint
+from basic import distributed, exported, run_folder, runtime
+from basic.checkpoint import BEST, load_checkpoint
 from basic.collection import Collection, scored_branches, validation_weights
 from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
@@ -393,7 +393,7 @@ def evaluate_checkpoint(
     embeddings_folder=None,
     overrides=(),
 ):
-    """Evaluate a run folder or a checkpoint file, ours or a released one, on one split.
+    """Evaluate a run folder, a checkpoint file, ours or a released one, or an exported folder.
 
     Args:
         path: run folder or file.
@@ -487,7 +487,7 @@ def alterations(checkpoint, config, tokenizer=None):
         return []
     found = config_changes(config_to_dict(checkpoint.stored), config_to_dict(config), SAME_TEST)
     folder, name = checkpoint.path.parent, checkpoint.path.name
-    if name != BEST and (folder / run_folder.CONFIG).is_file():
+    if name not in (BEST, exported.WEIGHTS) and (folder / run_folder.CONFIG).is_file():
         found.append(f'the model of {name}, not of {BEST}')
     if tokenizer:
         found.append(f'tokenizer {tokenizer}')
@@ -552,7 +552,7 @@ def load_model(source, *, device='cpu', tokenizer=None, overrides=()):
     device = runtime.choose_devices('0' if str(device) == 'cuda' else device)[0]
     path = source
     if not os.path.exists(source) and re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)):
-        path = download(str(source), EXPORTED, EXPORT_FILES)
+        path = download(str(source), exported.FILES, exported.NEEDED)
     once = ['compute.compile=false', 'compute.checkpointing=false']  # for a few texts at a time
     checkpoint = load_checkpoint(path, [*once, *overrides])
     name = tokenizer or saved_tokenizer(checkpoint) or checkpoint.config.text.bert

@@ -1,8 +1,9 @@
-"""Checkpoints: written and found; read, be they ours or the authors' released ones.
+"""Checkpoints: written and found; read, be they ours, exported, or the authors' released ones.
 
-Both are read by basic.checkpoint_file, so loading a file runs nothing that is in it. Ours hold
-plain tensors and plain data only, which are checked against the forms below before anything is made
-of them. The authors' layout is of basic.released.
+Files are read by basic.checkpoint_file, so loading one runs nothing that is in it. Ours hold plain
+tensors and plain data only, which are checked against the forms below before anything is made of
+them. An exported folder holds the same in other files, see basic.exported. The authors' layout is
+of basic.released.
 """
 
 from dataclasses import dataclass
@@ -19,16 +20,13 @@ from basic.checkpoint_file import (
 )
 from basic.config import Config, ConfigError, config_from_dict
 from basic.errors import first_five
+from basic.exported import WEIGHTS, read_model
 from basic.files import write_atomically
 from basic.foreign import expect, plain_tree
 from basic.released import is_released, read_released
 
 FORMAT = 'nrccr-1'
 NEXT_BEST = 'model_best.next.pt'  # until last.pt has its epoch, and makes it count
-# of a folder of util.export
-WEIGHTS, CONFIG, MODEL = 'model.safetensors', 'config.yaml', 'model.json'
-EXPORT_FILES = (WEIGHTS, CONFIG, MODEL)
-EXPORTED = (*EXPORT_FILES, 'README.md', 'tokenizer/*')
 BEST, LAST, RELEASED = 'model_best.pt', 'last.pt', 'model_best.pth.tar'
 
 # what our files hold, in the forms of basic.foreign
@@ -103,8 +101,8 @@ def save_checkpoint(path, content):
 
 
 def find_checkpoint(path):
-    """The checkpoint file meant by `path`: a file, our run folder or the one above it, or a
-    released one.
+    """The checkpoint file meant by `path`: a file, our run folder or the one above it, an exported
+    folder, or a released one.
 
     Raises:
         CheckpointError: no such path, a folder without a checkpoint (says what was looked for), or
@@ -119,7 +117,7 @@ def find_checkpoint(path):
         raise CheckpointError(
             f'{path} is a pipe or a device: give a run folder or a checkpoint file'
         )
-    for name in (BEST, RELEASED):
+    for name in (BEST, RELEASED, WEIGHTS):
         if (path / name).is_file():
             return path / name
     seeds = sorted(folder for folder in path.glob('seed_*') if (folder / BEST).is_file())
@@ -132,12 +130,13 @@ def find_checkpoint(path):
         )
     there = ', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'
     raise CheckpointError(
-        f'no {BEST} (ours) and no {RELEASED} (released) in {path}, which has: {there}'
+        f'no {BEST} (ours), {WEIGHTS} (exported) or {RELEASED} (released) in {path}, which has:'
+        f' {there}'
     )
 
 
 def load_checkpoint(path, overrides=(), bert_heads=None):
-    """Read a checkpoint of either layout onto the CPU.
+    """Read a checkpoint of any layout onto the CPU.
 
     Args:
         path: a file, or a folder as `find_checkpoint` takes.
@@ -151,13 +150,15 @@ def load_checkpoint(path, overrides=(), bert_heads=None):
         basic.config.ConfigError: an override that does not fit.
     """
     path = find_checkpoint(path)
+    if path.name == WEIGHTS:
+        return _ours(path, read_model(path), overrides, where=path.parent)
     content = read_content(path)
     if (
         isinstance(content, dict)
         and isinstance(content.get('format'), str)
         and content['format'] == FORMAT
     ):
-        return _ours(path, content, overrides)
+        return _ours(path, content, overrides, where=path)
     if is_released(content):
         found = read_released(path, content, bert_heads)
         config = config_from_dict(found.pop('config'), overrides)
@@ -180,24 +181,24 @@ def training_of(checkpoint):
     )
 
 
-def _ours(path, content, overrides):
-    """A file of `save_checkpoint` as a Checkpoint."""
+def _ours(path, content, overrides, *, where):
+    """What a file of `save_checkpoint` or an exported folder holds, as a Checkpoint."""
     missing = [key for key in ('config', 'architecture', 'model', 'epoch') if key not in content]
     if missing:
-        raise CheckpointError(f'{path} is incomplete: it has no {", ".join(missing)}')
-    expect(content, OURS, path, CheckpointError)
-    model = tensors_of(content['model'], path, path.stat().st_size)
-    refuse_whole_numbers(model, path)
+        raise CheckpointError(f'{where} is incomplete: it has no {", ".join(missing)}')
+    expect(content, OURS, where, CheckpointError)
+    model = tensors_of(content['model'], where, path.stat().st_size)
+    refuse_whole_numbers(model, where)
     plain = {
-        key: plain_tree(content.get(key), f'{path}: {key}', CheckpointError)
+        key: plain_tree(content.get(key), f'{where}: {key}', CheckpointError)
         for key in ('architecture', 'val', 'choice')
     }
     architecture = plain['architecture']
-    refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), path)
+    refuse_absurd_sizes(architecture, sum(value.numel() for value in model.values()), where)
     try:
         stored = config_from_dict(content['config'], source='its config')
     except ConfigError as error:
-        raise CheckpointError(f'{path}: {error}') from None
+        raise CheckpointError(f'{where}: {error}') from None
     return Checkpoint(
         path=path,
         config=config_from_dict(content['config'], overrides),

@@ -90,12 +90,17 @@ LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of torch.save's fi
 
 def _refuse_other_kinds(path, head):
     """Raise CheckpointError if the first bytes are not those of a file of torch.save."""
-    found = _other_kind(head)
+    found = other_kind(head)
     if found:
         raise CheckpointError(f'{path} is {found}')
 
 
-def _other_kind(head):
+def is_safetensors(head):
+    """Whether a file with these first bytes may be one of safetensors: the length of a header."""
+    return len(head) > 9 and struct.unpack('<Q', head[:8])[0] < 2**32 and head[8:9] == b'{'
+
+
+def other_kind(head):
     """The kind of a file with these first 512 bytes, for a message; None for one of torch.save."""
     if not head:
         return f'empty: {AGAIN}'
@@ -118,8 +123,11 @@ def _other_kind(head):
             'a web page (HTML), perhaps an error or a login, not the file: download it with a'
             ' browser, and check its size'
         )
-    if len(head) > 9 and struct.unpack('<Q', head[:8])[0] < 2**32 and head[8:9] == b'{':
-        return 'a safetensors file, which has weights but no config: give a run folder of train.py'
+    if is_safetensors(head):
+        return (
+            'a safetensors file, which has weights but no config: give a run folder of train.py or'
+            ' a folder of util.export'
+        )
     for start, name in OTHERS:
         if head.startswith(start):
             return f'{name}, not a checkpoint'
