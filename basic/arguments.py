@@ -118,7 +118,7 @@ def evaluation_arguments(argv=None):
         '--checkpoint',
         required=True,
         metavar='RUN_DIR_OR_FILE',
-        help='run folder, released folder (model_best.pth.tar), or checkpoint file',
+        help='run folder, released (model_best.pth.tar) or exported folder, or checkpoint file',
     )
     parser.add_argument(
         '--rootpath',

@@ -71,12 +71,19 @@ def check_features(features, dim):
     return _features('features', features, dim, 'items')
 
 
+def check_size(batch_size):
+    """ValueError for a batch size below 1."""
+    if batch_size < 1:
+        raise ValueError(f'batch_size={batch_size}; expected 1 or more')
+
+
 def in_batches(lengths, size):
     """Arrays of at most `size` row numbers each, of items of one length: none is padded.
 
     Args:
         lengths: (N,) integers.
     """
+    check_size(size)
     lengths = np.asarray(lengths)
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)

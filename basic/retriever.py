@@ -12,6 +12,7 @@ N items, F frames, D width of a feature, V visual items, E common space.
 import hashlib
 import json
 import logging
+import threading
 from functools import cached_property
 
 import numpy as np
@@ -21,12 +22,14 @@ from PIL import Image
 from basic import runtime
 from basic.caption import pack_texts
 from basic.inputs import ImageBatches, check_features, check_images, check_texts, check_videos
-from basic.inputs import in_batches
+from basic.inputs import check_size, in_batches
 from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import weights_hash
 
 log = logging.getLogger(__name__)
+# Threads take turns, batch by batch: a tokenizer and torch's precision are shared by all of them.
+TURN = threading.Lock()
 
 
 class Retriever:
@@ -37,8 +40,10 @@ class Retriever:
     An item's vector does not depend on the items beside it: batches hold items of one length, and
     nothing is padded. So a model with `padded_mean` pooling, as released, takes the mean over each
     item's own length, where a test takes it over that of its batch: the vectors differ a little
-    from those of evaluation.py. Batches of another size may round differently, by 1e-6 or so; with
-    batch_size=1 vectors are equal to the last bit, whatever is encoded with them.
+    from those of evaluation.py. Batches of another size round differently, in float32 by less than
+    1e-6; with batch_size=1 vectors are equal to the last bit, whatever is encoded with them.
+
+    Threads may share it.
 
     Attributes:
         name: short, for people.
@@ -97,15 +102,16 @@ class Retriever:
             ValueError: another language, an empty list, something that is no text.
         """
         texts, branch = check_texts(texts), self._branch(lang)
-        tokens = pack_texts(self.config, branch, texts, self.tokenizer)
+        with TURN:
+            tokens = pack_texts(self.config, branch, texts, self.tokenizer)
         if tokens.cut:
             most = self.config.text.positions
             log.warning('%d texts are longer than %d tokens and were cut', tokens.cut, most)
 
-        def encode(rows):
-            return self.model.encode_text(tokens.padded(rows).to(self.device))
+        def prepare(rows):
+            return (tokens.padded(rows).to(self.device),)
 
-        return self._encode(encode, tokens.lengths, batch_size)
+        return self._encode(self.model.encode_text, prepare, tokens.lengths, batch_size)
 
     def encode_images(self, images, *, batch_size=64):
         """Images, read and preprocessed as in training; as there, an EXIF rotation is ignored.
@@ -120,15 +126,16 @@ class Retriever:
         """
         self._refuse_other_kind('clip')
         images = check_images(images)
+        check_size(batch_size)
         paths = not any(isinstance(image, Image.Image) for image in images)
         batches = ImageBatches(images, self.model.preprocessing, batch_size=batch_size)
         workers = min(len(batches) - 1, 16, runtime.cpu_count()) if paths else 0
-        loader = iter(Loader(batches, workers=workers, processes=True))
+        loader = iter(Loader(batches, workers=workers, processes=True))  # in their order
 
-        def encode(_):
-            return self.model.encode_visual(next(loader).to(self.device))
+        def prepare(_):
+            return (next(loader).to(self.device),)
 
-        return self._encode(encode, np.zeros(len(images)), batch_size)
+        return self._encode(self.model.encode_visual, prepare, np.zeros(len(images)), batch_size)
 
     def encode_videos(self, videos, *, batch_size=64):
         """Videos from the features of their frames, cut to their first `visual.max_frames`.
@@ -145,11 +152,12 @@ class Retriever:
         most = self.config.visual.max_frames
         videos = check_videos(videos, self.model.architecture['feature_dim'], most)
 
-        def encode(rows):
+        def prepare(rows):
             frames = torch.stack([videos[row] for row in rows]).to(self.device)  # (N, F, D)
-            return self.model.encode_visual(frames, torch.ones_like(frames[..., 0]))
+            return frames, torch.ones_like(frames[..., 0])
 
-        return self._encode(encode, [len(video) for video in videos], batch_size)
+        lengths = [len(video) for video in videos]
+        return self._encode(self.model.encode_visual, prepare, lengths, batch_size)
 
     def encode_features(self, features, *, batch_size=64):
         """Images from one feature each.
@@ -164,20 +172,23 @@ class Retriever:
         self._refuse_other_kind('pooled')
         features = check_features(features, self.model.architecture['feature_dim'])
 
-        def encode(rows):
-            return self.model.encode_visual(features[rows].to(self.device))
+        def prepare(rows):
+            return (features[rows].to(self.device),)
 
-        return self._encode(encode, np.zeros(len(features)), batch_size)
+        return self._encode(self.model.encode_visual, prepare, np.zeros(len(features)), batch_size)
 
     @torch.no_grad()
-    def _encode(self, encode, lengths, batch_size):
-        """encode(rows) -> (rows, E) for all items, in batches of one length each -> (N, E)."""
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size}; expected 1 or more')
+    def _encode(self, encode, prepare, lengths, batch_size):
+        """encode(*prepare(rows)) for all items, in batches of one length each -> (N, E)."""
         found, precision = torch.empty(len(lengths), self.dim), self.config.compute.precision
-        with runtime.matrix_precision(precision), runtime.autocast(self.device, precision):
-            for rows in in_batches(lengths, batch_size):
-                found[rows] = encode(rows).cpu()
+        for rows in in_batches(lengths, batch_size):
+            given = prepare(rows)
+            with (
+                TURN,
+                runtime.matrix_precision(precision),
+                runtime.autocast(self.device, precision),
+            ):
+                found[rows] = encode(*given).cpu()
         return found
 
     def _branch(self, lang):
@@ -265,10 +276,10 @@ class Retriever:
                     f'{what}: expected shape (items, {self.dim}), found {tuple(np.shape(part))}'
                 )
         scores = torch.empty(len(queries), len(visual))
-        with runtime.matrix_precision('fp32'):
-            for columns in blocks(len(visual)):
-                block = on_device(visual[columns], self.device)
-                for rows in blocks(len(queries)):
+        for columns in blocks(len(visual)):
+            block = on_device(visual[columns], self.device)
+            for rows in blocks(len(queries)):
+                with TURN, runtime.matrix_precision('fp32'):
                     product = on_device(queries[rows], self.device) @ block.T
                     scores[rows, columns] = product.cpu()
         return scores

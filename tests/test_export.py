@@ -178,9 +178,10 @@ def test_what_lies_there_is_not_lost(world, tmp_path, capsys):
     assert main([str(run), str(mine)]) == 2 and (mine / 'README.md').read_text() == 'mine'
     assert 'holds an exported model: --overwrite replaces it' in capsys.readouterr().err
     assert main([str(run), str(mine), '--overwrite']) == 0 and card_of(mine)
-    for other in (run, run.parent):
+    (mine / 'notes.txt').write_text('mine')
+    for other in (run, run.parent, mine, mine / 'notes.txt'):
         assert main([str(run), str(other), '--overwrite']) == 2
-        assert 'holds other files' in capsys.readouterr().err
+        assert re.search('holds other files|is a file', capsys.readouterr().err)
     assert load_checkpoint(run)
     assert main([str(mine), str(tmp_path / 'again')]) == 0  # an exported one is a model, too
     assert load_model(tmp_path / 'again').fingerprint == load_model(folder).fingerprint

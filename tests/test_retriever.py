@@ -2,6 +2,7 @@
 what models of each kind and layout take, and what they refuse."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -118,6 +119,14 @@ def test_a_text_is_encoded_at_its_own_length(make_model):
     assert (alone - padded).abs().max() > 1e-3
 
 
+def test_threads_share_a_model(make_model):
+    model = make_model('pooled')
+    expected = [model.encode_text([text]) for text in TEXTS]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda text: model.encode_text([text]), TEXTS * 8))
+    assert all(map(torch.equal, found, expected * 8))
+
+
 def test_branches_and_languages(make_model):
     model = make_model('pooled', 'data.lang=de,fr')
     assert model.languages == ('de', 'fr')
@@ -192,6 +201,8 @@ def test_what_is_no_image(make_model, tmp_path):
         ([good, cut], 'cut.jpg: cannot be read'),
         ([Image.open(cut)], 'JpegImageFile.*cannot be decoded'),
     ):
+        with pytest.raises(ValueError, match='batch_size=0; expected 1 or more'):
+            model.encode_images([good], batch_size=0)
         for size in (1, 64):  # with processes that read ahead, and without
             with pytest.raises(ValueError, match=message):
                 model.encode_images(given, batch_size=size)

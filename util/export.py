@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from basic.command import command
-from basic.errors import DataError, UserError
+from basic.errors import DataError, UserError, first_five
 
 # Modules that import torch, which takes seconds, are imported where they are used, so that wrong
 # arguments are reported at once.
@@ -86,14 +86,21 @@ def export(source, folder, *, licence=UNKNOWN, tokenizer=None, overwrite=False, 
 
 def refuse_occupied(folder, overwrite):
     """DataError unless a folder is new or empty, or an exported one that may be replaced."""
-    from basic.exported import is_exported
+    from basic.exported import NEEDED, is_exported
+    from basic.run_folder import REPORTS, TOKENIZER
 
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
     if not folder.exists() and not folder.is_symlink():
         return
-    if not is_exported(folder):
-        raise DataError(f'{folder} holds other files: give a new folder')
+    if not folder.is_dir():
+        raise DataError(f'{folder} is a file: give a new folder')
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return
+    others = sorted(names - {*NEEDED, 'README.md', TOKENIZER, *REPORTS})
+    if others or not is_exported(folder):
+        raise DataError(
+            f'{folder} holds other files ({first_five(others or sorted(names))}): give a new folder'
+        )
     if not overwrite:
         raise DataError(f'{folder} holds an exported model: --overwrite replaces it')
 
@@ -120,7 +127,8 @@ def shareable(tree):
 
 def read_report(checkpoint):
     """(the test's report beside a checkpoint, None without one; notes on what is missing)."""
-    from basic.checkpoint import BEST
+    from basic.checkpoint import BEST, RELEASED
+    from basic.exported import WEIGHTS
     from basic.foreign import read_json
     from basic.run_folder import METRICS
     from util.table.runs import REPORT
@@ -135,9 +143,8 @@ def read_report(checkpoint):
         )
     except DataError as error:
         return None, [f'{absent} is of another kind ({error})']
-    if checkpoint.path.name not in (BEST, 'model_best.pth.tar') or (
-        report['epoch'] != checkpoint.epoch
-    ):
+    known = checkpoint.path.name in (BEST, RELEASED, WEIGHTS)
+    if not known or report['epoch'] != checkpoint.epoch:
         return None, [f'{absent} is that of another epoch']
     return report, []
 
