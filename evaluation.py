@@ -34,7 +34,7 @@ from basic.logger import counted, progress, tell
 from basic.pretrained.tokenizer import load_tokenizer, lowercases
 from basic.print_config import describe_config
 from basic.report import UNITS, join_ranks, mean_of, noted, result_line, result_of, table
-from basic.report import write_report
+from basic.report import write_report, written
 from basic.scoring import scored
 from basic.trec import write_trec
 from data_provider import build_loaders, eval_sets
@@ -608,8 +608,9 @@ def main(argv=None):
         print(table(report))
         if report['altered']:
             print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
-        written = [write_report(report, args.output), folder, args.trec and f'{args.trec}.*']
-        print(f'written: {", ".join(str(each) for each in written if each)}')
+        files = [written(report, write_report(report, args.output)), folder]
+        files.append(args.trec and f'{args.trec}.*')
+        print(f'written: {", ".join(str(each) for each in files if each)}')
         print(result_line(report))
     distributed.stop()
     return 0

@@ -43,7 +43,7 @@ from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
 from basic.metric import recall_sum
 from basic.pretrained.tokenizer import save_tokenizer
-from basic.report import noted, result_line, table, write_report
+from basic.report import noted, result_line, table, write_report, written
 from basic.schedule import Schedule, build_schedule
 from data_provider import eval_sets
 from evaluation import assemble, choose_weight, encode_all, evaluate_all, evaluate_checkpoint
@@ -683,7 +683,7 @@ def test(run, device, *, with_details=True):
         return
     show_test(run.folder, report, table(report))
     print(table(report))
-    print(f'written: {write_report(report, own=True)}')
+    print(f'written: {written(report, write_report(report, own=True))}')
     if finished and not run.config.train.keep_last:
         (run.folder / LAST).unlink(missing_ok=True)
     print(f'next: tensorboard --logdir {shlex.quote(str(run.folder.parent))}')

@@ -9,7 +9,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 230  # units; a chart is as wide as its place
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 38  # around the plot
+LEFT, RIGHT, TOP, BOTTOM = 40, 12, 20, 38  # around the plot
 STYLES = 8  # of series, in the style sheet
 POINTS = 300  # of a line, at most
 
@@ -41,7 +41,7 @@ def line_chart(series, *, title, x, y, log=False, whole=False, marks=(), low=Non
     if not points:
         return ''
     xs, ys = zip(*points)
-    across = _ticks_log(max(xs)) if log else _ticks(min(xs), max(xs), least=float(whole))
+    across = _ticks_log(max(xs)) if log else _ticks(min(xs), max(xs), most=8, least=float(whole))
     across = [value for value in across if min(xs) <= value <= max(xs)]
     low, high = min(ys) if low is None else low, max(ys) if high is None else high
     up = _ticks(low, high)
@@ -61,8 +61,9 @@ def line_chart(series, *, title, x, y, log=False, whole=False, marks=(), low=Non
         anchor = 'end' if at > WIDTH / 2 else 'start'
         shift = -3 if anchor == 'end' else 3
         parts.append(
-            f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text class="note" x="{at + shift:.1f}" y="{TOP + 9}" text-anchor="{anchor}">'
+            f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 14}"'
+            f' y2="{HEIGHT - BOTTOM}"/>'
+            f'<text class="note" x="{at + shift:.1f}" y="{TOP - 6}" text-anchor="{anchor}">'
             f'{escape(text)}</text>'
         )
     for each in series:

@@ -49,9 +49,11 @@ def example_html(example, lang, media, pictures, *, with_lang=False):
         f'<p{_lang("en")} class="translation">{short(text)}</p>' for text in others
     )
     items = ''.join(_item(found, media, pictures) for found in example.found)
+    columns = f' class="n{len(example.found)}"' * (len(example.found) < 6)
     return (
         f'<article>{texts}<p class="rank">right item at rank <b>{example.rank:g}</b>'
-        f' <span class="id">{short(example.caption_id, 60)}</span></p><ol>{items}</ol></article>'
+        f' <span class="id">{short(example.caption_id, 60)}</span></p>'
+        f'<ol{columns}>{items}</ol></article>'
     )
 
 
@@ -63,7 +65,7 @@ def _item(found, media, pictures):
         if source
         else f'<span class="noimage">{short(found.visual_id, 60)}</span>'
     )
-    right = '<b class="tick">right</b> ' if found.right else ''
+    right = '<b class="tick"><span class="hidden">right: </span>✓</b> ' if found.right else ''
     caption = f'<span class="caption" dir="auto">{short(found.caption)}</span>'
     return (
         f'<li{" class=right" if found.right else ""}>{shown}<span class="score">{right}'

@@ -27,10 +27,11 @@ from basic.charts import STYLES, Series, bar_chart, line_chart
 from basic.curves import training_curves
 from basic.gallery import examples
 from basic.published import released_figures
-from basic.report import mean_of, which_w
+from basic.report import mean_of
 
 STYLE = Path(__file__).with_name('page.css')
 WAYS = {'t2v': 'text to visual', 'v2t': 'visual to text'}
+AT = (1, 2, 5, 10, 20, 50, 100)  # cutoffs in the table below the recall curves
 FIGURES = ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')
 
 
@@ -46,8 +47,7 @@ def page(report, records=()):
     ranks, details = ranks_by_language(report), report['details']
     sections = [
         ('Metrics', metrics(report, ranks, details.config)),
-        ('Recall at K', recall_curves(ranks)),
-        ('Ranks', rank_histograms(ranks)),
+        ('Ranks', rank_charts(ranks)),
         ('The weight w of the English branch', weights(report)),
         ('Training', training(list(records))),
         ('Which queries are hard', groups(details.languages, ranks)),
@@ -123,19 +123,23 @@ def metrics(report, ranks, config):
     rows = {}
     for name, part in report.get('languages', {}).items():
         rows[name] = _row_at(part, weight)
-    main = 'mean of the languages' if rows else 'this model'
+    main = f'{"mean" if rows else "this model"}, w = {weight:g}'
     rows = {main: _row_at(report, weight), **rows}
     if chosen is not None and chosen != weight:
-        rows[f'{main}, w = {chosen:g}, chosen on validation'] = _row_at(report, chosen)
+        rows[f'w = {chosen:g}, chosen on validation'] = _row_at(report, chosen)
     published = _published(config)
     if published:
         rows['reported by the authors'] = published
     rows['chance'] = mean_of([chance(each) for each in ranks.values()])
     tables = [metrics_table(way, rows, main) for way in WAYS]
-    note = f'<p class="small">{escape(which_w(report))}'
-    if not published:
-        note += ' The authors report no result for this model and data.'
-    return f'<div class="pair">{"".join(tables)}</div>{note}</p>'
+    words = 'Chance: what a random order gives on average.'
+    if weight == report['val_weight']:
+        words += f' w = {weight:g} is that of validation, which selects the model, as in the paper.'
+    if len(published) == 1:
+        words += ' Of such a model the authors report SumR alone.'
+    elif not published:
+        words += ' The authors report no result of such a model on these data.'
+    return f'<div class="pair">{"".join(tables)}</div><p class="small">{words}</p>'
 
 
 def _row_at(part, weight):
@@ -184,54 +188,66 @@ def _cell(name, value):
     return f'{100 * value if name == "mAP" else value:.1f}'
 
 
+def rank_charts(ranks):
+    """Recall curves and the histogram of ranks, with their numbers."""
+    curves, recalls = recall_curves(ranks)
+    chart, shares = rank_histogram(ranks)
+    words = 'Left: R@K for each K. Right: at which rank queries find their first right item.'
+    if len(ranks) > 1:
+        words = (
+            'R@K for each K, in each language; and at which rank queries find their first right'
+            ' item, as the mean over the languages.'
+        )
+    return (
+        f'<p class="small">{words}</p>{_charts([*curves, chart])}'
+        f'{_more("The numbers", recalls + shares)}'
+    )
+
+
 def recall_curves(ranks):
-    """R@K against K, and chance: both directions, or of several languages one chart for each."""
+    """R@K against K, of both directions in one chart; of several languages one for each direction.
 
-    def curve(each, way):
-        own = getattr(each, way)
+    Returns:
+        list of charts, and a table.
+    """
+
+    def curve(each, way, value):
         most = each.visuals if way == 't2v' else len(each.t2v)
-        return [(k, recall(own, k)) for k in cutoffs(most)]
+        return [(k, value(each, way, k)) for k in cutoffs(most)]
 
-    def by_chance(way):
-        first = next(iter(ranks.values()))
-        most = first.visuals if way == 't2v' else len(first.t2v)
-        return [(k, chance_recall(first, way, k)) for k in cutoffs(most)]
+    def measured(each, way, k):
+        return recall(getattr(each, way), k)
 
     options = {'x': 'K (logarithmic)', 'y': 'R@K, per cent', 'log': True, 'low': 0, 'high': 100}
+    first = next(iter(ranks.values()))
+    charts = []
     if len(ranks) == 1:
-        each = next(iter(ranks.values()))
+        lines = [Series(way, curve(first, way, measured), row) for row, way in enumerate(WAYS)]
+        by_chance = curve(first, 't2v', chance_recall)
+        lines.append(Series('chance, t2v', by_chance, STYLES - 1, dashed=True))
+        charts.append(line_chart(lines, title='Recall at K of both directions', **options))
+    for way, words in WAYS.items() if len(ranks) > 1 else ():
         lines = [
-            Series('t2v', curve(each, 't2v'), 0),
-            Series('v2t', curve(each, 'v2t'), 1),
-            Series('chance, t2v', by_chance('t2v'), STYLES - 1, dashed=True),
+            Series(name, curve(each, way, measured), row)
+            for row, (name, each) in enumerate(ranks.items())
         ]
-        charts = [line_chart(lines, title='Recall at K of both directions', **options)]
-    else:
-        charts = []
-        for way, words in WAYS.items():
-            lines = [
-                Series(name, curve(each, way), row)
-                for row, (name, each) in enumerate(ranks.items())
-            ]
-            title = f'{words.capitalize()}: recall at K of each language'
-            charts.append(
-                f'<h3>{words.capitalize()}</h3>{line_chart(lines, title=title, **options)}'
-            )
+        title = f'{words.capitalize()}: recall at K of each language'
+        charts.append(f'<h3>{words.capitalize()}</h3>{line_chart(lines, title=title, **options)}')
     rows = []
     for name, each in ranks.items():
         for way in WAYS:
-            own = ' '.join([name] * (len(ranks) > 1) + [way])
-            cells = ''.join(f'<td>{recall(getattr(each, way), k):.1f}</td>' for k in AT)
+            own = f'{name} {way}' if len(ranks) > 1 else way
+            cells = ''.join(f'<td>{measured(each, way, k):.1f}</td>' for k in AT)
             rows.append(f'<tr><th scope="row">{escape(own)}</th>{cells}</tr>')
-    numbers = _table('R@K in per cent', ['', *(f'R@{k}' for k in AT)], rows)
-    return _charts(charts) + _more('The numbers', numbers)
+    return charts, _table('R@K in per cent', ['', *(f'R@{k}' for k in AT)], rows)
 
 
-AT = (1, 2, 5, 10, 20, 50, 100)  # cutoffs in the table below the recall curves
+def rank_histogram(ranks):
+    """The share of queries in each range of ranks; of several languages the mean of the shares.
 
-
-def rank_histograms(ranks):
-    """The share of queries in each range of ranks; of several languages the mean of the shares."""
+    Returns:
+        the chart, and a table.
+    """
 
     def mean(way):
         each = [histogram(getattr(one, way)) for one in ranks.values()]
@@ -255,13 +271,8 @@ def rank_histograms(ranks):
         + '</tr>'
         for row, name in enumerate(names)
     ]
-    table = _table('Queries in per cent', ['rank', *WAYS], lines)
-    words = ' The shares are means over the languages.' if len(ranks) > 1 else ''
-    return (
-        _charts([chart])
-        + _more('The numbers', table)
-        + (f'<p class="small">{words.strip()}</p>' if words else '')
-    )
+    heading = '' if len(ranks) == 1 else '<h3>Both directions</h3>'
+    return heading + chart, _table('Queries in per cent', ['rank', *WAYS], lines)
 
 
 def weights(report):
@@ -381,7 +392,7 @@ def _groups(title, name, words, found, text):
             f'<td>{group.queries:,}</td>{cells}</tr>'
         )
     names = [name, 'queries', 'R@1', 'R@5', 'R@10', 'MedR']
-    table = _table(f'{title}: t2v, in per cent; the bar is R@1', names, lines)
+    table = _table('t2v, in per cent; the bar is R@1', names, lines)
     return f'<div><h3>{title}</h3><p class="small">{words}</p>{table}</div>'
 
 

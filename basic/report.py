@@ -195,7 +195,7 @@ def write_report(report, output=None, folder=None, *, own=False):
     if output:
         path = Path(output)
         try:
-            _write_all(report, [path, path.with_suffix('.npz'), path.with_suffix('.html')])
+            _write_all(report, [path, path.with_suffix('.npz'), page_beside(path)])
         except OSError as error:
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
         return path
@@ -207,8 +207,7 @@ def write_report(report, output=None, folder=None, *, own=False):
     try:
         if holder:
             raise PermissionError(errno.EBUSY, f'it is in use by {holder}')
-        if 'details' not in report:
-            (folder / names[2]).unlink(missing_ok=True)  # the page of an earlier test
+        (folder / names[2]).unlink(missing_ok=True)  # the page of an earlier test
         _write_all(report, [folder / name for name in names])
         return folder / names[0]
     except OSError as error:
@@ -219,6 +218,22 @@ def write_report(report, output=None, folder=None, *, own=False):
     )
     _write_all(report, [Path.cwd() / name for name in names])
     return Path.cwd() / names[0]
+
+
+def page_beside(path):
+    """The Path of the page that `write_report` writes beside the JSON file of this path."""
+    for split, name in run_folder.METRICS.items():
+        page = run_folder.PAGES[split]
+        known = {name: page, run_folder.ALTERED[name]: run_folder.ALTERED[page]}
+        if path.name in known:
+            return path.with_name(known[path.name])
+    return path.with_suffix('.html')
+
+
+def written(report, path):
+    """Such as 'RUN/metrics.json, report.html', for people."""
+    page = page_beside(path)
+    return f'{path}, {page.name}' if 'details' in report and page.exists() else str(path)
 
 
 def _write_all(report, paths):
