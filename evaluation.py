@@ -9,7 +9,7 @@ translations into English.
 Q captions, V visual items, E common space.
 """
 
-from basic.arguments import begin, evaluation_arguments
+from basic.arguments import DEPTH, begin, evaluation_arguments
 
 if __name__ == '__main__':
     begin('evaluation.py', __file__, evaluation_arguments)  # before the imports, which take seconds
@@ -29,14 +29,17 @@ from basic.checkpoint import BEST, load_checkpoint
 from basic.collection import Collection, scored_branches, validation_weights
 from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
+from basic.examples import details_of
 from basic.files import write_atomically
 from basic.logger import counted, progress, tell
 from basic.pretrained.hub import download
 from basic.pretrained.tokenizer import load_tokenizer, lowercases
 from basic.print_config import describe_config
-from basic.report import UNITS, join_ranks, mean_of, result_line, result_of, table, write_report
+from basic.report import UNITS, join_ranks, mean_of, noted, result_line, result_of, table
+from basic.report import write_report, written
 from basic.retriever import Retriever
 from basic.scoring import scored
+from basic.trec import write_trec
 from data_provider import build_loaders, eval_sets
 from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
 
@@ -213,7 +216,7 @@ def in_order(rows, order):
 # ------------------------------------------------------------------------------------------ scores
 
 
-def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, with_ranges=False):
+def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, keep=None):
     """Metrics of a split at each weight of the English branch; every process must call it.
 
     Args:
@@ -223,12 +226,11 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, wi
         weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
             branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
-        with_ranges: also give the lowest and highest cosine of each branch.
+        keep: list that gets the basic.scoring.Scoring, for what the queries find.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`;
             rows: for each w a dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics`
-            gives them; and, if wanted, ranks: see `collect_ranks`, and ranges: dict branch ->
-            dict of low and high, of the branches that were encoded.
+            gives them; and, if wanted, ranks: see `collect_ranks`.
     """
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
     en, tgt = branches_for(weights, embeddings)  # (Q, E) each
@@ -242,6 +244,8 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, wi
         memory=config.compute.score_memory,
         progress=counted(f'scoring {eval_set.split}: block', shown=distributed.is_main()),
     )
+    if keep is not None:
+        keep.append(scoring)
     rows = [{'weight': weight, **found} for weight, found in zip(weights, scoring.metrics())]
     val_weight = float(config.train.val_weight)
     report = {
@@ -256,37 +260,28 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, wi
     }
     if with_ranks:
         report['ranks'] = collect_ranks(scoring, weights, eval_set)
-    if with_ranges:
-        lows, highs = scoring.low.tolist(), scoring.high.tolist()
-        report['ranges'] = {
-            branch: {'low': low, 'high': high}
-            for branch, low, high in zip(('en', 'tgt'), lows, highs)
-            if getattr(embeddings, branch) is not None
-        }
     return report
 
 
-def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False, with_ranges=False):
+def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False, keep=None):
     """The report of `evaluate` of a split in each of its languages, and their mean.
 
     Args:
         embeddings: list of Embeddings; sets: list of EvalSets, one for each language.
-        config, weights, with_ranks, with_ranges: as `evaluate` has.
+        config, weights, with_ranks, keep: as `evaluate` has.
     Returns:
         dict: of one language what `evaluate` gives. Of several the same, but rows has the means
             over the languages, captions and visuals count all of them, and `languages` is a dict
             language -> its own report; ranks: see `join_ranks`.
     """
     reports = [
-        evaluate(one, each, config, weights, with_ranks=with_ranks, with_ranges=with_ranges)
+        evaluate(one, each, config, weights, with_ranks=with_ranks, keep=keep)
         for one, each in zip(embeddings, sets)
     ]
     if len(reports) == 1:
         return reports[0]
     rows = [mean_of(same) for same in zip(*(report['rows'] for report in reports))]
     names, own = [each.lang for each in sets], ['captions', 'visuals', 'result', 'rows']
-    if with_ranges:
-        own.append('ranges')
     joined = {
         **reports[0],
         'captions': sum(report['captions'] for report in reports),
@@ -363,10 +358,11 @@ def choose_weight(embeddings, sets, config):
             `eval.weight_grid` (or else `eval.weights`), and `val_weight`.
     Returns:
         dict: chosen_weight; chosen_from, for each w a dict of weight and SumR; val_ranges: dict
-            language -> ranges, see `evaluate`.
+            language -> branch -> the lowest and highest cosine, `low` and `high`.
     """
-    report = evaluate_all(embeddings, sets, config, validation_weights(config), with_ranges=True)
-    rows, parts = report['rows'], report.get('languages', {sets[0].lang: report})
+    scorings = []
+    report = evaluate_all(embeddings, sets, config, validation_weights(config), keep=scorings)
+    rows = report['rows']
 
     def merit(row):
         distance = abs(row['weight'] - float(config.train.val_weight))
@@ -375,7 +371,19 @@ def choose_weight(embeddings, sets, config):
     return {
         'chosen_weight': max(rows, key=merit)['weight'],
         'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows],
-        'val_ranges': {lang: part['ranges'] for lang, part in parts.items()},
+        'val_ranges': {
+            each.lang: ranges_of(scoring, one)
+            for each, scoring, one in zip(sets, scorings, embeddings)
+        },
+    }
+
+
+def ranges_of(scoring, embeddings):
+    """dict branch -> its lowest and highest cosine, `low` and `high`, of the encoded branches."""
+    return {
+        branch: {'low': low, 'high': high}
+        for branch, low, high in zip(('en', 'tgt'), scoring.low.tolist(), scoring.high.tolist())
+        if getattr(embeddings, branch) is not None
     }
 
 
@@ -391,6 +399,9 @@ def evaluate_checkpoint(
     tokenizer=None,
     images=None,
     embeddings_folder=None,
+    trec=None,
+    trec_depth=DEPTH,
+    with_details=False,
     overrides=(),
 ):
     """Evaluate a run folder, a checkpoint file, ours or a released one, or an exported folder.
@@ -404,12 +415,17 @@ def evaluate_checkpoint(
         tokenizer: hub name or folder; None: the one saved with the run, else `text.bert`.
         images: folder of raw images that replaces that of `data.images`; CLIP models only.
         embeddings_folder: write embeddings and ids there.
+        trec: write TREC files whose paths begin so, see `basic.trec`, at the result's w; of several
+            languages each has files of its own: PREFIX.de.t2v.run.
+        trec_depth: items of a query in them; 0: all.
+        with_details: also give what report.html needs beside the metrics.
         overrides: `key=value` strings over the stored config.
     Returns:
         dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see
             `alterations`), left_out (counts, where `data.missing=skip` left captions out),
             chosen_weight and chosen_from (None where the checkpoint has no choice), val_ranges
-            (where it has them), and what `evaluate` returns, of which `ranks` has its own file.
+            (where it has them), and what `evaluate` returns, of which `ranks` has its own file. In
+            the main process also `details` (basic.examples.Details), if wanted.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right;
             says what.
@@ -450,6 +466,14 @@ def evaluate_checkpoint(
             save_embeddings(folder, one, each)
 
     tell(f'scoring at w = {", ".join(f"{w:g}" for w in weights)}')
+    scorings = []
+    found = evaluate_all(embeddings, sets, config, weights, with_ranks=True, keep=scorings)
+    if trec:
+        write_trec_files(trec, scorings, sets, found['result']['weight'], config, trec_depth)
+    if with_details and distributed.is_main():
+        with noted('report.html'):
+            weight = found['result']['weight']
+            found['details'] = details_of(config, scorings, embeddings, sets, weight)
     return {
         'checkpoint': str(checkpoint.path),
         'epoch': checkpoint.epoch,
@@ -459,8 +483,23 @@ def evaluate_checkpoint(
         'altered': alterations(checkpoint, config, tokenizer),
         **choice,
         **left_out(sets),
-        **evaluate_all(embeddings, sets, config, weights, with_ranks=True),
+        **found,
     }
+
+
+def write_trec_files(prefix, scorings, sets, weight, config, depth=DEPTH):
+    """Write the TREC files of a split's languages, in one process while the others wait."""
+    with distributed.patiently():
+        for scoring, each in zip(scorings, sets) if distributed.is_main() else ():
+            write_trec(
+                f'{prefix}.{each.lang}' if len(sets) > 1 else prefix,
+                scoring,
+                each,
+                weight,
+                depth=depth,
+                name=config.name,
+                progress=counted('writing TREC files: query'),
+            )
 
 
 def left_out(sets):
@@ -631,13 +670,18 @@ def main(argv=None):
             tokenizer=args.tokenizer,
             images=args.images,
             embeddings_folder=folder,
+            trec=args.trec,
+            trec_depth=args.trec_depth,
+            with_details=not args.no_report,
             overrides=args.overrides,
         )
     if distributed.is_main():
         print(table(report))
         if report['altered']:
             print(f'not the test of the run as it was trained: {"; ".join(report["altered"])}')
-        print(f'written: {write_report(report, args.output)}' + (f', {folder}' if folder else ''))
+        files = [written(report, write_report(report, args.output)), folder]
+        files.append(args.trec and f'{args.trec}.*')
+        print(f'written: {", ".join(str(each) for each in files if each)}')
         print(result_line(report))
     distributed.stop()
     return 0

@@ -35,20 +35,22 @@ from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, 
 from basic.collection import Collection
 from basic.command import command, is_out_of_memory, killed_worker, typed
 from basic.config import Config, config_to_dict
+from basic.curves import write_curves
 from basic.errors import DataError
-from basic.examples import search_examples
+from basic.examples import search_examples, spread
 from basic.languages import languages
 from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
 from basic.metric import recall_sum
 from basic.pretrained.tokenizer import save_tokenizer
-from basic.report import result_line, table, write_report
+from basic.report import noted, result_line, table, write_report, written
 from basic.schedule import Schedule, build_schedule
 from data_provider import eval_sets
 from evaluation import assemble, choose_weight, encode_all, evaluate_all, evaluate_checkpoint
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_teacher
 
+QUERIES = 4  # of validation, whose results TensorBoard shows
 SEED_STEP = 1_000_003  # between the seeds of two processes of a run
 
 
@@ -99,8 +101,9 @@ def train(run):
             # The schedule learns from validation, by the mean over the languages, which model is
             # best, when to lower the rate, and when to stop.
             embeddings = encode_all(run.model, val_sets, run.device, config.compute.precision)
-            weights = [config.train.val_weight]
-            report = evaluate_all(embeddings, val_sets, config, weights)
+            weights = [float(config.train.val_weight)]
+            scorings = []
+            report = evaluate_all(embeddings, val_sets, config, weights, keep=scorings)
             val = report['rows'][0]
             choice, figure = None, recall_sum(val['t2v'])
             if config.train.select == 'sumr':
@@ -125,7 +128,8 @@ def train(run):
                 }
                 log.add(record)
                 if decision.improved and log.board:
-                    examples = search_examples(embeddings[0], val_sets[0], config)
+                    rows = spread(len(val_sets[0].caption_ids), QUERIES)
+                    examples = search_examples(scorings[0], val_sets[0], rows, weight=weights[0])
                     log.show(add_queries, examples, epoch, val_sets[0].pictures)
             run.seconds = time.monotonic() - started
 
@@ -642,8 +646,11 @@ def main(argv=None):
             run = prepare(check_start(args), device, held)
         with advice(words, run):
             train(run)
+            if distributed.is_main() and not args.no_report:
+                with noted(run_folder.CURVES):
+                    write_curves(run.folder)
             if not args.no_test:
-                test(run, args.device)
+                test(run, args.device, with_details=not args.no_report)
     distributed.stop()
     return 0
 
@@ -660,19 +667,23 @@ def nothing_to_do(args):
     return finished
 
 
-def test(run, device):
+def test(run, device, *, with_details=True):
     """Test the best model, show and write the result; delete last.pt, unless it is to be kept."""
     finished = not run.unfinished
     release(run)
     distributed.wait_for_all()  # until the best model is written
     report = evaluate_checkpoint(
-        run.folder, rootpath=run.rootpath, device=device, overrides=changeable(run.config)
+        run.folder,
+        rootpath=run.rootpath,
+        device=device,
+        with_details=with_details,
+        overrides=changeable(run.config),
     )
     if not distributed.is_main():
         return
     show_test(run.folder, report, table(report))
     print(table(report))
-    print(f'written: {write_report(report, own=True)}')
+    print(f'written: {written(report, write_report(report, own=True))}')
     if finished and not run.config.train.keep_last:
         (run.folder / LAST).unlink(missing_ok=True)
     print(f'next: tensorboard --logdir {shlex.quote(str(run.folder.parent))}')

@@ -17,6 +17,7 @@ DEVICE = (
     'auto: the first GPU, or the CPU if there is none (default); cpu; the index of a GPU, such as'
     ' 0, or several, with one process on each: 0,1,2 (cpu:2: two processes on the CPU)'
 )
+DEPTH = 1000  # items of a query in a TREC run file, as is usual
 
 
 def training_arguments(argv=None):
@@ -26,7 +27,8 @@ def training_arguments(argv=None):
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: configs (files), overrides (all options, as key=value), config (the
-            Config they make), rootpath, device, run_dir, resume, overwrite, other_data, no_test.
+            Config they make), rootpath, device, run_dir, resume, overwrite, other_data, no_test,
+            no_report.
     Raises:
         ValueError: (ConfigError) a wrong config or device.
     """
@@ -73,6 +75,9 @@ def training_arguments(argv=None):
         '--no-test', action='store_true', help='do not test the best model at the end'
     )
     parser.add_argument(
+        '--no-report', action='store_true', help='do not write report.html and curves.png'
+    )
+    parser.add_argument(
         '--print-config',
         action='store_true',
         help='show every option with its meaning, its value and its default, and train nothing',
@@ -107,7 +112,8 @@ def evaluation_arguments(argv=None):
         argv: list of words; None: those of the command line.
     Returns:
         argparse.Namespace: checkpoint, rootpath, split, device, tokenizer, images, output,
-            save_embeddings (None: no; '': into the default folder), print_config, overrides.
+            save_embeddings (None: no; '': into the default folder), trec, trec_depth, no_report,
+            print_config, overrides.
     Raises:
         ValueError: a wrong device, or a file or folder that does not exist.
     """
@@ -141,7 +147,7 @@ def evaluation_arguments(argv=None):
         metavar='FILE',
         help=(
             'JSON file for the metrics (default: metrics.json, for val metrics_val.json, beside '
-            'the checkpoint); the ranks of each query are written beside it'
+            'the checkpoint); the ranks of each query and the report are written beside it'
         ),
     )
     parser.add_argument(
@@ -154,6 +160,22 @@ def evaluation_arguments(argv=None):
             'with "=" in its name only as --save-embeddings=DIR'
         ),
     )
+    parser.add_argument(
+        '--trec',
+        metavar='PREFIX',
+        help=(
+            'write TREC run and qrels files of both directions: PREFIX.t2v.run, PREFIX.t2v.qrels, '
+            'PREFIX.v2t.run, PREFIX.v2t.qrels'
+        ),
+    )
+    parser.add_argument(
+        '--trec-depth',
+        type=int,
+        default=DEPTH,
+        metavar='N',
+        help=f'items of each query in the run files (default: {DEPTH:,}; 0: all)',
+    )
+    parser.add_argument('--no-report', action='store_true', help='do not write report.html')
     parser.add_argument(
         '--print-config',
         action='store_true',
@@ -169,11 +191,21 @@ def evaluation_arguments(argv=None):
             f'no checkpoint at {args.checkpoint}: give a run folder or a checkpoint file'
         )
     if args.output and (
-        args.output.endswith('.npz') or not Path(args.output).absolute().parent.is_dir()
+        args.output.endswith(('.npz', '.html')) or not Path(args.output).absolute().parent.is_dir()
     ):
         raise ValueError(
             f'--output {args.output}: expected the name of a JSON file in an existing folder; the'
-            ' ranks are written beside it as .npz'
+            ' ranks are written beside it as .npz, the report as .html'
+        )
+    if args.trec is not None and not (
+        Path(args.trec).name and Path(args.trec).absolute().parent.is_dir()
+    ):
+        raise ValueError(
+            f"--trec '{args.trec}': expected the start of the files' names, in an existing folder"
+        )
+    if args.trec_depth < 0:
+        raise ValueError(
+            f'--trec-depth {args.trec_depth}: expected a number of items, or 0 for all'
         )
     return args
 

@@ -104,7 +104,7 @@ def as_markdown(example):
         return text.replace('|', '\\|')
 
     lines = [
-        f'**{" / ".join(map(cell, example.texts))}** ({example.caption_id}, rank {example.rank})',
+        f'**{" / ".join(map(cell, example.texts))}** ({example.caption_id}, rank {example.rank:g})',
         '',
         '| rank | score | item | one of its captions |',
         '| ---: | ---: | --- | --- |',
@@ -112,7 +112,7 @@ def as_markdown(example):
     for found in example.found:
         mark = ' **right**' if found.right else ''
         lines.append(
-            f'| {found.rank} | {found.score:.3f} | {cell(found.visual_id)}{mark} |'
+            f'| {found.rank:g} | {found.score:.3f} | {cell(found.visual_id)}{mark} |'
             f' {cell(found.caption)} |'
         )
     return '\n'.join(lines)
@@ -145,7 +145,7 @@ def draw(example, pictures, *, beside=BESIDE):
         sheet.paste(thumbnail(pictures, found.visual_id), (x + EDGE, y + EDGE))
         pen.text(
             (x + EDGE, y + cell),
-            f'{found.rank}: {found.score:.3f}{" right" if found.right else ""}',
+            f'{found.rank:g}: {found.score:.3f}{" right" if found.right else ""}',
             fill=RIGHT if found.right else INK,
             font=letters,
         )

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -173,13 +174,14 @@ def result_line(report):
 
 
 def write_report(report, output=None, folder=None, *, own=False):
-    """Write a report as JSON and its ranks as .npz.
+    """Write a report as JSON, its ranks as .npz, and its page as HTML.
 
-    They go to OUTPUT and, for the ranks, to OUTPUT with the ending .npz; or else into a folder as
-    metrics.json and ranks.npz (for val metrics_val.json and ranks_val.npz). An altered test (see
-    `alterations`) writes metrics_altered.json and ranks_altered.npz, and leaves the run's own
-    result alone. If the folder is read-only, or another process trains in it, they go into the
-    current folder.
+    They go to OUTPUT and, for ranks and page, to OUTPUT with the endings .npz and .html; or else
+    into a folder as metrics.json, ranks.npz and report.html (for val metrics_val.json and so on).
+    An altered test (see `alterations`) writes metrics_altered.json and so on, and leaves the run's
+    own result alone. If the folder is read-only, or another process trains in it, they go into the
+    current folder. A page is written if the report has `details`; if it cannot be made, a note says
+    so.
 
     Args:
         report: of `evaluate_checkpoint`.
@@ -190,36 +192,79 @@ def write_report(report, output=None, folder=None, *, own=False):
         the path of the JSON file.
     """
     folder = Path(folder or Path(report['checkpoint']).parent)
-    metrics, ranks = (files[report['split']] for files in (run_folder.METRICS, run_folder.RANKS))
-    if report.get('altered'):
-        metrics, ranks = run_folder.ALTERED[metrics], run_folder.ALTERED[ranks]
     if output:
         path = Path(output)
         try:
-            _write_both(report, path, path.with_suffix('.npz'))
+            _write_all(report, [path, path.with_suffix('.npz'), page_beside(path)])
         except OSError as error:
             raise ValueError(f'cannot write {path}: {error.strerror or error}') from None
         return path
+    kinds = (run_folder.METRICS, run_folder.RANKS, run_folder.PAGES)
+    names = [kind[report['split']] for kind in kinds]
+    if report.get('altered'):
+        names = [run_folder.ALTERED[name] for name in names]
     holder = None if own else holder_of(folder / run_folder.LOCK)
     try:
         if holder:
             raise PermissionError(errno.EBUSY, f'it is in use by {holder}')
-        _write_both(report, folder / metrics, folder / ranks)
-        return folder / metrics
+        (folder / names[2]).unlink(missing_ok=True)  # the page of an earlier test
+        _write_all(report, [folder / name for name in names])
+        return folder / names[0]
     except OSError as error:
         reason = error.strerror or error
     print(
-        f'note: {folder} cannot be written to ({reason}); {metrics} and {ranks} go here',
+        f'note: {folder} cannot be written to ({reason}); {names[0]} and {names[1]} go here',
         file=sys.stderr,
     )
-    _write_both(report, Path.cwd() / metrics, Path.cwd() / ranks)
-    return Path.cwd() / metrics
+    _write_all(report, [Path.cwd() / name for name in names])
+    return Path.cwd() / names[0]
 
 
-def _write_both(report, path, ranks):
+def page_beside(path):
+    """The Path of the page that `write_report` writes beside the JSON file of this path."""
+    for split, name in run_folder.METRICS.items():
+        page = run_folder.PAGES[split]
+        known = {name: page, run_folder.ALTERED[name]: run_folder.ALTERED[page]}
+        if path.name in known:
+            return path.with_name(known[path.name])
+    return path.with_suffix('.html')
+
+
+def written(report, path):
+    """Such as 'RUN/metrics.json, report.html', for people."""
+    page = page_beside(path)
+    return f'{path}, {page.name}' if 'details' in report and page.exists() else str(path)
+
+
+def _write_all(report, paths):
+    """Write metrics, ranks and page of a report, as far as it has them, to these paths."""
+    metrics, ranks, page = paths
     if 'ranks' in report:
         packed = io.BytesIO()
         np.savez_compressed(packed, **report['ranks'])
         write_atomically(ranks, packed.getvalue())
-    figures = {key: value for key, value in report.items() if key != 'ranks'}
-    write_atomically(path, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
+    figures = {key: value for key, value in report.items() if key not in ('ranks', 'details')}
+    write_atomically(metrics, json.dumps(figures, indent=2, ensure_ascii=False) + '\n')
+    if 'details' in report:
+        with noted(page.name):
+            write_atomically(page, _page(report))
+
+
+def _page(report):
+    """The HTML of a report, with the curves of the run that the checkpoint belongs to."""
+    from basic.page import page  # imported here because it imports this module
+
+    try:
+        records = run_folder.read_log(Path(report['checkpoint']).parent)
+    except ValueError:  # a damaged log has no curves
+        records = []
+    return page(report, records)
+
+
+@contextmanager
+def noted(what):
+    """If making `what`, which is only to look at, fails, print a note and go on."""
+    try:
+        yield
+    except Exception as error:  # any error: the result does not depend on it
+        print(f'note: no {what} ({type(error).__name__}: {error})', file=sys.stderr, flush=True)

@@ -30,10 +30,13 @@ from basic.merge import flatten
 CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER = 'config.yaml', 'run.json', 'log.jsonl', 'tb', 'tokenizer'
 METRICS = {'test': 'metrics.json', 'val': 'metrics_val.json'}
 RANKS = {'test': 'ranks.npz', 'val': 'ranks_val.npz'}
+PAGES = {'test': 'report.html', 'val': 'report_val.html'}
+OF_A_TEST = (*METRICS.values(), *RANKS.values(), *PAGES.values())
 # The names for an altered test, see evaluation.alterations.
-ALTERED = {name: name.replace('.', '_altered.') for name in (*METRICS.values(), *RANKS.values())}
+ALTERED = {name: name.replace('.', '_altered.') for name in OF_A_TEST}
 RESCORED = 'rescored.json'  # of util.rescore
-REPORTS = (*METRICS.values(), *RANKS.values(), *ALTERED.values(), RESCORED)
+CURVES = 'curves.png'  # of basic.curves
+REPORTS = (*OF_A_TEST, *ALTERED.values(), RESCORED, CURVES)
 RUN_FILES = (CONFIG, RUN, LOG, TENSORBOARD, TOKENIZER, BEST, NEXT_BEST, LAST, *REPORTS)
 # The form of a line of log.jsonl, see basic.foreign.
 RECORD = {
@@ -240,7 +243,7 @@ def clear_run_folder(folder):
 
 
 def remove_reports(folder):
-    """Remove the results of tests, because the model will change."""
+    """Remove the results of tests, and the curves, because the model will change."""
     for name in REPORTS:
         (Path(folder) / name).unlink(missing_ok=True)
 

@@ -32,6 +32,7 @@ from basic.metric import GroundTruth, WrongCount, comparisons_of, count_broken, 
 from basic.metric import refuse_broken, tile_size, tiles
 from basic.runtime import matrix_precision
 
+_ROWS = 256  # queries whose items are sorted at once
 _BLOCK = 4096  # captions, and visual items, of a block: with more, products are not faster
 
 
@@ -152,7 +153,8 @@ class Scoring:
         block = _BLOCK
         while block > 1 and working_set(block) > numbers // 2:
             block = block * 7 // 8
-        self.blocks = _cut(captions, block)[rank() :: size()]
+        self.all_blocks = _cut(captions, block)
+        self.blocks = self.all_blocks[rank() :: size()]
         self.blocks_in_all = len(self.blocks)
         self.gallery = _cut(visuals, block)
         self.at_once = min(tile_size(self.device), block**2)
@@ -216,6 +218,54 @@ class Scoring:
         """A pair per weight, see `basic.metric.WrongCount.ranks`."""
         return [wrong.ranks() for wrong in self.wrong]
 
+    @torch.no_grad()
+    def ranked(self, weight, depth, *, queries=None, v2t=False):
+        """The first items of each query, in the order by which its ranks were counted.
+
+        Wrong items come before right ones with the same score. Call this after `count`; a process
+        can do so alone, and computes the scores of all processes' blocks.
+
+        Args:
+            weight: w.
+            depth: the most items of a query.
+            queries: captions, as increasing indices; None: all. Always all if v2t.
+            v2t: the queries are the visual items that have captions.
+        Yields:
+            (index of the query, items (n,) int64, scores (n,), right (n,) bool): tensors on the CPU
+            with n <= depth, for each query in turn.
+        """
+        if v2t:
+            wanted = (self.truth.captions > 0).nonzero()[:, 0].cpu()
+        else:
+            wanted = torch.as_tensor(
+                range(len(self.truth.visual_of)) if queries is None else queries
+            )
+        outer, inner = (self.gallery, self.all_blocks) if v2t else (self.all_blocks, self.gallery)
+        for block in outer:
+            some = wanted[(wanted >= block.start) & (wanted < block.stop)]
+            parts = some.split(_ROWS) if len(some) else ()
+            best = [None] * len(parts)
+            for others in inner if parts else ():
+                cosines = self._block(*(others, block) if v2t else (block, others))
+                for number, rows in enumerate(parts):
+                    columns = rows - block.start
+                    chosen = cosines[:, columns] if v2t else cosines[:, :, columns].mT
+                    found = self._found(chosen, weight, rows, others, v2t)
+                    best[number] = _first(best[number], found, depth)
+            for rows, found in zip(parts, best):
+                scores, items, right = (each.cpu() for each in found)
+                yield from zip(rows.tolist(), items, scores, right)
+
+    def _found(self, cosines, weight, queries, others, v2t):
+        """(scores, items, right), each (n, C), of n queries and a slice of others, from both
+        branches' cosines (2, n, C)."""
+        scores = mix(*self._normalised(cosines), weight)
+        items = torch.arange(others.start, others.stop, device=self.device)
+        queries = queries.to(self.device)
+        visual_of = self.truth.visual_of
+        pairs = (queries[:, None], visual_of[items]) if v2t else (visual_of[queries, None], items)
+        return scores, items.expand_as(scores), pairs[0] == pairs[1]
+
     def _report(self):
         self._done += 1
         if self.progress:
@@ -236,13 +286,22 @@ class Scoring:
         for captions in self.blocks:
             branches = [self._read(branch, captions) for branch in self.branches]  # (B, E) each
             for visuals in self.gallery:
-                gallery = self._read(self.visual, visuals)  # (C, E)
-                shape = 2, len(gallery), len(branches[0])
-                cosines = torch.empty(shape, dtype=self.dtype, device=self.device)
-                with cpu_threads(self._threads), matrix_precision('fp32'):
-                    for branch, out in zip(branches, cosines):
-                        torch.mm(gallery, branch.T, out=out)
-                yield captions, visuals, cosines
+                yield captions, visuals, self._product(branches, visuals)
+
+    def _block(self, captions, visuals):
+        """The cosines (2, C, B) of a block, given as slices of captions and visual items."""
+        return self._product([self._read(branch, captions) for branch in self.branches], visuals)
+
+    def _product(self, branches, visuals):
+        """The cosines (2, C, B) of a block: its captions' embeddings (B, E) of both branches, and a
+        slice of visual items."""
+        gallery = self._read(self.visual, visuals)  # (C, E)
+        shape = 2, len(gallery), len(branches[0])
+        cosines = torch.empty(shape, dtype=self.dtype, device=self.device)
+        with cpu_threads(self._threads), matrix_precision('fp32'):
+            for branch, out in zip(branches, cosines):
+                torch.mm(gallery, branch.T, out=out)
+        return cosines
 
     def _read(self, embeddings, rows):
         """Rows of embeddings, normalised, on the device."""
@@ -251,6 +310,21 @@ class Scoring:
         else:
             embeddings = embeddings[rows]
         return F.normalize(torch.as_tensor(embeddings).to(self.device, self.dtype), dim=-1)
+
+
+def _first(before, found, depth):
+    """The first items of some queries: (scores, items, right), each (some, n), n <= depth.
+
+    Args:
+        before: the same of other items, or None; found: of these items, in any order.
+    """
+    if before:
+        found = [torch.cat(pair, dim=1) for pair in zip(before, found)]
+    scores, right = found[0].double(), found[2]
+    # In double precision there is a number between any two scores in single precision.
+    after = torch.nextafter(scores, torch.full_like(scores, -math.inf))
+    order = torch.where(right, after, scores).argsort(dim=1, descending=True, stable=True)
+    return [each.gather(1, order[:, :depth]) for each in found]
 
 
 def _check_shapes(visual, en, tgt):

@@ -29,33 +29,14 @@ CONFIG = str(train.__file__).replace('train.py', 'configs/multi30k.yaml')
 BOTH = 'data.lang=de,fr'
 
 
-def add_french(root):
-    """The same collection in French, other captions, in another order; two a validation image."""
-    folder, random = root / 'multi30k/TextData', np.random.RandomState(5)
-    for source, target in (
-        ('train_google_enc2de', 'train_google_enc2fr'),
-        ('train_google_enc2de2enc', 'train_google_enc2fr2enc'),
-        ('val_google_de2enc_task1', 'val_google_fr2enc'),
-        ('val_de_task1', 'val_fr'),
-        ('test_google_de2enc_2016_task1', 'test_google_fr2enc_2016'),
-        ('test_de_2016_task1', 'test_fr_2016'),
-    ):
-        lines = (folder / f'multi30k{source}.caption.txt').read_text().splitlines()
-        if target.startswith('val'):
-            lines += [line.replace('#0 ', '#1 ') for line in lines]
-        lines = [
-            f'{line.split()[0]} {" ".join(random.choice(tiny.WORDS, random.randint(3, 7)))}\n'
-            for line in reversed(lines)
-        ]
-        (folder / f'multi30k{target}.caption.txt').write_text(''.join(lines))
-    return root
-
-
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     folder, threads = tmp_path_factory.mktemp('world'), torch.get_num_threads()
     torch.set_num_threads(1)
-    yield add_french(tiny.make_collection(folder / 'root')), tiny.make_bert(folder / 'bert')
+    yield (
+        tiny.add_language(tiny.make_collection(folder / 'root'), 'fr'),
+        tiny.make_bert(folder / 'bert'),
+    )
     torch.set_num_threads(threads)
 
 
@@ -180,7 +161,7 @@ def test_each_language_has_its_own_validation(world):
 
 
 def test_a_translation_that_is_missing_is_named(world, tmp_path):
-    root, bert = add_french(tiny.make_collection(tmp_path / 'r')), world[1]
+    root, bert = tiny.add_language(tiny.make_collection(tmp_path / 'r'), 'fr'), world[1]
     path = root / 'multi30k/TextData/multi30ktrain_google_enc2fr.caption.txt'
     path.write_text(''.join(path.read_text().splitlines(keepends=True)[1:]))
     message = complaint(build, (root, bert), BOTH)
@@ -190,7 +171,7 @@ def test_a_translation_that_is_missing_is_named(world, tmp_path):
 
 
 def test_languages_share_the_english_captions(world, tmp_path):
-    root, bert = add_french(tiny.make_collection(tmp_path / 'r')), world[1]
+    root, bert = tiny.add_language(tiny.make_collection(tmp_path / 'r'), 'fr'), world[1]
     text = root / 'multi30k/TextData'
     for lang in ('de', 'fr'):
         shutil.copy(text / 'multi30ktrain_enc.caption.txt', text / f'{lang}.caption.txt')

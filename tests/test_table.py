@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from basic.config import config_to_dict, load_config
-from util.table.released import FIGURES, released_figures
+from basic.published import FIGURES, QUALITIES, released_figures
 from util.table.table import main
-from util.table.runs import QUALITIES, read_runs
+from util.table.runs import read_runs
 from util.table.statistics import Difference, difference, summary
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'

@@ -423,8 +423,9 @@ def test_examples_are_the_ranks_of_the_test():
         texts={'en': [f'en {i}' for i in range(9)], 'tgt': [f'tgt {i}' for i in range(9)]},
     )
     config = load_config(overrides=['data.collection=x'])
-    examples = search_examples(embeddings, eval_set, config, queries=9, top=3)
-    ranks = evaluate(embeddings, eval_set, config, weights=[0.2], with_ranks=True)['ranks']
+    kept = []
+    ranks = evaluate(embeddings, eval_set, config, [0.2], with_ranks=True, keep=kept)['ranks']
+    examples = search_examples(kept[0], eval_set, range(9), weight=0.2, top=3)
     assert [example.rank for example in examples] == ranks['t2v'][0].tolist()
     for number, example in enumerate(examples):
         assert (

@@ -73,6 +73,29 @@ def make_collection(root, dim=DIM):
     return root
 
 
+def add_language(root, lang, seed=5):
+    """The same collection in another language, other captions, in another order; two a validation
+    image."""
+    folder, random = root / 'multi30k/TextData', np.random.RandomState(seed)
+    for source, target in (
+        ('train_google_enc2de', f'train_google_enc2{lang}'),
+        ('train_google_enc2de2enc', f'train_google_enc2{lang}2enc'),
+        ('val_google_de2enc_task1', f'val_google_{lang}2enc'),
+        ('val_de_task1', f'val_{lang}'),
+        ('test_google_de2enc_2016_task1', f'test_google_{lang}2enc_2016'),
+        ('test_de_2016_task1', f'test_{lang}_2016'),
+    ):
+        lines = (folder / f'multi30k{source}.caption.txt').read_text().splitlines()
+        if target.startswith('val'):
+            lines += [line.replace('#0 ', '#1 ') for line in lines]
+        lines = [
+            f'{line.split()[0]} {" ".join(random.choice(WORDS, random.randint(3, 7)))}\n'
+            for line in reversed(lines)
+        ]
+        (folder / f'multi30k{target}.caption.txt').write_text(''.join(lines))
+    return root
+
+
 def options(bert):
     """key=value options that go with configs/multi30k.yaml."""
     return [

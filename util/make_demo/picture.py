@@ -19,7 +19,7 @@ from basic.command import command
 from basic.collection import Collection
 from basic.examples import search_examples
 from basic.files import write_atomically
-from evaluation import assemble, encode, root_of
+from evaluation import assemble, encode, evaluate, root_of
 
 COLUMNS = 5  # scenes in a row
 CHARACTERS = 24  # of a line below a scene
@@ -36,13 +36,10 @@ def find_query(checkpoint, rootpath, caption_id=None):
     model, eval_set = assembled.model, assembled.loaders['test']
     if eval_set.pictures is None:
         raise ValueError(f'{checkpoint.path}: there are no pictures of its test items to look at')
-    examples = search_examples(
-        encode(model, eval_set, 'cpu'),
-        eval_set,
-        config,
-        queries=len(eval_set.caption_ids),
-        top=COLUMNS,
-    )
+    weight, kept = float(config.train.val_weight), []
+    evaluate(encode(model, eval_set, 'cpu'), eval_set, config, [weight], keep=kept)
+    rows = range(len(eval_set.caption_ids))
+    examples = search_examples(kept[0], eval_set, rows, weight=weight, top=COLUMNS)
     for example in examples:
         if example.caption_id == caption_id or (caption_id is None and example.rank == 1):
             return example, eval_set.pictures

@@ -24,7 +24,7 @@ def curve_points(lines, metric):
 
     Args:
         lines: dict name -> dict noise -> runs, see `util.table.runs.group_by_noise`.
-        metric: one of `util.table.runs.QUALITIES`.
+        metric: one of `basic.published.QUALITIES`.
     Returns:
         list of dicts with the keys of `HEADER`; the deviation is None for one seed. A point is
         omitted if a run has no value for the group (of `PANELS`).

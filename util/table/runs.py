@@ -33,10 +33,6 @@ REPORT = {
     'languages': (dict, None),
     'rows': [{'weight': float, 'SumR': float, 't2v': FIGURES, 'v2t': FIGURES}],
 }
-QUALITIES = (
-    *(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')),
-    'SumR',
-)
 COSTS = ('epoch', 'minutes')
 
 
@@ -69,7 +65,8 @@ class TestedRun:
         return next((row for row in self.report['rows'] if row['weight'] == weight), None)
 
     def value(self, name, weight):
-        """The value of one of `QUALITIES` (mAP in per cent) at a weight, or of `COSTS`, or None."""
+        """The value at a weight of one of `basic.published.QUALITIES` (mAP in per cent), or of
+        `COSTS`; or None."""
         if name == 'epoch':
             return self.report['epoch']
         if name == 'minutes':

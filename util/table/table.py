@@ -22,8 +22,8 @@ from functools import partial
 
 from basic.command import command
 from basic.files import write_atomically
-from util.table.released import released_figures
-from util.table.runs import COSTS, QUALITIES, group_by_name, group_by_noise, read_runs
+from basic.published import QUALITIES, released_figures
+from util.table.runs import COSTS, group_by_name, group_by_noise, read_runs
 from util.table.statistics import Summary, difference, summary
 
 NOTHING = '–'

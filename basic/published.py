@@ -1,6 +1,9 @@
 """The results that the authors report, in per cent: single runs on the test splits."""
 
-from util.table.runs import QUALITIES
+QUALITIES = (
+    *(f'{way}/{name}' for way in ('t2v', 'v2t') for name in ('R@1', 'R@5', 'R@10', 'MedR', 'mAP')),
+    'SumR',
+)
 
 # (collection, language, task, visual.kind): (t2v R@1, R@5, R@10, MedR, mAP; v2t the same; SumR), or
 # SumR alone.
