@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from basic.command import signals_held
 from basic.files import write_atomically
 
 STEP = 'step/'  # tags plotted against the training step; all others against the epoch
@@ -29,7 +30,10 @@ def open_board(folder, *, epoch=0, step=0):
 def attempt(function, *args, **options):
     """Return function(...); if it fails, print a note and return None, so that training goes on."""
     try:
-        return function(*args, **options)
+        # TensorBoard's queue, interrupted between two of its steps, keeps its `close` waiting for
+        # two minutes.
+        with signals_held():
+            return function(*args, **options)
     except Exception as error:  # any error: log.jsonl is the record
         print(
             f'note: TensorBoard logging stopped ({type(error).__name__}: {error}); log.jsonl has'

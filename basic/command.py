@@ -30,6 +30,7 @@ STOPPING = tuple(
 OUT_OF_MEMORY = 3
 PATIENCE = 0.25  # seconds after which an interruption that nothing handles counts as lost
 TYPED = 'NRCCR_TYPED'  # the command that the user typed, if a do_*.sh script started this one
+_holding, _held = [], []  # see signals_held
 NO_MEMORY = (
     "can't allocate memory",
     'not enough memory',
@@ -194,6 +195,10 @@ def stopping_signals():
     arrived, done = [], threading.Event()
 
     def stop(number, _):
+        if _holding and not _held:
+            _held.append(number)
+            return
+        _held.clear()  # a second one counts at once
         arrived.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
@@ -226,6 +231,22 @@ def stopping_signals():
             sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held():
+    """Context manager: a Ctrl-C or a signal counts at its end; a second one at once.
+
+    An interruption in the middle of queue.Queue, say, can leave others waiting for good. For code
+    of the main thread that shares such things with a library's thread.
+    """
+    _holding.append(True)
+    try:
+        yield
+    finally:
+        _holding.pop()
+        if _held and not _holding:
+            os.kill(os.getpid(), _held.pop())
 
 
 def _interrupted():

@@ -148,6 +148,30 @@ def test_a_signal_that_is_dropped_comes_again(capfd, number, place):
     assert times == [1] and len(lines) == 1 and lines[0].startswith('tool: ')
 
 
+def test_a_signal_is_held_and_a_second_one_is_not(capsys):
+    seen = []
+
+    @command('tool')
+    def main(argv=None):
+        with module.signals_held():
+            for number in argv:
+                os.kill(os.getpid(), number)
+                time.sleep(2 * module.PATIENCE)
+                seen.append(number)
+        seen.append('after')
+
+    assert main([]) == 0 and seen == ['after']
+    assert main([signal.SIGTERM]) == 128 + signal.SIGTERM
+    assert seen == ['after', signal.SIGTERM]
+    assert main([signal.SIGTERM, signal.SIGUSR1]) == 128 + signal.SIGUSR1
+    assert seen == ['after', signal.SIGTERM, signal.SIGTERM]
+    assert main([]) == 0  # the first of the two is forgotten
+    assert capsys.readouterr().err.splitlines() == [
+        'tool: stopped by SIGTERM',
+        'tool: stopped by SIGUSR1',
+    ]
+
+
 def test_notes_have_lines_of_their_own(capsys):
     error = KeyboardInterrupt()
     error.add_note('To go on: python x --resume')

@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import sys
 import termios
+import time
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from test_table import make_ranks, make_run
 import train
 from basic.arguments import evaluation_arguments, without_folder
 from basic.board import add_queries, forget_later
+from basic.command import command
 from basic.config import load_config
 from basic.logger import (
     RunLog,
@@ -431,6 +434,35 @@ def test_examples_are_the_ranks_of_the_test():
         assert len(example.found) == (3 if example.rank <= 3 else 4)
         scores = [found.score for found in example.found]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_a_signal_in_the_middle_of_tensorboards_queue(tmp_path, capsys):
+    """Its thread is not woken then, and to close the board took two minutes."""
+
+    @command('tool')
+    def main(argv=None):
+        with RunLog(tmp_path, steps=3) as log:
+            log.step({'train/total': 1.0}, epoch=1, step=1, lr=0.1)
+            queue = log.board.file_writer.event_writer._async_writer._byte_queue
+            queue.join()
+            notify = queue.not_empty.notify
+
+            def interrupted(n=1):
+                queue.not_empty.notify = notify
+                os.kill(os.getpid(), signal.SIGUSR1)
+                notify(n)
+
+            time.sleep(0.1)  # the thread waits again
+            queue.not_empty.notify = interrupted
+            log.step({'train/total': 2.0}, epoch=1, step=2, lr=0.1)
+            raise AssertionError('not interrupted')
+
+    started = time.monotonic()
+    assert main([]) == 128 + signal.SIGUSR1
+    assert time.monotonic() - started < 60
+    assert capsys.readouterr().err == 'tool: stopped by SIGUSR1\n'
+    events = board_of(tmp_path / 'tb').Scalars('step/loss')
+    assert [event.value for event in events] == [1, 2]
 
 
 class Pictures:
