@@ -31,11 +31,12 @@ from basic.collection import Collection
 from basic.config import reads
 from basic.errors import DataError, first_five
 from basic.ids import did_you_mean
-from basic.images import CLIP, ImageSource, StoredImages, absent_images, check_images
+from basic.images import CLIP, StoredImages, absent_images, check_images
 from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import lower_layers, weights_fingerprint
 from basic.runtime import cpu_count
+from basic.thumbnails import Media
 
 log = logging.getLogger(__name__)
 
@@ -327,8 +328,8 @@ class EvalSet:
         feature_dim: D, 0 for images.
         branches: those of the captions, `en` before `tgt`: see `basic.collection.scored_branches`.
         left_out: LeftOut, or None.
-        texts: dict en, tgt -> list of str, the captions; pictures: ImageSource; to show, None where
-            there are none.
+        texts: dict en, tgt -> list of str, the captions; pictures: basic.thumbnails.Media; to show,
+            None where there are none.
         lang: the language.
     """
 
@@ -343,7 +344,7 @@ class EvalSet:
     branches: tuple[str, ...] = ('en', 'tgt')
     left_out: 'LeftOut | None' = None
     texts: dict[str, list[str]] | None = None
-    pictures: ImageSource | None = None
+    pictures: Media | None = None
     lang: str = ''
 
     @property
@@ -680,7 +681,7 @@ def build_loaders(
     def opened(split, part):
         """A split in one language, its images with what `compute.image_cache` keeps of them."""
         joined = join_split(part, split, preprocessing=preprocessing, weights=weights)
-        pictures = joined.source if isinstance(joined.source, ImageSource) else None
+        pictures = part.media(split)
         if config.visual.kind == 'clip' and config.compute.image_cache != 'none':
             with distributed.patiently():  # one process makes the cache, and the others wait
                 stored = store_images(

@@ -36,6 +36,7 @@ from basic.collection import Collection
 from basic.command import command, is_out_of_memory, killed_worker, typed
 from basic.config import Config, config_to_dict
 from basic.errors import DataError
+from basic.examples import search_examples
 from basic.languages import languages
 from basic.logger import RunLog, epoch_progress, peak_memory, show_test
 from basic.merge import flatten
@@ -45,7 +46,6 @@ from basic.report import result_line, table, write_report
 from basic.schedule import Schedule, build_schedule
 from data_provider import eval_sets
 from evaluation import assemble, choose_weight, encode_all, evaluate_all, evaluate_checkpoint
-from evaluation import search_examples
 from loss import NRCCRLoss, build_loss, discriminator_loss
 from model import NRCCR, MomentumTeacher, build_teacher
 

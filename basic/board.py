@@ -88,9 +88,9 @@ def add_queries(board, examples, at, pictures=None):
     """Show the results of queries as text, and with images, the correct one in a green frame.
 
     Args:
-        examples: list of evaluation.Example.
+        examples: list of basic.examples.Example.
         at: the epoch.
-        pictures: basic.images.ImageSource; None: the visual items are features.
+        pictures: basic.thumbnails.Media; None: there is nothing to look at.
     """
     board.add_text('queries', '\n\n'.join(map(as_markdown, examples)), at)
     for number, example in enumerate(examples, 1) if pictures else ():
@@ -153,13 +153,10 @@ def draw(example, pictures, *, beside=BESIDE):
 
 
 def thumbnail(pictures, name):
-    """One image, scaled to SIDE x SIDE with margins; blank if it cannot be read."""
-    square = Image.new('RGB', (SIDE, SIDE), PAPER)
-    try:
-        image = pictures.read(name, lambda image: image.convert('RGB'))
-    except ValueError:
-        return square
-    scale = SIDE / max(image.size)
-    image = image.resize([max(1, round(side * scale)) for side in image.size])
-    square.paste(image, [(SIDE - side) // 2 for side in image.size])
+    """The thumbnail of an item on a square with margins; blank if there is none."""
+    square, image = Image.new('RGB', (SIDE, SIDE), PAPER), pictures.thumbnail(name, SIDE)
+    if image:
+        scale = SIDE / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size])
+        square.paste(image, [(SIDE - side) // 2 for side in image.size])
     return square

@@ -15,6 +15,7 @@ from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
 from basic.images import ImageSource
 from basic.languages import languages
+from basic.thumbnails import Media
 
 
 class Collection:
@@ -241,15 +242,23 @@ class Collection:
         if visual.kind == 'pooled':
             return PooledSource(paths['pooled'], id_list)
         return ImageSource(
-            self._image_template(split),
+            self._item_template(self.config.data.images, split),
             read_ids(id_list) if id_list else captions.visual_ids,
             preprocessing=preprocessing,
             where=id_list or captions.path,
         )
 
-    def _image_template(self, split):
-        """The image files' template, {id} in it: the first whose folder exists, else the first."""
-        templates = [str(path) for path in self.paths(self.config.data.images, split)]
+    def media(self, split):
+        """What to look at for the visual items of a split: basic.thumbnails.Media, or None."""
+        template = self.config.data.media or self.config.data.images
+        if '{id}' not in template:
+            return None
+        path = self._item_template(template, split)
+        return Media(path) if Path(path.partition('{id}')[0] + 'x').parent.is_dir() else None
+
+    def _item_template(self, template, split):
+        """The path of items, {id} in it: the first whose folder exists, else the first."""
+        templates = [str(path) for path in self.paths(template, split)]
         for template in templates:
             if Path(template.partition('{id}')[0] + 'x').parent.is_dir():
                 return template

@@ -119,7 +119,7 @@ class Data:
     File names are templates. Their fields: {c} the collection's name as the copy at hand spells it,
     {p} the training captions' prefix, {lang} the target language's tag, {split} train/val/test, {t}
     the task's suffix, {feature} `visual.feature` (tried with and without its underscores). In
-    `images`, {id} is the visual item's id.
+    `images` and `media`, {id} is the visual item's id.
     """
 
     # folder below ROOTPATH, and the prefix {c} of file names
@@ -145,6 +145,9 @@ class Data:
     ids: SplitFiles = field(default_factory=SplitFiles)
     # raw images, for visual.kind=clip; .JPG, .png ... are found where it says .jpg
     images: str = option('', TEMPLATE, effect='place')
+    # what reports show of items of other kinds, such as videos/{id}.mp4 (other endings are found)
+    # or frames/{id} (folders of frames); empty: as `images`
+    media: str = option('', TEMPLATE, effect='place')
     # captions whose visual item is missing: error | skip (left out)
     missing: str = option('error', ('error', 'skip'))
     # a record: the rate of corrupted training translations; names the run's folder

@@ -96,6 +96,51 @@ class Preprocessing:
 CLIP = Preprocessing()
 
 
+class ItemFiles:
+    """The files of visual items, one each: images, or videos.
+
+    If the template's file does not exist, one is searched in the same folder: with the same name
+    and another ending, such as .JPG, .jpeg or .png, or with the id itself as its name.
+
+    Args:
+        template: path, with {id} for the item's id.
+        endings: of such files, lower-case.
+    """
+
+    def __init__(self, template, endings=IMAGE_ENDINGS):
+        self.template, self.endings, self._listed = template, endings, {}
+
+    def path(self, name):
+        """The path of an item, or the template's path if there is no such file.
+
+        Raises:
+            DataError: the template's file does not exist, and two other files could be meant.
+        """
+        path = Path(self.template.replace('{id}', name))
+        if path.suffix.lower() not in self.endings or path.exists():
+            return path
+        found = {path.with_name(other) for other in self._others(path.parent).get(path.stem, ())}
+        itself = path.with_suffix('')
+        if itself.suffix.lower() in self.endings and itself.exists():
+            found.add(itself)
+        if len(found) > 1:
+            names = ' and '.join(sorted(other.name for other in found))
+            raise DataError(
+                f'no file {path}, but {names} in the same folder: remove the wrong ones'
+            )
+        return found.pop() if found else path
+
+    def _others(self, folder):
+        """The files of a folder, listed once: dict name without ending -> list of names."""
+        if folder not in self._listed:
+            self._listed[folder] = {}
+            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+                stem, ending = os.path.splitext(name)
+                if ending.lower() in self.endings:
+                    self._listed[folder].setdefault(stem, []).append(name)
+        return self._listed[folder]
+
+
 class Pixels:
     """PIL image in 8 bits -> pixels (3, S, S) uint8, resized and cropped for a tower.
 
@@ -138,14 +183,11 @@ def read_image(path, function):
         ) from None
 
 
-class ImageSource:
+class ImageSource(ItemFiles):
     """Raw images, resized and cropped for a tower: batch(ids) -> (N, 3, S, S) uint8, None.
 
-    If the template's file does not exist, an image is searched in the same folder: with the same
-    name and another ending, such as .JPG, .jpeg or .png, or with the id itself as its name.
-
     Args:
-        template: path, with {id} for the image's id.
+        template: path, with {id} for the image's id, see `ItemFiles`.
         ids: the split's images, in order.
         preprocessing: of the tower that reads them.
         where: the file that the ids come from, for messages.
@@ -155,42 +197,12 @@ class ImageSource:
     in_processes = True  # decoding holds Python's global lock too often for threads
 
     def __init__(self, template, ids, *, preprocessing, where):
-        self.template, self.ids, self.where, self._known = template, ids, where, set(ids)
-        self.preprocessing, self._listed = preprocessing, {}
-        self._pixels = Pixels(preprocessing)
+        super().__init__(template)
+        self.ids, self.where, self._known = ids, where, set(ids)
+        self.preprocessing, self._pixels = preprocessing, Pixels(preprocessing)
 
     def __contains__(self, name):
         return name in self._known
-
-    def path(self, name):
-        """The path of an image, or the template's path if there is no image.
-
-        Raises:
-            DataError: the template's file does not exist, and two other images could be meant.
-        """
-        path = Path(self.template.replace('{id}', name))
-        if path.suffix.lower() not in IMAGE_ENDINGS or path.exists():
-            return path
-        found = {path.with_name(other) for other in self._others(path.parent).get(path.stem, ())}
-        itself = path.with_suffix('')
-        if itself.suffix.lower() in IMAGE_ENDINGS and itself.exists():
-            found.add(itself)
-        if len(found) > 1:
-            names = ' and '.join(sorted(other.name for other in found))
-            raise DataError(
-                f'no image {path}, but {names} in the same folder: remove the wrong ones'
-            )
-        return found.pop() if found else path
-
-    def _others(self, folder):
-        """The images of a folder, listed once: dict name without ending -> list of names."""
-        if folder not in self._listed:
-            self._listed[folder] = {}
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-                stem, ending = os.path.splitext(name)
-                if ending.lower() in IMAGE_ENDINGS:
-                    self._listed[folder].setdefault(stem, []).append(name)
-        return self._listed[folder]
 
     def batch(self, ids, own=slice(None)):
         side = self.preprocessing.image_size

@@ -649,7 +649,8 @@ def test_a_list_is_no_part_of_two_configs():
 ROUNDING = {'compute.attention', 'compute.compile', 'compute.micro_batch', 'compute.checkpointing'}
 SPEED = {'train.workers', 'train.keep_last', 'compute.image_cache', 'compute.score_memory'}
 LENGTH = {'train.epochs', 'train.patience'}
-PLACE = {'data.images', 'text.bert', 'text.pretrained', 'visual.clip', 'visual.clip_pretrained'}
+PLACE = {'data.images', 'data.media', 'text.bert', 'text.pretrained'}
+PLACE |= {'visual.clip', 'visual.clip_pretrained'}
 
 
 def test_the_effect_of_each_field():

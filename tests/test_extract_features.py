@@ -25,7 +25,7 @@ from util.extract_features.encoders import build_encoder
 from util.extract_features.extract import Options, open_shares, run_share
 from util.extract_features.main import main
 from util.extract_features.shards import BadFiles
-from util.extract_features.videos import natural, sampled
+from basic.videos import natural, sampled
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOWER = dict(

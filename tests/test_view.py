@@ -26,6 +26,7 @@ from basic.arguments import evaluation_arguments, without_folder
 from basic.board import add_queries, forget_later
 from basic.command import command
 from basic.config import load_config
+from basic.examples import Example, Found, search_examples
 from basic.logger import (
     RunLog,
     _Line,
@@ -37,7 +38,7 @@ from basic.logger import (
 )
 from basic.pretrained import hub
 from basic.report import result_line, result_of, table
-from evaluation import Embeddings, Example, Found, evaluate, search_examples
+from evaluation import Embeddings, evaluate
 from util.make_demo.picture import draw_demo
 from util.table import table as tables
 
@@ -466,12 +467,10 @@ def test_a_signal_in_the_middle_of_tensorboards_queue(tmp_path, capsys):
 
 
 class Pictures:
-    """In place of an ImageSource: plain colours; one that cannot be read."""
+    """In place of Media: plain colours; one that cannot be read."""
 
-    def read(self, name, function):
-        if name == 'broken':
-            raise ValueError('no image')
-        return function(Image.new('RGB', (64, 32), name))
+    def thumbnail(self, name, side):
+        return None if name == 'broken' else Image.new('RGB', (side, side // 2), name)
 
 
 def test_pictures_of_a_search(tmp_path):

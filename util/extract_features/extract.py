@@ -21,7 +21,7 @@ from util.extract_features.encoders import build_encoder
 from util.extract_features.items import collection_ids, find_images, find_videos, listed_ids
 from util.extract_features.reading import encoded, Images, Videos
 from util.extract_features.shards import is_same, share_of, Work
-from util.extract_features.videos import import_av
+from basic.videos import import_av
 from util.extract_features.writing import ids_of, sidecar_of, write_frames, write_pooled
 
 

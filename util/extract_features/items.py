@@ -16,7 +16,7 @@ from basic.ids import (
     visual_id,
 )
 from basic.images import CLIP, ImageSource
-from util.extract_features.videos import VIDEO_ENDINGS
+from basic.videos import VIDEO_ENDINGS
 
 
 def listed_ids(path):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
 from basic.errors import DataError
 from util.extract_features.shards import Result
-from util.extract_features.videos import sampled
+from basic.videos import sampled
 
 
 @dataclass

@@ -10,7 +10,7 @@ from basic.command import telling
 from basic.files import replace_folder, write_atomically
 from basic.foreign import read_json
 from util.make_demo.items import picture_folder
-from util.make_demo.visuals import VISUALS
+from util.make_demo.visuals import SHEETS, VISUALS
 
 MANIFEST = 'demo.json'  # a folder without it is not ours
 # what it holds, in the forms of basic.foreign
@@ -138,7 +138,7 @@ def _adopt(folder, wanted):
     if not folder.exists():
         begin(folder, **wanted)
     elif not (folder / MANIFEST).exists():
-        ours = {'TextData', 'FeatureData', 'runs', 'cache', *picture_folder(folder.name)}
+        ours = {'TextData', 'FeatureData', SHEETS, 'runs', 'cache', *picture_folder(folder.name)}
         if {path.name for path in folder.iterdir()} <= ours:
             write_manifest(
                 folder, {'options': wanted['options'], 'noise': {}, 'unfinished': [VISUALS]}

@@ -17,8 +17,9 @@ from basic.board import EDGE, INK, PAPER, SIDE, TEXT, draw, font, thumbnail
 from basic.checkpoint import load_checkpoint
 from basic.command import command
 from basic.collection import Collection
+from basic.examples import search_examples
 from basic.files import write_atomically
-from evaluation import assemble, encode, root_of, search_examples
+from evaluation import assemble, encode, root_of
 
 COLUMNS = 5  # scenes in a row
 CHARACTERS = 24  # of a line below a scene
@@ -26,7 +27,7 @@ PALE = '#666666'  # colour of a translation
 
 
 def find_query(checkpoint, rootpath, caption_id=None):
-    """(evaluation.Example, ImageSource): a search in the test split.
+    """(basic.examples.Example, basic.thumbnails.Media): a search in the test split.
 
     `caption_id` is such as 904456578#0; None means the first query whose right scene comes first.
     """
@@ -34,7 +35,7 @@ def find_query(checkpoint, rootpath, caption_id=None):
     assembled = assemble(config, rootpath, splits=('test',), device='cpu', checkpoint=checkpoint)
     model, eval_set = assembled.model, assembled.loaders['test']
     if eval_set.pictures is None:
-        raise ValueError(f'{checkpoint.path} was trained on features; expected a run on raw images')
+        raise ValueError(f'{checkpoint.path}: there are no pictures of its test items to look at')
     examples = search_examples(
         encode(model, eval_set, 'cpu'),
         eval_set,
@@ -49,7 +50,7 @@ def find_query(checkpoint, rootpath, caption_id=None):
 
 
 def find_scenes(config, rootpath, names=None):
-    """([(visual id, English, translation)], ImageSource) of the named scenes, or of the first."""
+    """([(visual id, English, translation)], Media) of the named scenes, or of the first."""
     collection = Collection(config, rootpath)
     files = collection.captions('train')
     texts = {}  # of each scene the first caption
@@ -60,7 +61,7 @@ def find_scenes(config, rootpath, names=None):
         if name not in texts:
             raise ValueError(f"no training scene '{name}' in {files['en'].path}")
     scenes = [(name, *texts[name]) for name in names]
-    return scenes, collection.source('train', files['en'], SIDE)
+    return scenes, collection.media('train')
 
 
 def draw_demo(scenes, images, example, pictures):

@@ -3,15 +3,18 @@
 import os
 
 import numpy as np
+from PIL import Image
 
 from basic.command import telling
 from basic.config import load_config
 from basic.files import temporary_folder
+from basic.thumbnails import GAP, contact_sheet, jpeg_of
 from util.make_demo import drawing, features
 from util.make_demo.items import CONFIGS, bar, is_video, picture_folder
 from util.make_demo.world import scene_rng
 
 VISUALS = 'visuals'  # in the manifest's list of what is unfinished, beside languages
+SHEETS = 'contact_sheets'  # the folder of what there is to look at of videos, see data.media
 
 
 def make_visuals(folder, collection, seed, splits, before):
@@ -25,7 +28,7 @@ def make_visuals(folder, collection, seed, splits, before):
     with temporary_folder(folder / VISUALS) as new:
         (new / 'TextData').mkdir()
         if is_video(collection):
-            write_frames(new / 'FeatureData' / 'demo_grid', collection, seed, splits)
+            write_frames(new, collection, seed, splits)
         else:
             write_images(new, collection, seed, splits)
         before()
@@ -36,19 +39,30 @@ def make_visuals(folder, collection, seed, splits, before):
             os.replace(part, there)
 
 
-def write_frames(folder, collection, seed, splits):
-    """A BigFile folder of frame features: the pictures themselves are not kept, as in the real
-    collections."""
+def write_frames(new, collection, seed, splits):
+    """A BigFile folder of frame features; and four frames of each video of val and test, to look
+    at: the videos themselves are not kept, as in the real collections."""
+    folder, sheets = new / 'FeatureData' / 'demo_grid', new / SHEETS
     folder.mkdir(parents=True)
+    sheets.mkdir()
     with telling('preparing the features', plain=False):
         bank = features.frame_bank()
     items, videos = [item for part in splits.values() for item in part], {}
+    unseen = {name for name, _ in splits['train']}
     with open(folder / 'feature.bin', 'wb') as file:
         for name, scene in bar(items, 'drawing', 'videos'):
             frames = drawing.draw_video(scene, scene_rng(seed, collection, name))
             file.write(bank(frames).astype('<f4').tobytes())
             videos[name] = len(frames)
+            if name not in unseen:
+                (sheets / f'{name}.jpg').write_bytes(jpeg_of(sheet_of(frames)))
     write_frame_index(folder, videos, features.FEATURE_DIM)
+
+
+def sheet_of(frames):
+    """Four frames of a video (F, S, S, 3) uint8, from the first to the last, as one picture."""
+    shown = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
+    return contact_sheet([Image.fromarray(frame) for frame in shown], 2 * frames.shape[1] + GAP)
 
 
 def write_frame_index(folder, counts, dim):

@@ -1,10 +1,12 @@
-"""Read videos, files or folders of frames: frames at a stated rate, by their timestamps.
+"""Read videos, files or folders of frames: frames at a stated rate, by their timestamps; or a few,
+to look at.
 
 Files are decoded with PyAV, an optional package.
 """
 
 import os
 import re
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +26,7 @@ FORMATS = (
     'asf,ogg,gif,m4v,h264,hevc,ivf'
 )
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05  # that a whole video's last frame may end too early
+FAR = 300  # frames after a keyframe that `spread` decodes at most
 
 
 def import_av():
@@ -32,8 +35,7 @@ def import_av():
         import av
     except ImportError:
         raise DataError(
-            'util.extract_features reads videos with PyAV: pip install -r '
-            'util/requirements-video.txt'
+            'videos are read with PyAV: pip install -r util/requirements-video.txt'
         ) from None
     return av
 
@@ -65,13 +67,58 @@ def sampled(path, *, fps, folder_fps=None, max_frames=0):
             return
 
 
+def spread(path, count):
+    """Some frames of a video, evenly spread over its length, to look at.
+
+    Args:
+        path: a video file, or a folder of frames.
+        count: how many.
+    Returns:
+        list of PIL images in RGB; fewer of a shorter video. Of a file whose length is unknown, the
+        first frames, one per second.
+    Raises:
+        DataError: the video cannot be decoded, or PyAV is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = _frame_names(path)
+        rows = sorted({(2 * part + 1) * len(names) // (2 * count) for part in range(count)})
+        return [_read_frame(path / names[row]) for row in rows]
+    with _opened(path) as (container, stream):
+        length = _length(container, stream)
+        if length and stream.time_base:
+            places = [length * (part + 0.5) / count for part in range(count)]
+            return [_frame_at(container, stream, seconds, path) for seconds in places]
+    return [image for _, image in sampled(path, fps=Fraction(1), max_frames=count)]
+
+
+def _frame_at(container, stream, seconds, path):
+    """The first frame at or after some seconds; an earlier one, if that is far from a keyframe."""
+    wanted = (stream.start_time or 0) + int(seconds / stream.time_base)
+    container.seek(wanted, stream=stream)  # to the keyframe before it
+    found = None
+    for number, frame in enumerate(container.decode(stream)):
+        _check_size(frame, path)
+        found = frame
+        if frame.pts is None or frame.pts >= wanted or number == FAR:
+            break
+    if found is None:
+        raise DataError(f'{path}: no frame could be decoded at {seconds:.1f} seconds')
+    return _upright(found).convert('RGB')
+
+
 def _of_folder(folder, fps):
     """Yield (seconds, function that reads the frame), the seconds counted in frames without fps."""
+    for number, name in enumerate(_frame_names(folder)):
+        yield Fraction(number) / (fps or 1), lambda: _read_frame(folder / name)
+
+
+def _frame_names(folder):
+    """The images of a folder of frames, in order."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS)]
     if not names:
         raise DataError(f'{folder}: no images in this folder')
-    for number, name in enumerate(sorted(names, key=natural)):
-        yield Fraction(number) / (fps or 1), lambda: _read_frame(folder / name)
+    return sorted(names, key=natural)
 
 
 def _read_frame(path):
@@ -89,8 +136,9 @@ def natural(name):
     return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
 
 
-def _of_file(path):
-    """Yield (seconds since the first frame, function that makes the image) of each frame."""
+@contextmanager
+def _opened(path):
+    """(container, its first video stream) of a video file; DataError if it cannot be decoded."""
     av = import_av()
     if not path.is_file():
         raise DataError(f'{path}: no such file')
@@ -99,7 +147,7 @@ def _of_file(path):
         with av.open(str(path), options=options, metadata_errors='replace') as container:
             if not container.streams.video:
                 raise DataError(f'{path}: it has no video stream')
-            yield from _decoded(container, container.streams.video[0], path)
+            yield container, container.streams.video[0]
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -107,12 +155,23 @@ def _of_file(path):
         raise DataError(f'{path}: cannot be decoded ({text}); download it again') from None
 
 
+def _of_file(path):
+    """Yield (seconds since the first frame, function that makes the image) of each frame."""
+    with _opened(path) as (container, stream):
+        yield from _decoded(container, stream, path)
+
+
+def _check_size(frame, path):
+    """Raise DataError if a frame has more pixels than Pillow reads in an image."""
+    if frame.width * frame.height > (Image.MAX_IMAGE_PIXELS or 2**28):
+        raise DataError(f'{path}: its frames are {frame.width} x {frame.height}: too large')
+
+
 def _decoded(container, stream, path):
     stream.thread_type, first, last = 'AUTO', None, Fraction(0)
     step = 1 / stream.average_rate if stream.average_rate else Fraction(0)
     for number, frame in enumerate(container.decode(stream)):
-        if frame.width * frame.height > (Image.MAX_IMAGE_PIXELS or 2**28):
-            raise DataError(f'{path}: its frames are {frame.width} x {frame.height}: too large')
+        _check_size(frame, path)
         if frame.pts is not None and frame.time_base:
             seconds = frame.pts * frame.time_base
         elif step:
