@@ -141,7 +141,7 @@ class _Pending:
 
 
 def _encoded(source, names, bad):
-    """Yield (vectors, names) of the items that can be read; `bad` gets the reasons of the others."""
+    """Yield (vectors, names) of readable items; `bad` gets the reasons of the others."""
     try:
         yield source.encode(names).numpy(), names
     except DataError as error:
@@ -155,4 +155,3 @@ def _encoded(source, names, bad):
 
 def _chunks(items):
     return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-

@@ -8,7 +8,8 @@
 
 The manifest is written last and atomically, so an index is at any time the old or the new one,
 whatever is killed. It names the files that count; others are removed by the next process that
-writes. A number is never used a second time. Vectors can also lie in Milvus, see util.search.milvus.
+writes. A number is never used a second time. Vectors can also lie in Milvus, see
+util.search.milvus.
 """
 
 import json
@@ -292,7 +293,9 @@ class Writer:
     def _remove_files(self):
         """Remove the files that no longer count."""
         named = {
-            entry[key] for entry in self.manifest['parts'].values() for key in ('records', 'vectors')
+            entry[key]
+            for entry in self.manifest['parts'].values()
+            for key in ('records', 'vectors')
         }
         for path in self.folder.iterdir():
             if OWN_FILE.fullmatch(path.name) and path.name not in named:
@@ -414,7 +417,11 @@ def read_manifest(folder):
         raise DataError(f"{path}: expected 'dim' above 0, and 'weight' from 0 to 1")
     if any(len(ends) != 2 for both in manifest['ranges'].values() for ends in both.values()):
         raise DataError(f"{path}: 'ranges': expected a lowest and a highest score of each branch")
-    if not manifest['model']['languages'] or manifest['complete'] and ITEMS not in manifest['parts']:
+    if (
+        not manifest['model']['languages']
+        or manifest['complete']
+        and ITEMS not in manifest['parts']
+    ):
         raise DataError(f'{path}: it has no languages, or no items')
     for name, entry in manifest['parts'].items():
         _check_entry(name, entry, manifest.get('milvus'), path)
@@ -432,7 +439,9 @@ def _check_entry(name, entry, milvus, path):
     files = [entry['records'], *([] if milvus else [entry['vectors']])]
     for file in files:
         if not OWN_FILE.fullmatch(file) or not file.startswith(f'{name}.'):
-            raise DataError(f"{path}: part '{name[:60]}' names {shown(file)}, which is no file of it")
+            raise DataError(
+                f"{path}: part '{name[:60]}' names {shown(file)}, which is no file of it"
+            )
     if milvus and not re.fullmatch(r'\w{1,200}', entry['vectors']):
         raise DataError(f'{path}: {shown(entry["vectors"])} is no name of a Milvus collection')
     if entry['count'] < 0:

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from basic.caption import join_captions, read_captions
 from basic.collection import Collection
 from basic.errors import DataError, first_five
 from basic.features import FrameSource, PooledSource
 from basic.ids import IMAGE_ENDINGS, did_you_mean, visual_id
+from basic.thumbnails import Media
 from data_provider import join_split
+from util.search.media import is_turned, upright
 
 READS = {'clip': 'images', 'frames': 'the features of frames', 'pooled': 'one feature an image'}
 
@@ -57,7 +61,7 @@ def of_split(model, rootpath, split):
     Returns:
         Source.
     """
-    sources, captions = {}, []
+    sources, media, captions = {}, {}, []
     for lang, part in Collection(model.config, rootpath).in_languages().items():
         translated = any(path.exists() for path in part.caption_paths(split, 'en'))
         joined = join_split(
@@ -67,15 +71,17 @@ def of_split(model, rootpath, split):
             weights=[0.5] if translated else [0],
         )
         tgt, en = joined.files['tgt'], joined.files.get('en')
+        looked_at = part.media(split)
         for name in joined.visual_ids:
             sources.setdefault(name, joined.source)
+            media.setdefault(name, looked_at)
         items = [visual for visual, _ in tgt.ids]
         captions.append(Captions(lang, items, tgt.texts, en and en.texts))
     return Source(
         where=f'{split} of {model.config.data.collection}',
         ids=list(sources),
         encode=_encoder(model, lambda name: sources[name]),
-        file=lambda name: _image_path(sources[name], name),
+        file=lambda name: _path(media[name], name),
         captions=captions,
     )
 
@@ -101,13 +107,18 @@ def of_images(model, folder):
     return Source(
         where=str(root),
         ids=_readable(list(paths), root),
-        encode=lambda ids: model.encode_images([paths[name] for name in ids]),
+        encode=lambda ids: upright_vectors(model, [paths[name] for name in ids]),
         file=paths.__getitem__,
     )
 
 
-def of_features(model, path):
-    """Features that exist: a BigFile folder of frames, or a .npy with its id list beside it."""
+def of_features(model, path, media=None):
+    """Features that exist: a BigFile folder of frames, or a .npy with its id list beside it.
+
+    Args:
+        media: folder of the images or videos, or of folders of frames, to look at; or a template
+            with {id}; None: nothing to look at.
+    """
     path = Path(path)
     if path.is_dir():
         _check_kind(model, f'--features {path}, a folder of frame features', 'frames')
@@ -120,6 +131,12 @@ def of_features(model, path):
                 f'--features: expected {path} and its id list {listed}, one id per line'
             )
         source = PooledSource(path, listed)
+    looked_at = None
+    if media:
+        template = media if '{id}' in media else str(Path(media) / '{id}.mp4')
+        if not Path(template.partition('{id}')[0] + 'x').parent.is_dir():
+            raise DataError(f'--media: no folder {media}')
+        looked_at = Media(template)
     wanted = model.model.architecture['feature_dim']
     if source.dim != wanted:
         raise DataError(f'{path} has features {source.dim} wide, but the model reads {wanted}')
@@ -127,7 +144,7 @@ def of_features(model, path):
         where=str(path),
         ids=_readable(source.ids, path),
         encode=_encoder(model, lambda _: source),
-        file=lambda _: '',
+        file=lambda name: _path(looked_at, name),
     )
 
 
@@ -184,11 +201,24 @@ def _encoder(model, source_of):
     return {'clip': images, 'frames': videos, 'pooled': features}[model.kind]
 
 
-def _image_path(source, name):
-    if not hasattr(source, 'path'):
-        return ''
-    path = source.path(name)
-    return os.path.abspath(path) if path.exists() else ''
+def upright_vectors(model, paths):
+    """The vectors (n, E) of image files, turned as their EXIF data say.
+
+    Training and tests ignore this turn, as released; photos of phones need it.
+    """
+    turned = [row for row, path in enumerate(paths) if is_turned(path)]
+    straight = [row for row in range(len(paths)) if row not in set(turned)]
+    vectors = torch.empty(len(paths), model.dim)
+    if straight:
+        vectors[straight] = model.encode_images([paths[row] for row in straight])
+    if turned:
+        vectors[turned] = model.encode_images([upright(paths[row]) for row in turned])
+    return vectors
+
+
+def _path(media, name):
+    path = media and media.path(name)
+    return os.path.abspath(path) if path else ''
 
 
 def _check_kind(model, what, kind):

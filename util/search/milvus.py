@@ -50,7 +50,7 @@ class MilvusVectors:
         return MilvusVectors(client, name, 0, dim, kind)
 
     def append(self, numbers, vectors):
-        """Write vectors (n, E) under their numbers (n,); those of a killed addition are replaced."""
+        """Write vectors (n, E) under their numbers (n,), over those of a killed addition."""
         for start in range(0, len(numbers), ROWS):
             some = slice(start, start + ROWS)
             rows = [

@@ -120,7 +120,7 @@ class Searcher:
         return self.model.fuse(second[None], first[None], query.lang, query.weight)[0].numpy()
 
     def images(self, images):
-        """The vectors (Q, E) of a list of paths or PIL images; ValueError if the model reads none."""
+        """The vectors (Q, E) of PIL images, or of paths; ValueError if the model reads none."""
         return self.model.encode_images(images).numpy()
 
     # --------------------------------------------------------------------------------- search
