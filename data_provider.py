@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from basic import distributed
 from basic.cache import cached_array
-from basic.caption import CaptionFile, PackedTokens, Tokens, clean_english
+from basic.caption import CaptionFile, Tokens, pack_texts
 from basic.collection import Collection
 from basic.config import reads
 from basic.errors import DataError, first_five
@@ -834,7 +834,7 @@ def pack_split(config, files, tokenizer):
         dict branch -> PackedTokens.
     """
     tokens = {
-        branch: pack_branch(config, branch, file, tokenizer) for branch, file in files.items()
+        branch: pack_texts(config, branch, file.texts, tokenizer) for branch, file in files.items()
     }
     for branch, packed in tokens.items():
         if packed.cut and distributed.is_main():
@@ -846,15 +846,3 @@ def pack_split(config, files, tokenizer):
                 config.text.positions,
             )
     return tokens
-
-
-def pack_branch(config, branch, file, tokenizer):
-    """Tokenise the captions of a branch (en, tgt, back) as the config says -> PackedTokens."""
-    return pack_texts(config, branch, file.texts, tokenizer)
-
-
-def pack_texts(config, branch, texts, tokenizer):
-    """The same for a list of texts."""
-    if {'en': config.text.clean_en, 'back': config.text.clean_back}.get(branch, False):
-        texts = [clean_english(text) for text in texts]
-    return PackedTokens(texts, tokenizer, max_tokens=config.text.positions)

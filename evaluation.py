@@ -35,10 +35,10 @@ from basic.pretrained.hub import download
 from basic.pretrained.tokenizer import load_tokenizer, lowercases
 from basic.print_config import describe_config
 from basic.report import UNITS, join_ranks, mean_of, result_line, result_of, table, write_report
+from basic.retriever import Retriever
 from basic.scoring import scored
 from data_provider import build_loaders, eval_sets
 from model import NRCCR, build_model, check_text, load_weights, refuse_misfit
-from retriever import Retriever
 
 # A test with another value of these is still the run's own.
 SAME_TEST = keys_with('place', 'speed', 'rounding', 'length')

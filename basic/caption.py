@@ -275,3 +275,10 @@ class PackedTokens:
         return Tokens(
             torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real.astype(np.float32)), lower
         )
+
+
+def pack_texts(config, branch, texts, tokenizer):
+    """Tokenise texts of a branch (en, tgt, back) as the config says -> PackedTokens."""
+    if {'en': config.text.clean_en, 'back': config.text.clean_back}.get(branch, False):
+        texts = [clean_english(text) for text in texts]
+    return PackedTokens(texts, tokenizer, max_tokens=config.text.positions)

@@ -10,6 +10,7 @@ import os
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from basic.errors import DataError
 from basic.images import Pixels, Unclear, eight_bits, read_image
@@ -83,20 +84,26 @@ def in_batches(lengths, size):
             yield rows[start : start + size]
 
 
-class GivenImages:
-    """A visual source whose ids are paths or PIL images: batch(images) -> (N, 3, S, S) uint8, None.
+class ImageBatches(Dataset):
+    """Paths and PIL images; an index is a batch's number, an item its pixels (N, 3, S, S) uint8.
 
     A PIL image is read as the same image in a file is.
 
     Args:
+        images: list of them.
         preprocessing: of the tower that reads them, a basic.images.Preprocessing.
+        batch_size: images in a batch.
     """
 
-    def __init__(self, preprocessing):
-        self._pixels = Pixels(preprocessing)
+    def __init__(self, images, preprocessing, *, batch_size):
+        self.images, self.batch_size, self._pixels = images, batch_size, Pixels(preprocessing)
 
-    def batch(self, images):
-        return torch.stack([self._read(image) for image in images]), None
+    def __len__(self):
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number):
+        start = number * self.batch_size
+        return torch.stack(list(map(self._read, self.images[start : start + self.batch_size])))
 
     def _read(self, image):
         if not isinstance(image, Image.Image):

@@ -359,10 +359,13 @@ def test_killed_at_random_moments(clip, tmp_path):
     output, whole = tmp_path / 'x.npy', tmp_path / 'whole.npy'
     options = Options(clip, images=str(photos), output=str(output), shard_size=10, workers=0)
     options.device, work, kills = 'cpu', tmp_path / '.x.npy.shards', 0
-    for _ in range(8):
+    for _ in range(5):
         process = get_context('fork').Process(target=run_share, args=(options,))
+        done = len(list(work.glob('*.npz')))
         process.start()
-        time.sleep(0.05 + float(random.uniform(0, 0.08)))
+        while process.is_alive() and len(list(work.glob('*.npz'))) == done:
+            time.sleep(0.001)
+        time.sleep(float(random.uniform(0, 0.02)))
         process.kill()
         process.join()
         kills += process.exitcode == -9

@@ -13,8 +13,7 @@ MAY_IMPORT = {  # of this project's modules
     'model': {'basic'},
     'loss': {'basic'},
     'data_provider': {'basic'},
-    'retriever': {'basic', 'data_provider'},
-    'evaluation': {'basic', 'model', 'loss', 'data_provider', 'retriever'},
+    'evaluation': {'basic', 'model', 'loss', 'data_provider'},
     'train': {'basic', 'model', 'loss', 'data_provider', 'evaluation'},
     'util': {'basic', 'model', 'loss', 'data_provider', 'evaluation', 'train', 'util'},
 }

@@ -1,4 +1,4 @@
-"""evaluation.load_model and retriever.py: a vector is the item's own, whatever it is encoded with;
+"""load_model and basic/retriever.py: a vector is the item's own, whatever it is encoded with;
 what models of each kind and layout take, and what they refuse."""
 
 import shutil
@@ -325,7 +325,7 @@ def test_scores(make_model, tmp_path, monkeypatch):
     expected = queries @ visual.T
     np.save(tmp_path / 'visual.npy', visual.numpy())
     mapped = np.load(tmp_path / 'visual.npy', mmap_mode='r')
-    monkeypatch.setattr('retriever.blocks.__defaults__', (4,))
+    monkeypatch.setattr('basic.retriever.blocks.__defaults__', (4,))
     for given in (visual, visual.numpy(), mapped):
         torch.testing.assert_close(model.score(queries, given), expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r'visual: expected shape \(items, 14\), found \(23, 3\)'):

@@ -12,8 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from basic.caption import caption_lines, join_captions, read_captions
-from data_provider import pack_branch
+from basic.caption import caption_lines, join_captions, pack_texts, read_captions
 
 MOST, SOME = 0.5, 0.1  # a share above the first is a problem, above the second a warning
 FEW = 5  # fewer identical captions are normal in any file
@@ -220,7 +219,8 @@ def _check_tokens(report, collection, files, encoders, column):
     packed, unknown = {}, {}
     if tokenizer is not None:
         packed = {
-            branch: pack_branch(config, branch, file, tokenizer) for branch, file in files.items()
+            branch: pack_texts(config, branch, file.texts, tokenizer)
+            for branch, file in files.items()
         }
         special = tokenizer.num_special_tokens_to_add()
         # Counted after cleaning, which leaves nothing of Chinese text in the English file.

@@ -4,10 +4,10 @@ import time
 
 from torch.utils.data import DataLoader
 
-from basic.caption import CaptionFile
+from basic.caption import CaptionFile, pack_texts
 from basic.collection import Collection
 from basic.config import load_config
-from data_provider import build_loaders, pack_branch
+from data_provider import build_loaders
 from util.benchmark.baselines import SampleBySample, collate
 from util.benchmark.measure import COPY, copy_seconds_one_core
 from util.benchmark.window import Window, bytes_of, drain
@@ -20,7 +20,7 @@ def tokenise(bench):
     for branch, file in Collection(bench.config, bench.root).captions('train').items():
         part = CaptionFile(file.path, file.ids[:TOKENISED], file.texts[:TOKENISED])
         started = time.perf_counter()
-        packed = pack_branch(bench.config, branch, part, bench.tokenizer)
+        packed = pack_texts(bench.config, branch, part.texts, bench.tokenizer)
         took, tokens = time.perf_counter() - started, len(packed.ids)
         size = sum(len(text.encode()) for text in part.texts) + packed.ids.nbytes
         bench.add(

@@ -96,7 +96,7 @@ def _caption_rows(searcher, hits, lang):
 
 
 def _table(rows):
-    """Lines of at least 80 columns' width that fit: rank, score, id, file; a caption below each."""
+    """Lines of rank, score, id and file, with a caption below each."""
     if not rows:
         return ['(none)']
     width = max(2, *(len(name) for _, _, name, _, _ in rows))
@@ -112,11 +112,12 @@ def _cut(text):
     return text if len(text) <= SHOWN else f'{text[: SHOWN - 3]}...'
 
 
-# ------------------------------------------------------------------------------------------ the page
+# --------------------------------------------------------------------------------------- the page
 
 STYLE = """
 :root { color-scheme: light dark }
-body { font: 16px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem; padding: 0 1rem }
+body { font: 16px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem;
+       padding: 0 1rem }
 ol { display: grid; gap: 1rem; list-style: none; padding: 0;
      grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)) }
 li { border: 1px solid #8886; border-radius: .5rem; overflow: hidden; overflow-wrap: anywhere }

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from basic import runtime
-from basic.inputs import GivenImages, check_features, check_images, check_texts, check_videos
+from basic.caption import pack_texts
+from basic.inputs import ImageBatches, check_features, check_images, check_texts, check_videos
 from basic.inputs import in_batches
 from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import weights_hash
-from data_provider import VisualBatches, pack_texts
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +121,12 @@ class Retriever:
         self._refuse_other_kind('clip')
         images = check_images(images)
         paths = not any(isinstance(image, Image.Image) for image in images)
-        batches = VisualBatches(
-            GivenImages(self.model.preprocessing), images, batch_size=batch_size
-        )
+        batches = ImageBatches(images, self.model.preprocessing, batch_size=batch_size)
         workers = min(len(batches) - 1, 16, runtime.cpu_count()) if paths else 0
         loader = iter(Loader(batches, workers=workers, processes=True))
 
         def encode(_):
-            return self.model.encode_visual(next(loader)[0].to(self.device))
+            return self.model.encode_visual(next(loader).to(self.device))
 
         return self._encode(encode, np.zeros(len(images)), batch_size)
 
