@@ -285,6 +285,14 @@ def _query(args):
 
 
 def _serve(args):
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f'util.search serves its page with FastAPI and uvicorn ({error}): pip install -r'
+            ' util/requirements-search.txt'
+        ) from None
     from util.search.serve import serve
 
     return serve(args, lambda run: _open_model(run, args.device))
