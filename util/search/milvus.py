@@ -158,8 +158,8 @@ def clean_uri(text):
     )
 
 
-def connect(uri):
-    """A pymilvus.MilvusClient for a URI of `clean_uri`.
+def connect(uri, seconds=20):
+    """A pymilvus.MilvusClient for a URI of `clean_uri`, that answers within so many seconds.
 
     Raises:
         DataError: pymilvus is missing, nothing answers, or another process uses the file.
@@ -172,7 +172,7 @@ def connect(uri):
             ' util/requirements-search.txt'
         ) from None
     try:
-        return MilvusClient(uri, token=os.environ.get(TOKEN, ''), timeout=20)
+        return MilvusClient(uri, token=os.environ.get(TOKEN, ''), timeout=seconds)
     except Exception as error:  # of many kinds: of grpc, of milvus-lite, of the system
         reason = ' '.join(str(error).split())[:300]
         advice = (

@@ -52,7 +52,7 @@ function picture(item, size = '') {
   }
   const image = make('img', {
     src: `media/${item.number}${size}`,
-    alt: item.captions?.[0]?.[0] ?? item.id,
+    alt: '', // what it shows is told by the text beside it
     loading: 'lazy',
   });
   image.addEventListener('error', () => image.replaceWith(picture({ ...item, picture: false })));
@@ -94,15 +94,16 @@ function fill(list, elements) {
 }
 
 function results(answer, milliseconds, heading) {
-  const captions = answer.captions ?? [];
+  const captions = (answer.captions ?? []).slice(0, shown.top / 2);
   fill('items', answer.items.map((item) => card(item, answer.lang)));
   fill('captions', captions.map((found) => captionRow(found, answer.lang)));
   $('heading').textContent = heading;
   $('heading').hidden = false;
   $('similar').hidden = answer.captions === null || !answer.items.length;
   $('more').hidden = !answer.more || shown.top >= MOST;
-  const count = captions.length + answer.items.length;
-  say(`${count ? `${count} results` : 'Nothing found'} (${answer.scale}), ${milliseconds} ms`);
+  const count = answer.items.length;
+  const found = shown.kind === 'text' ? `${count} results` : `${captions.length} captions, ${count} similar`;
+  say(`${found} (${answer.scale}), ${milliseconds} ms`);
 }
 
 // ------------------------------------------------------------------------------------ queries
