@@ -213,7 +213,7 @@ def in_order(rows, order):
 # ------------------------------------------------------------------------------------------ scores
 
 
-def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
+def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False, with_ranges=False):
     """Metrics of a split at each weight of the English branch; every process must call it.
 
     Args:
@@ -223,10 +223,12 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
         weights: list of w; None: those of `eval.weights`, and the one that validation uses. A
             branch that none of them needs may be missing.
         with_ranks: also give the rank of each query.
+        with_ranges: also give the lowest and highest cosine of each branch.
     Returns:
         dict: split, captions, visuals (counts), ties, units, val_weight; result: see `result_of`;
             rows: for each w a dict of weight, t2v, v2t and SumR as `basic.metric.retrieval_metrics`
-            gives them; and, if wanted, ranks: see `collect_ranks`.
+            gives them; and, if wanted, ranks: see `collect_ranks`, and ranges: dict branch ->
+            dict of low and high, of the branches that were encoded.
     """
     weights = reported_weights(config) if weights is None else [float(weight) for weight in weights]
     en, tgt = branches_for(weights, embeddings)  # (Q, E) each
@@ -254,28 +256,37 @@ def evaluate(embeddings, eval_set, config, weights=None, *, with_ranks=False):
     }
     if with_ranks:
         report['ranks'] = collect_ranks(scoring, weights, eval_set)
+    if with_ranges:
+        lows, highs = scoring.low.tolist(), scoring.high.tolist()
+        report['ranges'] = {
+            branch: {'low': low, 'high': high}
+            for branch, low, high in zip(('en', 'tgt'), lows, highs)
+            if getattr(embeddings, branch) is not None
+        }
     return report
 
 
-def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False):
+def evaluate_all(embeddings, sets, config, weights=None, *, with_ranks=False, with_ranges=False):
     """The report of `evaluate` of a split in each of its languages, and their mean.
 
     Args:
         embeddings: list of Embeddings; sets: list of EvalSets, one for each language.
-        config, weights, with_ranks: as `evaluate` has.
+        config, weights, with_ranks, with_ranges: as `evaluate` has.
     Returns:
         dict: of one language what `evaluate` gives. Of several the same, but rows has the means
             over the languages, captions and visuals count all of them, and `languages` is a dict
             language -> its own report; ranks: see `join_ranks`.
     """
     reports = [
-        evaluate(one, each, config, weights, with_ranks=with_ranks)
+        evaluate(one, each, config, weights, with_ranks=with_ranks, with_ranges=with_ranges)
         for one, each in zip(embeddings, sets)
     ]
     if len(reports) == 1:
         return reports[0]
     rows = [mean_of(same) for same in zip(*(report['rows'] for report in reports))]
-    names, own = [each.lang for each in sets], ('captions', 'visuals', 'result', 'rows')
+    names, own = [each.lang for each in sets], ['captions', 'visuals', 'result', 'rows']
+    if with_ranges:
+        own.append('ranges')
     joined = {
         **reports[0],
         'captions': sum(report['captions'] for report in reports),
@@ -351,9 +362,11 @@ def choose_weight(embeddings, sets, config):
         embeddings, sets, config: as `evaluate_all` has; the weights to choose from are
             `eval.weight_grid` (or else `eval.weights`), and `val_weight`.
     Returns:
-        dict: chosen_weight, and chosen_from, for each w a dict of weight and SumR.
+        dict: chosen_weight; chosen_from, for each w a dict of weight and SumR; val_ranges: dict
+            language -> ranges, see `evaluate`.
     """
-    rows = evaluate_all(embeddings, sets, config, validation_weights(config))['rows']
+    report = evaluate_all(embeddings, sets, config, validation_weights(config), with_ranges=True)
+    rows, parts = report['rows'], report.get('languages', {sets[0].lang: report})
 
     def merit(row):
         distance = abs(row['weight'] - float(config.train.val_weight))
@@ -362,6 +375,7 @@ def choose_weight(embeddings, sets, config):
     return {
         'chosen_weight': max(rows, key=merit)['weight'],
         'chosen_from': [{'weight': row['weight'], 'SumR': row['SumR']} for row in rows],
+        'val_ranges': {lang: part['ranges'] for lang, part in parts.items()},
     }
 
 
@@ -394,8 +408,8 @@ def evaluate_checkpoint(
     Returns:
         dict, the content of metrics.json: checkpoint, epoch, config, collection, lang, altered (see
             `alterations`), left_out (counts, where `data.missing=skip` left captions out),
-            chosen_weight and chosen_from (None where the checkpoint has no choice), and what
-            `evaluate` returns, of which `ranks` has its own file.
+            chosen_weight and chosen_from (None where the checkpoint has no choice), val_ranges
+            (where it has them), and what `evaluate` returns, of which `ranks` has its own file.
     Raises:
         ValueError: (ConfigError, DataError, CheckpointError) something that the user can put right;
             says what.

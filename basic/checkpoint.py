@@ -48,7 +48,7 @@ OURS = {
         {
             'chosen_weight': float,
             'chosen_from': [{'weight': float, 'SumR': float}],
-            'ranges': ({str: {str: {'low': float, 'high': float}}}, None),
+            'val_ranges': ({str: {str: {'low': float, 'high': float}}}, None),
         },
         None,
     ),

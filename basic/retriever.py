@@ -60,7 +60,7 @@ class Retriever:
         self.weight = float(choice.get('chosen_weight', config.train.val_weight))
         self.ranges = {
             lang: {branch: (found['low'], found['high']) for branch, found in branches.items()}
-            for lang, branches in (choice.get('ranges') or {}).items()
+            for lang, branches in (choice.get('val_ranges') or {}).items()
         }
 
     def __repr__(self):

@@ -36,9 +36,10 @@ def python(code):
     return [sys.executable, '-S', '-c', code]
 
 
-def test_jobs_and_their_failures(tmp_path, capfd):
+def test_jobs_and_their_failures(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv('PYTHONIOENCODING', 'ascii')  # a job shows its command all the same
     tasks = [
-        Task('good', python('print(1)')),
+        Task('good', python('print(1)  # é')),
         Task('bad', python('print("what went wrong"); raise SystemExit(2)')),
         Task('killed', python('import os; os.kill(os.getpid(), 9)')),
     ]

@@ -50,6 +50,7 @@ def fake_set():
 
     return SimpleNamespace(
         split='test',
+        lang='de',
         order={},
         branches=('en', 'tgt'),
         left_out=None,
@@ -86,7 +87,7 @@ def test_evaluate_adds_the_validation_weight():
 class Scored:
     """In place of Scoring: SumR of each weight, as a table says."""
 
-    table = {}
+    table, low, high = {}, torch.tensor([-0.5, 0.25]), torch.tensor([0.5, 0.75])
 
     def __init__(self, *_, **__):
         self.weights = _[-1]
@@ -116,6 +117,8 @@ def test_the_weight_chosen_on_validation(monkeypatch, sums, options, chosen):
     )
     assert choice['chosen_weight'] == chosen
     assert {row['weight']: row['SumR'] for row in choice['chosen_from']} == sums
+    ranges = {'en': {'low': -0.5, 'high': 0.5}, 'tgt': {'low': 0.25, 'high': 0.75}}
+    assert choice['val_ranges'] == {'de': ranges}
 
 
 def make_report(folder, split='test'):

@@ -514,7 +514,11 @@ def ours(make_config):
         'model': model.state_dict(),
         'epoch': 4,
         'val': {'SumR': 1.5, 't2v': [1, None]},
-        'choice': {'chosen_weight': 0.5, 'chosen_from': [{'weight': 0.5, 'SumR': 2.0}]},
+        'choice': {
+            'chosen_weight': 0.5,
+            'chosen_from': [{'weight': 0.5, 'SumR': 2.0}],
+            'val_ranges': {'zh': {'en': {'low': -0.5, 'high': 0.5}}},
+        },
         'training': {'random': [1, 2], 'state': torch.ones(3)},
     }
 

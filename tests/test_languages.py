@@ -12,6 +12,7 @@ from roots import complaint
 from test_train import arguments, assert_equal, comparable
 
 import train
+from basic.checkpoint import load_checkpoint
 from basic.config import load_config
 from basic.errors import ConfigError
 from basic.languages import languages
@@ -230,6 +231,19 @@ def test_the_result_is_the_mean_over_languages(world, run):
         assert row['SumR'] == pytest.approx(np.mean([part['SumR'] for part in parts]))
         assert row['t2v']['mAP'] == pytest.approx(np.mean([part['t2v']['mAP'] for part in parts]))
     assert report['result']['SumR'] in [row['SumR'] for row in report['rows']]
+
+
+def test_each_language_keeps_its_ranges_of_validation(world, run, tmp_path):
+    evaluate_checkpoint(run, rootpath=world[0], split='val', embeddings_folder=tmp_path)
+    ranges = load_checkpoint(run).choice['val_ranges']
+    assert list(ranges) == ['de', 'fr'] and list(ranges['fr']) == ['en', 'tgt']
+    for lang, branches in ranges.items():
+        visual = np.load(tmp_path / lang / 'visual.npy')
+        for branch, found in branches.items():
+            cosines = np.load(tmp_path / lang / f'{branch}.npy') @ visual.T
+            assert found['low'] == pytest.approx(cosines.min(), abs=1e-6)
+            assert found['high'] == pytest.approx(cosines.max(), abs=1e-6)
+    assert ranges['de']['tgt'] != ranges['fr']['tgt']
 
 
 def test_validation_is_the_mean_over_languages(run):

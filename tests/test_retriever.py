@@ -266,7 +266,7 @@ def test_what_are_no_features(make_model):
 CHOICE = {
     'chosen_weight': 0.3,
     'chosen_from': [{'weight': 0.3, 'SumR': 50.0}],
-    'ranges': {
+    'val_ranges': {
         'de': {'en': {'low': -0.2, 'high': 0.9}, 'tgt': {'low': 0.1, 'high': 0.4}},
         'fr': {'en': {'low': 0.0, 'high': 0.5}, 'tgt': {'low': 0.5, 'high': 0.5}},
     },

@@ -190,6 +190,7 @@ class Part:
     def __call__(self):
         environment = {**os.environ, **self.environment}
         environment = {key: value for key, value in environment.items() if value is not None}
+        sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold what LANG=C has not
         print('+', *self.words, flush=True)
         words = self.words
         if words[1] == '-m':

@@ -116,6 +116,7 @@ def open_split(config, rootpath, split, processor, batch_size, weights=None):
         feature_dim=0,
         branches=tuple(joined.files),
         left_out=joined.left_out,
+        lang=config.data.lang,
     )
 
 
