@@ -32,7 +32,7 @@ GERMAN = {
 class StandIn(Retriever):
     """Texts and images near the vectors of their colours."""
 
-    def __init__(self, name='stand-in', dim=12):
+    def __init__(self, name='stand-in', dim=48):
         self.name, self.languages, self.kind, self.dim = name, ('de',), 'clip', dim
         self.weight = 0.25
         self.ranges = {'de': {'en': (-0.4, 0.9), 'tgt': (-0.3, 0.8)}}

@@ -154,7 +154,7 @@ def test_an_index_describes_itself(made, painted):
     assert manifest['model']['name'] == 'stand-in' and manifest['weight'] == 0.25
     assert manifest['ranges'] == {'de': {'en': [-0.4, 0.9], 'tgt': [-0.3, 0.8]}}
     vectors = np.load(made / manifest['parts']['items']['vectors'])
-    assert vectors.shape == (6, 12) and vectors.dtype == np.float32
+    assert vectors.shape == (6, 48) and vectors.dtype == np.float32
     index = Index(made)
     assert index.items.columns['id'] == list(COLOURS) and index.caption_languages == ['de']
     assert index.items.columns['file'][0] == str(painted['red'])
@@ -227,7 +227,7 @@ def test_a_kill_leaves_the_old_index_or_the_new_one(made, stage, change, monkeyp
         with writing(made) as writer:
             if change == 'add':
                 columns = {'id': ['new'], 'file': ['']}
-                writer.append(ITEMS, np.ones((1, 12), np.float32), columns)
+                writer.append(ITEMS, np.ones((1, 48), np.float32), columns)
             else:
                 writer.remove([1, 3])
 
@@ -305,7 +305,7 @@ def damage(folder, change):
     [
         (lambda m: m.update(format='other'), "format 'other'"),
         (lambda m: m.update(dim=-1), "'dim' above 0"),
-        (lambda m: m.update(dim='12'), "key 'dim'"),
+        (lambda m: m.update(dim='48'), "key 'dim'"),
         (lambda m: m['model'].pop('fingerprint'), "key 'model.fingerprint'"),
         (lambda m: m['parts']['items'].update(records='../../etc/passwd'), 'no file of it'),
         (lambda m: m['parts']['items'].update(vectors='/dev/zero'), 'no file of it'),
@@ -343,7 +343,7 @@ def test_records_and_vectors_of_strangers(made):
     np.save(vectors, np.array([{'a': 1}] * 6, dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match='expected float32'):
         Index(made)
-    np.save(vectors, np.zeros((6, 12), np.float64))
+    np.save(vectors, np.zeros((6, 48), np.float64))
     with pytest.raises(DataError, match='expected float32 of shape'):
         Index(made)
 
@@ -449,7 +449,7 @@ def test_milvus_gives_what_exact_search_gives(tmp_path, painted, place, kind, re
     milvus = make_index(tmp_path / 'milvus', painted, milvus=f'milvus:{uri}', kind=kind)
     assert not list(milvus.glob('*.npy'))
     more = {'id': [f'n{i}' for i in range(200)], 'file': [''] * 200}
-    vectors = np.concatenate([unit(190, 12), unit(10, 12)])  # ten of them twice
+    vectors = np.concatenate([unit(190, 48), unit(10, 48)])  # ten of them twice
     searchers = []
     for folder in (exact, milvus):
         with writing(folder) as writer:
@@ -457,11 +457,11 @@ def test_milvus_gives_what_exact_search_gives(tmp_path, painted, place, kind, re
             writer.remove([0, 7, 100])
             if folder == milvus:  # what a killed addition leaves: closer than all others
                 part = writer.index.items
-                part._vectors.append(range(5000, 5040), np.repeat(unit(1, 12) * 2, 40, 0))
+                part._vectors.append(range(5000, 5040), np.repeat(unit(1, 48) * 2, 40, 0))
         searchers.append(Searcher(Index(folder), StandIn()))
     queries = [Text('blau grün', 'de'), Text('rot', 'de', 'white', 0.4)]
     assert searchers[0].by_text(queries, 12) == searchers[1].by_text(queries, 12)
-    near = unit(3, 12)
+    near = unit(3, 48)
     assert searchers[0].similar(near, 15) == searchers[1].similar(near, 15)
     assert searchers[0].captions_for(near, 'de', 9) == searchers[1].captions_for(near, 'de', 9)
     rows = np.array([0, 50, 4])
