@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -354,32 +355,28 @@ class Server:
         self.listener.close()
 
 
-def test_two_hundred_queries_at_once(index, capsys):
-    import httpx
-
+def test_two_hundred_queries_at_once(index):
     model, names = Slow(), list(COLOURS)
     german = {'red': 'rot', 'green': 'grün', 'blue': 'blau', 'yellow': 'gelb', 'white': 'weiß'}
     german['black'] = 'schwarz'
     with Server(make_app(Searcher(Index(index), model))) as address:
-        limits = httpx.Limits(max_connections=200)
-        with httpx.Client(base_url=address, limits=limits, timeout=60) as http:
 
-            def one(number):
-                name = names[number % 6]
-                text = f'{german[name]} {german[name]} {german[name]} {number}'
-                start = time.perf_counter()
-                answer = http.post('api/search', json={'text': text, 'lang': 'de'})
-                seconds = time.perf_counter() - start
-                return answer.status_code, name, answer.json()['items'][0]['id'], seconds
+        def one(number):
+            name = names[number % 6]
+            text = f'{german[name]} {german[name]} {german[name]} {number}'
+            body = json.dumps({'text': text, 'lang': 'de'}).encode()
+            asked = urllib.request.Request(f'{address}api/search', body, JSON)
+            start = time.perf_counter()
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                best = json.load(answer)['items'][0]['id']
+            return answer.status, name, best, time.perf_counter() - start
 
-            with ThreadPoolExecutor(200) as pool:
-                found = list(pool.map(one, range(200)))
+        with ThreadPoolExecutor(200) as pool:
+            found = list(pool.map(one, range(200)))
     assert [status for status, *_ in found] == [200] * 200  # none lost
     assert all(expected == best for _, expected, best, _ in found)  # and none mixed up
     assert sum(model.calls) == 200 and max(model.calls) > 10  # in batches
     seconds = sorted(seconds for *_, seconds in found)
-    with capsys.disabled():
-        print(f'\n200 queries at once: p50 {seconds[100]:.2f} s, p99 {seconds[197]:.2f} s')
     assert seconds[197] < 30
 
 
