@@ -238,12 +238,23 @@ class Retriever:
         texts, translations = check_texts(texts), check_texts(translations, 'translations')
         if len(translations) != len(texts):
             raise ValueError(f'{len(texts)} texts, but {len(translations)} translations')
+        tgt = self.encode_text(texts, lang, batch_size=batch_size)
+        en = self.encode_text(translations, 'en', batch_size=batch_size)
+        return self.fuse(en, tgt, lang, weight)
+
+    def fuse(self, en, tgt, lang=None, weight=None):
+        """The vectors of `query`, from those of both branches, as `encode_text` gives them.
+
+        Args:
+            en, tgt: (N, E), of the translations and of the texts.
+            lang, weight: as `query` has.
+        Returns:
+            (N, E).
+        """
         weight = self.weight if weight is None else float(weight)
         if not 0 <= weight <= 1:
             raise ValueError(f'weight={weight:g}; expected 0 to 1')
         en_range, tgt_range = self._widths(lang)
-        tgt = self.encode_text(texts, lang, batch_size=batch_size)
-        en = self.encode_text(translations, 'en', batch_size=batch_size)
         return weight / en_range * en + (1 - weight) / tgt_range * tgt
 
     def _widths(self, lang):

@@ -1,0 +1,5 @@
+import sys
+
+from util.search.main import main
+
+sys.exit(main())
