@@ -289,10 +289,13 @@ def weights(report):
     def points(part, value):
         return [(row['weight'], value(row)) for row in sorted(part, key=lambda row: row['weight'])]
 
-    sums = [Series(split, points(rows, lambda row: row['SumR']), 0, dots=True)]
-    for name, part in report.get('languages', {}).items():
+    # A language has the colour that it has in the recall curves.
+    parts = report.get('languages', {})
+    name, style = (f'{split}, mean', STYLES - 1) if parts else (split, 0)
+    sums = [Series(name, points(rows, lambda row: row['SumR']), style, dots=True)]
+    for number, (name, part) in enumerate(parts.items()):
         line = points(part['rows'], lambda row: row['SumR'])
-        sums.append(Series(name, line, len(sums), dots=True))
+        sums.append(Series(name, line, number, dots=True))
     if split != 'val' and len(report.get('chosen_from') or ()) > 1:
         line = points(report['chosen_from'], lambda row: row['SumR'])
         sums.append(Series('validation', line, STYLES - 1, dashed=True, dots=True))
@@ -371,7 +374,7 @@ def groups(details, ranks):
                 ' into English. It is low where the translation says something else, or where the'
                 ' model takes it so: there is no reference to measure the noise itself.',
                 grouped(np.concatenate([each.agreement for each in details.values()]), t2v),
-                lambda low, high: f'{low:.2f} to {high:.2f}',
+                lambda low, high: f'{low:.2f} to {high:.2f}'.replace('-', '−'),
             )
         )
     return f'<div class="pair">{"".join(parts)}</div>'
