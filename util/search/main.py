@@ -268,6 +268,8 @@ def _tell(folder, index, added):
         f' {size:,.0f} MiB{" in Milvus" if place else ""})'
     )
     print(f'added: {added.items:,} items, {added.captions:,} captions')
+    if not index.manifest['ranges']:
+        print('note: the model has no score ranges of validation: fused scores mix plain cosines')
     if added.known:
         print(f'in it before: {added.known:,} items')
     if added.omitted:
