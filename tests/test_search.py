@@ -604,7 +604,7 @@ def test_a_split(tmp_path, make_run, capsys):  # noqa: F811
         (['index', 'r', '--output', 'o', '--images', 'x', '--split', 'val'], 'give one of'),
         (['index', 'r', '--output', 'o', '--hnsw'], '--hnsw goes with'),
         (['index', 'r', '--output', 'o', '--captions', 'x'], 'its own captions'),
-        (['index', 'r', '--output', 'o', '--images', 'x', '--media', 'y'], '--media goes with'),
+        (['index', 'r', '--output', 'o', '--images', 'x', '--media', 'y'], 'omit --media'),
         (['add', 'i'], 'give --images'),
         (['query', 'i'], 'give one of TEXT'),
         (['query', 'i', 'x', '--image', 'y'], 'give one of TEXT'),

@@ -52,16 +52,18 @@ class Source:
     captions: list[Captions] = field(default_factory=list)
 
 
-def of_split(model, rootpath, split):
+def of_split(model, rootpath, split, media=None):
     """The visual items of a split, and its captions in each language of the model.
 
     Args:
         model: Retriever; rootpath: folder that holds the collection's folder.
         split: train, val or test.
+        media: what to look at, see `opened_media`; None: what the config says.
     Returns:
         Source.
     """
-    sources, media, captions = {}, {}, []
+    sources, shown, captions = {}, {}, []
+    given = opened_media(media)
     for lang, part in Collection(model.config, rootpath).in_languages().items():
         translated = any(path.exists() for path in part.caption_paths(split, 'en'))
         joined = join_split(
@@ -71,17 +73,17 @@ def of_split(model, rootpath, split):
             weights=[0.5] if translated else [0],
         )
         tgt, en = joined.files['tgt'], joined.files.get('en')
-        looked_at = part.media(split)
+        looked_at = given or part.media(split)
         for name in joined.visual_ids:
             sources.setdefault(name, joined.source)
-            media.setdefault(name, looked_at)
+            shown.setdefault(name, looked_at)
         items = [visual for visual, _ in tgt.ids]
         captions.append(Captions(lang, items, tgt.texts, en and en.texts))
     return Source(
         where=f'{split} of {model.config.data.collection}',
         ids=list(sources),
         encode=_encoder(model, lambda name: sources[name]),
-        file=lambda name: _path(media[name], name),
+        file=lambda name: _path(shown[name], name),
         captions=captions,
     )
 
@@ -116,8 +118,7 @@ def of_features(model, path, media=None):
     """Features that exist: a BigFile folder of frames, or a .npy with its id list beside it.
 
     Args:
-        media: folder of the images or videos, or of folders of frames, to look at; or a template
-            with {id}; None: nothing to look at.
+        media: what to look at, see `opened_media`.
     """
     path = Path(path)
     if path.is_dir():
@@ -131,12 +132,7 @@ def of_features(model, path, media=None):
                 f'--features: expected {path} and its id list {listed}, one id per line'
             )
         source = PooledSource(path, listed)
-    looked_at = None
-    if media:
-        template = media if '{id}' in media else str(Path(media) / '{id}.mp4')
-        if not Path(template.partition('{id}')[0] + 'x').parent.is_dir():
-            raise DataError(f'--media: no folder {media}')
-        looked_at = Media(template)
+    looked_at = opened_media(media)
     wanted = model.model.architecture['feature_dim']
     if source.dim != wanted:
         raise DataError(f'{path} has features {source.dim} wide, but the model reads {wanted}')
@@ -146,6 +142,21 @@ def of_features(model, path, media=None):
         encode=_encoder(model, lambda _: source),
         file=lambda name: _path(looked_at, name),
     )
+
+
+def opened_media(media):
+    """What to look at for each id, as basic.thumbnails.Media.
+
+    Args:
+        media: folder of images or videos, or of folders of frames, named by the ids; or a template
+            with {id}; None: nothing.
+    """
+    if not media:
+        return None
+    template = media if '{id}' in media else str(Path(media) / '{id}.mp4')
+    if not Path(template.partition('{id}')[0] + 'x').parent.is_dir():
+        raise DataError(f'--media: no folder {media}')
+    return Media(template)
 
 
 def read_pair(captions, translations, lang):

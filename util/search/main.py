@@ -116,7 +116,7 @@ def _items_arguments(add):
         metavar='PATH',
         help='features that exist: a folder of frame features, or a .npy with its .txt of ids',
     )
-    add('--media', metavar='FOLDER', help='with --features: images or videos to look at')
+    add('--media', metavar='FOLDER', help='images or videos to look at, named by the ids')
     add('--captions', metavar='FILE', help='caption file, with --images or --features')
     add('--translations', metavar='FILE', help='of the captions, into English')
     add('--lang', help="language of --captions (default: the model's first)")
@@ -146,8 +146,8 @@ def _check_items(args):
         raise ConfigError('a split has its own captions: omit --captions and --translations')
     if args.rootpath and not args.split:
         raise ConfigError('--rootpath goes with --split')
-    if args.media and not args.features:
-        raise ConfigError('--media goes with --features')
+    if args.media and args.images:
+        raise ConfigError('--images are looked at themselves: omit --media')
     if args.translations and not args.captions:
         raise ConfigError('--translations goes with --captions')
     if args.command == 'index' and args.hnsw and not args.index:
@@ -192,7 +192,7 @@ def _source(args, model, run):
     elif args.features:
         source = items.of_features(model, args.features, args.media)
     else:
-        source = items.of_split(model, args.rootpath or _root(run, model), args.split)
+        source = items.of_split(model, args.rootpath or _root(run, model), args.split, args.media)
     if args.captions:
         lang = args.lang or model.languages[0]
         if lang not in model.languages:
@@ -268,6 +268,8 @@ def _tell(folder, index, added):
         f' {size:,.0f} MiB{" in Milvus" if place else ""})'
     )
     print(f'added: {added.items:,} items, {added.captions:,} captions')
+    if not index.manifest['ranges']:
+        print('note: the model has no score ranges of validation: fused scores mix plain cosines')
     if added.known:
         print(f'in it before: {added.known:,} items')
     if added.omitted:

@@ -119,10 +119,6 @@ class MilvusVectors:
             search_params={'metric_type': 'IP', 'params': params},
         )
 
-    def drop(self):
-        """Delete the collection."""
-        self._ask('drop_collection')
-
     def _ask(self, method, *args, **options):
         from pymilvus import MilvusException
 

@@ -2,6 +2,8 @@
 
 import base64
 import html
+import itertools
+import unicodedata
 from pathlib import Path
 
 from basic.errors import DataError
@@ -11,7 +13,7 @@ from util.search.media import small_jpeg
 from util.search.searcher import Searcher, Text
 
 SIDE = 240  # pixels of a picture's longer side on the page
-SHOWN = 74  # characters of a caption in the table
+SHOWN = 74  # columns of a caption in the table
 
 
 def run_query(args, open_model):
@@ -108,8 +110,13 @@ def _table(rows):
 
 
 def _cut(text):
+    """A text of at most SHOWN columns; Chinese and Japanese characters take two."""
     text = ' '.join(text.split())
-    return text if len(text) <= SHOWN else f'{text[: SHOWN - 3]}...'
+    widths = [1 + (unicodedata.east_asian_width(c) in 'WF') for c in text]
+    if sum(widths) <= SHOWN:
+        return text
+    ends = itertools.accumulate(widths)
+    return text[: sum(end <= SHOWN - 3 for end in ends)] + '...'
 
 
 # --------------------------------------------------------------------------------------- the page
