@@ -88,6 +88,9 @@ def head(report):
         f'w = {found["weight"]:g}',
         f'ties {escape(report["ties"])}',
     ]
+    noise = report['details'].config.data.noise
+    if noise:
+        facts.append(f'{100 * noise:g} % of the training translations corrupted')
     notes = [f'Not the test of the run as it was trained: {"; ".join(report["altered"])}.'] * bool(
         report.get('altered')
     )
