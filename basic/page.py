@@ -88,6 +88,9 @@ def head(report):
         f'w = {found["weight"]:g}',
         f'ties {escape(report["ties"])}',
     ]
+    noise = report['details'].config.data.noise
+    if noise:
+        facts.append(f'{100 * noise:g} % of the training translations corrupted')
     notes = [f'Not the test of the run as it was trained: {"; ".join(report["altered"])}.'] * bool(
         report.get('altered')
     )
@@ -110,8 +113,9 @@ def head(report):
 
 
 def run_name(checkpoint):
-    """The last two folders of a checkpoint's path, which name a run."""
-    return '/'.join(Path(checkpoint).parent.parts[-2:])
+    """The last two folders of a checkpoint file's path, which name a run; or a model's hub name."""
+    path = Path(checkpoint)
+    return '/'.join(path.parent.parts[-2:]) if path.is_file() else str(checkpoint)
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -355,16 +359,18 @@ def training(records):
 def groups(details, ranks):
     """t2v by the length of the query, and by how well it agrees with its machine translation."""
     t2v = np.concatenate([ranks[lang].t2v for lang in details])
-    parts = [
-        _groups(
-            'By length',
-            'tokens',
-            'Tokens of the query in the target language, as the tokenizer counts them, special ones'
-            ' included.',
-            grouped(np.concatenate([each.lengths for each in details.values()]), t2v),
-            lambda low, high: f'{low:.0f}' if low == high else f'{low:.0f}–{high:.0f}',
+    parts = []
+    if all(each.lengths is not None for each in details.values()):
+        parts.append(
+            _groups(
+                'By length',
+                'tokens',
+                'Tokens of the query in the target language, as the tokenizer counts them, special'
+                ' ones included.',
+                grouped(np.concatenate([each.lengths for each in details.values()]), t2v),
+                lambda low, high: f'{low:.0f}' if low == high else f'{low:.0f}–{high:.0f}',
+            )
         )
-    ]
     if all(each.agreement is not None for each in details.values()):
         parts.append(
             _groups(
@@ -377,7 +383,7 @@ def groups(details, ranks):
                 lambda low, high: f'{low:.2f} to {high:.2f}'.replace('-', '−'),
             )
         )
-    return f'<div class="pair">{"".join(parts)}</div>'
+    return f'<div class="pair">{"".join(parts)}</div>' if parts else ''
 
 
 def _groups(title, name, words, found, text):
