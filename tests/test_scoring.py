@@ -218,7 +218,9 @@ def test_memory_bounds_the_blocks(tmp_path, memory, captions, visuals):
     maps = [np.load(tmp_path / f'{name}.npy', mmap_mode='r') for name in ('visual', 'en', 'tgt')]
     with Largest() as largest:
         found = score(*maps, owner, [0.2, 0.0], memory=memory)
-    assert memory * 2**20 / 32 < largest.bytes <= memory * 2**20 / 4  # a full matrix has 11 MiB per MiB
+    assert (
+        memory * 2**20 / 32 < largest.bytes <= memory * 2**20 / 4
+    )  # a full matrix has 11 MiB per MiB
     whole = score(visual, en, tgt, owner, [0.2, 0.0], memory=1024)
     for way in ('t2v', 'v2t'):
         # but for products' last bits

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from basic.command import command, telling, typed
 from basic.errors import ConfigError
-from basic.files import remove, write_atomically
+from basic.files import remove_at_once, remove_leftovers, write_atomically
 from util import cluster
 from util.translate.arguments import parse
 from util.translate.engines import build
@@ -136,8 +136,10 @@ def to_do(jobs, overwrite):
             job.upstream = None
         if not job.path.exists() or overwrite and not (job.upstream is None and is_current(job)):
             missing.append(job)
-        elif job.folder.is_dir():  # killed after the file was written
-            remove(job.folder)
+            continue
+        remove_leftovers(job.folder)  # of a process that was killed after the file was written
+        if job.folder.is_dir() and is_current(job) and not job.other_options():
+            remove_at_once(job.folder)
     return missing
 
 
@@ -248,6 +250,8 @@ def main(argv=None):
     for job in jobs:
         if job not in missing:
             print(f'{job.path} exists')
+            if job.folder.is_dir():
+                print(f'  {job.folder} has an unfinished one; --overwrite continues it')
     if args.cluster and missing:
         failed = submit(missing, args, words)
         finished = [job for job in missing if is_there(job)]
