@@ -58,7 +58,9 @@ def disk_error(error):
     told = re.search(r'\(os error (\d+)\)', str(error))
     if told and int(told[1]) in NO_SPACE:
         return OSError(int(told[1]), os.strerror(int(told[1])))
-    while error is not None:
+    seen = set()
+    while error is not None and id(error) not in seen:  # some libraries raise an error from itself
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return error
         if isinstance(error, OSError) and re.search(r'requested and \d+ written', str(error)):

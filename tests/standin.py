@@ -1,6 +1,7 @@
 """A stand-in for a trained model, to test util.search with: it knows colours in two languages."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def paint(folder):
     """Images of 40 x 30 in six colours, and their paths by name."""
     paths = {}
     for name, colour in COLOURS.items():
-        paths[name] = folder / f'{name}.png'
+        paths[name] = Path(folder) / f'{name}.png'
         Image.new('RGB', (40, 30), colour).save(paths[name])
     return paths
 

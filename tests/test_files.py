@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from basic.files import Locked, locked, remove_leftovers, replace_folder, write_atomically
+from basic.files import Locked, disk_error, locked, remove_leftovers, replace_folder
+from basic.files import write_atomically
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOLD = """
@@ -213,3 +214,9 @@ def test_nothing_is_written_through_a_link_in_the_place_of_a_lock(tmp_path):
         with pytest.raises(OSError, match='is a symbolic link'), locked(tmp_path / name):
             pass
     assert (tmp_path / 'precious').read_text() == 'kept' and not (tmp_path / 'absent').exists()
+
+
+def test_errors_that_are_their_own_cause():
+    error = ValueError('raised from itself, as some libraries do')
+    error.__cause__ = error
+    assert disk_error(error) is None

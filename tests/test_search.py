@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from roots import CONFIGS
 from standin import COLOURS, StandIn, make_index, paint
 from test_retriever import make_run  # noqa: F401  (a fixture)
 
@@ -27,6 +27,7 @@ from util.search.main import main, parse
 from util.search.milvus import clean_uri
 from util.search.searcher import Searcher, Text, fused_offset
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 BY_HAND = {'rtol': 0, 'atol': 1e-6}
 
 
@@ -595,7 +596,7 @@ def test_a_split(tmp_path, make_run, capsys):  # noqa: F811
     np.testing.assert_allclose(
         index.captions('de').vectors(np.arange(2)), expected.numpy(), **BY_HAND
     )
-    assert CONFIGS.is_dir() and 'captions: 2 de' in capsys.readouterr().out
+    assert 'captions: 2 de' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -615,6 +616,45 @@ def test_a_split(tmp_path, make_run, capsys):  # noqa: F811
 def test_wrong_words(words, message):
     with pytest.raises(ConfigError, match=message):
         parse(words)
+
+
+@pytest.mark.parametrize('missing', ['fastapi', 'uvicorn', 'pymilvus'])
+def test_extras_are_asked_for_by_name(made, missing, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    words = ['serve', str(made)]
+    if missing == 'pymilvus':
+        damage(made, lambda m: m.update(milvus={'uri': '/tmp/x.db', 'kind': 'FLAT'}))
+        for part in ('items', 'captions_de'):
+            damage(made, lambda m, part=part: m['parts'][part].update(vectors='x'))
+        words = ['query', str(made), '--item', 'red']
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert missing in err and 'pip install -r util/requirements-search.txt' in err
+
+
+def test_a_port_that_is_taken(made, capsys):
+    pytest.importorskip('fastapi')
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(['serve', str(made), '--port', port]) == 2
+    assert f'cannot listen at 127.0.0.1:{port}' in capsys.readouterr().err
+
+
+def test_a_milvus_file_from_process_to_process(tmp_path, painted):
+    """It can be read by another process when the first has ended, and by one at a time."""
+    pytest.importorskip('milvus_lite')
+    folder, uri = tmp_path / 'index', f'milvus:{tmp_path}/x.db'
+    code = f'import standin; standin.make_index("{folder}", standin.paint("{tmp_path}"), milvus="{uri}")'
+    paths = {**os.environ, 'PYTHONPATH': f'{REPOSITORY}:{REPOSITORY}/tests'}
+    subprocess.run([sys.executable, '-c', code], env=paths, check=True)
+    index = Index(folder)
+    (hits,) = Searcher(index, StandIn()).by_text([Text('blau', 'de')], 1)
+    assert index.items.columns['id'][hits[0].row] == 'blue'
+    words = [sys.executable, '-m', 'util.search', 'remove', str(folder), 'red']
+    other = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY)
+    assert other.returncode == 2 and 'one process at a time' in other.stderr
+    assert other.stderr.count('\n') == 1
+    index.close()
 
 
 def test_what_is_no_index(tmp_path, capsys):

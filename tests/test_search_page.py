@@ -197,6 +197,7 @@ def test_only_names_of_this_machine_are_answered(client, host, status):
 def test_other_sites_are_refused(client):
     for site in ('cross-site', 'same-site'):
         assert client.get('/media/0', headers={'sec-fetch-site': site}).status_code == 403
+        assert client.get('/', headers={'sec-fetch-site': site}).status_code == 200  # a link
     for site in ('same-origin', 'none'):
         assert client.get('/media/0', headers={'sec-fetch-site': site}).status_code == 200
     for kind in ('text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data', ''):

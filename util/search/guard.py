@@ -57,13 +57,13 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope['headers'])
+            self._check(scope['headers'], scope['path'])
         except Refused as error:
             await _answer(with_headers, error)
             return
         await self.app(scope, receive, with_headers)
 
-    def _check(self, headers):
+    def _check(self, headers, path):
         found = {}
         for key, value in headers:
             if key == b'host' and b'host' in found:
@@ -74,7 +74,9 @@ class Guard:
             raise Refused(
                 421, 'this server does not go by that name; --allow-host NAME adds a name'
             )
-        if found.get(b'sec-fetch-site', 'none') not in ('none', 'same-origin'):
+        # The page itself may be linked to; it holds nothing yet.
+        site = found.get(b'sec-fetch-site', 'none')
+        if site not in ('none', 'same-origin') and path != '/':
             raise Refused(403, 'requests from other sites are not answered')
 
 

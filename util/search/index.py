@@ -177,7 +177,7 @@ class Index:
         return self._client
 
     def close(self):
-        """Close the connection to Milvus, so that other processes can use an embedded file."""
+        """Close the connection to Milvus."""
         if self._client is not None:
             self._client.close()
             self._client = None

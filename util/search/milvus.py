@@ -4,6 +4,7 @@ The collection has the items' numbers and their vectors. Ids, files and captions
 folder, so an index is as its manifest says, whatever a killed process has left in the collection.
 """
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -31,6 +32,7 @@ class MilvusVectors:
 
     def __init__(self, client, name, count, dim, kind='FLAT'):
         self.client, self.name, self.count, self.dim, self.kind = client, name, count, dim, kind
+        self._loaded = False
 
     @staticmethod
     def create(client, part, dim, kind='FLAT'):
@@ -44,10 +46,11 @@ class MilvusVectors:
         index = client.prepare_index_params()
         index.add_index('vector', index_type=kind, metric_type='IP', params=KINDS[kind])
         # Strong: a search sees all that was written before it.
-        client.create_collection(
-            name, schema=schema, index_params=index, consistency_level='Strong'
+        made = MilvusVectors(client, name, 0, dim, kind)
+        made._call(
+            'create_collection', schema=schema, index_params=index, consistency_level='Strong'
         )
-        return MilvusVectors(client, name, 0, dim, kind)
+        return made
 
     def append(self, numbers, vectors):
         """Write vectors (n, E) under their numbers (n,), over those of a killed addition."""
@@ -120,6 +123,12 @@ class MilvusVectors:
         )
 
     def _ask(self, method, *args, **options):
+        if not self._loaded:  # after a start, an embedded file's collections are not
+            self._call('load_collection')
+            self._loaded = True
+        return self._call(method, *args, **options)
+
+    def _call(self, method, *args, **options):
         from pymilvus import MilvusException
 
         try:
@@ -160,6 +169,9 @@ def connect(uri, seconds=20):
     Raises:
         DataError: pymilvus is missing, nothing answers, or another process uses the file.
     """
+    os.environ.setdefault('GRPC_VERBOSITY', 'NONE')
+    for name in ('pymilvus', 'milvus_lite', 'grpc'):  # they log what is raised, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         from pymilvus import MilvusClient
     except ImportError as error:

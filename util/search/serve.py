@@ -107,6 +107,10 @@ def answer_of(searcher, job, items, captions):
     }
     if captions is not None:
         answer['captions'] = [_caption(searcher, hit, lang) for hit in captions]
+        part = searcher.index.captions(lang)
+        if part is not None and part.fused:
+            weight = searcher.index.manifest['weight']
+            answer['scale'] = f'captions: fused at w = {weight:g}, similar: cosine'
     if isinstance(job.query, Text):
         answer['scale'] = searcher.scale(job.query)
     if isinstance(job.query, int):
