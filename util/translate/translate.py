@@ -54,9 +54,17 @@ def make(jobs, *, shard=0, shards=1, overwrite=False):
     finished = []
     for job in jobs:
         made = partial(is_current, job) if overwrite else job.path.exists
-        with Progress(job, shard, shards) as progress:
-            do_share(job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made)
-        if join(job, partial(write_reports, job)) or is_there(job):
+        try:
+            with Progress(job, shard, shards) as progress:
+                do_share(
+                    job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made
+                )
+            joined = join(job, partial(write_reports, job))
+        except FileNotFoundError:  # the folder of the parts
+            if job.folder.exists() or not made():
+                raise
+            joined = True  # by another process
+        if joined or is_there(job):
             finished.append(job)
     return finished
 
