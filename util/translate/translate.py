@@ -1,20 +1,22 @@
 """Machine-translate the captions that a collection lacks, or any caption file.
 
-    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT --engine command
-                             --command 'apertium -u -f line eng-spa'
-                             --back-command 'apertium -u -f line spa-eng' data.lang=es
     python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
-                             --model facebook/nllb-200-distilled-600M data.lang=es
-    python -m util.translate --input FILE --output FILE --from en --to es --model NAME_OR_FOLDER
+        --engine command --command 'apertium -u -f line eng-spa'
+        --back-command 'apertium -u -f line spa-eng' data.lang=es
+    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
+        --model facebook/nllb-200-distilled-600M data.lang=es
+    python -m util.translate --input FILE --output FILE --from en --to es
+        --model NAME_OR_FOLDER
 
-For training it makes the translations of the English captions and their back-translations; for
-validation and test, the English translations of the human captions. Existing files are not made
-again. After a kill or Ctrl-C, the same command continues. Several processes share the work with
---shards N --shard I; the one that finishes last joins their parts. With --shards N --cluster slurm
-(or local), this command starts all N as jobs.
+For training it makes the translations of the English captions and their
+back-translations; for validation and test, the English translations of the
+human captions. Existing files are not made again. After a kill or Ctrl-C, the
+same command continues. Several processes share the work with --shards N
+--shard I; the one that finishes last joins their parts. With --shards N
+--cluster slurm (or local), this command starts all N as jobs.
 
-The exit status is 0 if all files are there, and 1 if another process still has to do its share, or
-if captions to translate do not exist.
+The exit status is 0 if all files are there, and 1 if another process still has
+to do its share, or if captions to translate do not exist.
 """
 
 import shlex
