@@ -213,7 +213,7 @@ def drop_flagged(args, jobs):
 
     train = [job for job in jobs if job.split == 'train']
     if args.config and not train:
-        raise ConfigError('--drop-flagged is for training captions: add train to --splits')
+        raise ConfigError('--drop-flagged is for training captions: add train to --split')
     done = [job for job in (train or jobs) if job.path.exists()]
     if len(done) < len(train or jobs):
         return
