@@ -194,6 +194,7 @@ def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None, made=lam
         DataError: captions that the engine cannot translate; all other parts are done.
         ConfigError: parts of other options.
         Locked: another process does this share.
+        FileNotFoundError: other processes have joined the parts meanwhile.
     """
     job.folder.mkdir(exist_ok=True)
     problems = []
@@ -214,10 +215,6 @@ def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None, made=lam
                 found = translate(engine, texts, done)
                 cut = getattr(engine, 'cut', 0) - before
                 job.write(part, texts, found, record=engine.record, cut=cut)
-            except FileNotFoundError:
-                if not made():
-                    raise
-                return  # processes with another --shards have made the file, and removed the parts
             except CountError as error:
                 row = part * job.part_size + error.row
                 problems.append(
@@ -241,6 +238,8 @@ def join(job, finish):
         finish: function (translations, engine's record) that writes the files beside it.
     Returns:
         whether this process has joined them.
+    Raises:
+        FileNotFoundError: as `do_share`.
     """
     if not job.folder.is_dir() or job.missing():
         return False

@@ -1,20 +1,22 @@
 """Machine-translate the captions that a collection lacks, or any caption file.
 
-    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT --engine command
-                             --command 'apertium -u -f line eng-spa'
-                             --back-command 'apertium -u -f line spa-eng' data.lang=es
     python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
-                             --model facebook/nllb-200-distilled-600M data.lang=es
-    python -m util.translate --input FILE --output FILE --from en --to es --model NAME_OR_FOLDER
+        --engine command --command 'apertium -u -f line eng-spa'
+        --back-command 'apertium -u -f line spa-eng' data.lang=es
+    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
+        --model facebook/nllb-200-distilled-600M data.lang=es
+    python -m util.translate --input FILE --output FILE --from en --to es
+        --model NAME_OR_FOLDER
 
-For training it makes the translations of the English captions and their back-translations; for
-validation and test, the English translations of the human captions. Existing files are not made
-again. After a kill or Ctrl-C, the same command continues. Several processes share the work with
---shards N --shard I; the one that finishes last joins their parts. With --shards N --cluster slurm
-(or local), this command starts all N as jobs.
+For training it makes the translations of the English captions and their
+back-translations; for validation and test, the English translations of the
+human captions. Existing files are not made again. After a kill or Ctrl-C, the
+same command continues. Several processes share the work with --shards N
+--shard I; the one that finishes last joins their parts. With --shards N
+--cluster slurm (or local), this command starts all N as jobs.
 
-The exit status is 0 if all files are there, and 1 if another process still has to do its share, or
-if captions to translate do not exist.
+The exit status is 0 if all files are there, and 1 if another process still has
+to do its share, or if captions to translate do not exist.
 """
 
 import shlex
@@ -54,9 +56,17 @@ def make(jobs, *, shard=0, shards=1, overwrite=False):
     finished = []
     for job in jobs:
         made = partial(is_current, job) if overwrite else job.path.exists
-        with Progress(job, shard, shards) as progress:
-            do_share(job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made)
-        if join(job, partial(write_reports, job)) or is_there(job):
+        try:
+            with Progress(job, shard, shards) as progress:
+                do_share(
+                    job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made
+                )
+            joined = join(job, partial(write_reports, job))
+        except FileNotFoundError:  # the folder of the parts
+            if job.folder.exists() or not made():
+                raise
+            joined = True  # by another process
+        if joined or is_there(job):
             finished.append(job)
     return finished
 
@@ -203,7 +213,7 @@ def drop_flagged(args, jobs):
 
     train = [job for job in jobs if job.split == 'train']
     if args.config and not train:
-        raise ConfigError('--drop-flagged is for training captions: add train to --splits')
+        raise ConfigError('--drop-flagged is for training captions: add train to --split')
     done = [job for job in (train or jobs) if job.path.exists()]
     if len(done) < len(train or jobs):
         return
