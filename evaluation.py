@@ -29,6 +29,7 @@ from basic.checkpoint import BEST, load_checkpoint
 from basic.collection import Collection, scored_branches, validation_weights
 from basic.command import command, memory_advice, telling
 from basic.config import Config, config_changes, config_from_dict, config_to_dict, keys_with
+from basic.errors import DataError
 from basic.examples import details_of
 from basic.files import write_atomically
 from basic.logger import counted, progress, tell
@@ -591,7 +592,10 @@ def load_model(source, *, device='cpu', tokenizer=None, overrides=()):
     device = runtime.choose_devices('0' if str(device) == 'cuda' else device)[0]
     path = source
     if not os.path.exists(source) and re.fullmatch(r'[\w.-]+/[\w.-]+', str(source)):
-        path = download(str(source), exported.FILES, exported.NEEDED)
+        try:
+            path = download(str(source), exported.FILES, exported.NEEDED)
+        except DataError as error:
+            raise type(error)(f"no model '{source}': {error}") from None
     once = ['compute.compile=false', 'compute.checkpointing=false']  # for a few texts at a time
     checkpoint = load_checkpoint(path, [*once, *overrides])
     name = tokenizer or saved_tokenizer(checkpoint) or checkpoint.config.text.bert

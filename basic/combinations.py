@@ -51,7 +51,8 @@ def _of_visuals(config):
             yield 'visual.max_frames', f'there are only {there} learned positions'
         if data.images:
             images = f'data.images={data.images!r} makes {data.collection} an image collection'
-            yield 'visual.kind', f'but {images}; valid values there: pooled, clip'
+            videos = 'valid values there: pooled, clip; for videos set data.images='
+            yield 'visual.kind', f'but {images}; {videos}'
     video = f'{data.collection} may be a video collection (visual.kind=frames)'
     if visual.kind == 'pooled':
         for split in data.pooled:

@@ -37,7 +37,7 @@ class Example(NamedTuple):
 class LanguageDetails(NamedTuple):
     """What report.html shows of a test in one language beside its metrics."""
 
-    lengths: np.ndarray  # (Q,) tokens of each query, special ones included
+    lengths: np.ndarray | None  # (Q,) tokens of each query, special ones included
     agreement: np.ndarray | None  # (Q,) cosine of the embeddings of a query and its translation
     examples: dict[str, list[Example]]  # of each kind of KINDS
     pictures: Media | None
@@ -68,9 +68,9 @@ def details_of(config, scorings, embeddings, sets, weight):
         kinds = example_rows(ranks, each.visual_of, share)
         rows = [row for some in kinds.values() for row in some]
         examples = dict(zip(rows, search_examples(scoring, each, rows, weight=weight)))
-        tokens = each.captions.dataset.tokens
+        tokens = getattr(each.captions.dataset, 'tokens', None)  # those of zero_shot are not kept
         found[each.lang] = LanguageDetails(
-            lengths=tokens['tgt' if 'tgt' in tokens else 'en'].lengths,
+            lengths=tokens['tgt' if 'tgt' in tokens else 'en'].lengths if tokens else None,
             agreement=agreement(one) if len(each.branches) == 2 else None,
             examples={kind: [examples[row] for row in some] for kind, some in kinds.items()},
             pictures=each.pictures,

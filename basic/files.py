@@ -141,6 +141,19 @@ def remove(path):
         path.unlink(missing_ok=True)
 
 
+def remove_at_once(folder):
+    """Remove a folder in which other processes may be writing.
+
+    They find the whole folder or none: it is renamed first. `remove_leftovers` removes what a
+    killed process leaves.
+    """
+    folder = Path(folder)
+    temporary = _temporary(folder)
+    with suppress(FileNotFoundError):
+        os.replace(folder, temporary)
+        remove(temporary)
+
+
 @contextmanager
 def locked(path, *, wait=False, waiting=None):
     """Hold a lock file within the context; the system releases it if this process dies.

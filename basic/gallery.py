@@ -48,7 +48,8 @@ def example_html(example, lang, media, pictures, *, with_lang=False):
     texts = f'<h4>{tag}<span{_lang(lang)}>{short(first)}</span></h4>' + ''.join(
         f'<p{_lang("en")} class="translation">{short(text)}</p>' for text in others
     )
-    items = ''.join(_item(found, media, pictures) for found in example.found)
+    spoken = 'en' if others else lang
+    items = ''.join(_item(found, media, pictures, spoken) for found in example.found)
     columns = f' class="n{len(example.found)}"' * (len(example.found) < 6)
     return (
         f'<article>{texts}<p class="rank">right item at rank <b>{example.rank:g}</b>'
@@ -57,8 +58,8 @@ def example_html(example, lang, media, pictures, *, with_lang=False):
     )
 
 
-def _item(found, media, pictures):
-    """A found item: picture or id, rank, score, caption."""
+def _item(found, media, pictures, spoken):
+    """A found item: picture or id, rank, score, caption in the language `spoken`."""
     source = pictures.source(media, found.visual_id)
     shown = (
         f'<img src="{source}" alt="{short(found.caption or found.visual_id)}">'
@@ -66,10 +67,10 @@ def _item(found, media, pictures):
         else f'<span class="noimage">{short(found.visual_id, 60)}</span>'
     )
     right = '<b class="tick"><span class="hidden">right: </span>✓</b> ' if found.right else ''
-    caption = f'<span class="caption" dir="auto">{short(found.caption)}</span>'
+    caption = f'<span class="caption"{_lang(spoken)}>{short(found.caption)}</span>'
     return (
-        f'<li{" class=right" if found.right else ""}>{shown}<span class="score">{right}'
-        f'{found.rank:g} <span class="value">· {found.score:.3f}</span></span>{caption}</li>'
+        f'<li{" class=right" if found.right else ""}>{shown}<span class="score"><span>{right}'
+        f'{found.rank:g}</span> <span class="value">{found.score:.3f}</span></span>{caption}</li>'
     )
 
 

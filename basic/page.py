@@ -88,6 +88,9 @@ def head(report):
         f'w = {found["weight"]:g}',
         f'ties {escape(report["ties"])}',
     ]
+    noise = report['details'].config.data.noise
+    if noise:
+        facts.append(f'{100 * noise:g} % of the training translations corrupted')
     notes = [f'Not the test of the run as it was trained: {"; ".join(report["altered"])}.'] * bool(
         report.get('altered')
     )
@@ -110,8 +113,9 @@ def head(report):
 
 
 def run_name(checkpoint):
-    """The last two folders of a checkpoint's path, which name a run."""
-    return '/'.join(Path(checkpoint).parent.parts[-2:])
+    """The last two folders of a checkpoint file's path, which name a run; or a model's hub name."""
+    path = Path(checkpoint)
+    return '/'.join(path.parent.parts[-2:]) if path.is_file() else str(checkpoint)
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -289,10 +293,13 @@ def weights(report):
     def points(part, value):
         return [(row['weight'], value(row)) for row in sorted(part, key=lambda row: row['weight'])]
 
-    sums = [Series(split, points(rows, lambda row: row['SumR']), 0, dots=True)]
-    for name, part in report.get('languages', {}).items():
+    # A language has the colour that it has in the recall curves.
+    parts = report.get('languages', {})
+    name, style = (f'{split}, mean', STYLES - 1) if parts else (split, 0)
+    sums = [Series(name, points(rows, lambda row: row['SumR']), style, dots=True)]
+    for number, (name, part) in enumerate(parts.items()):
         line = points(part['rows'], lambda row: row['SumR'])
-        sums.append(Series(name, line, len(sums), dots=True))
+        sums.append(Series(name, line, number, dots=True))
     if split != 'val' and len(report.get('chosen_from') or ()) > 1:
         line = points(report['chosen_from'], lambda row: row['SumR'])
         sums.append(Series('validation', line, STYLES - 1, dashed=True, dots=True))
@@ -352,16 +359,18 @@ def training(records):
 def groups(details, ranks):
     """t2v by the length of the query, and by how well it agrees with its machine translation."""
     t2v = np.concatenate([ranks[lang].t2v for lang in details])
-    parts = [
-        _groups(
-            'By length',
-            'tokens',
-            'Tokens of the query in the target language, as the tokenizer counts them, special ones'
-            ' included.',
-            grouped(np.concatenate([each.lengths for each in details.values()]), t2v),
-            lambda low, high: f'{low:.0f}' if low == high else f'{low:.0f}–{high:.0f}',
+    parts = []
+    if all(each.lengths is not None for each in details.values()):
+        parts.append(
+            _groups(
+                'By length',
+                'tokens',
+                'Tokens of the query in the target language, as the tokenizer counts them, special'
+                ' ones included.',
+                grouped(np.concatenate([each.lengths for each in details.values()]), t2v),
+                lambda low, high: f'{low:.0f}' if low == high else f'{low:.0f}–{high:.0f}',
+            )
         )
-    ]
     if all(each.agreement is not None for each in details.values()):
         parts.append(
             _groups(
@@ -371,10 +380,10 @@ def groups(details, ranks):
                 ' into English. It is low where the translation says something else, or where the'
                 ' model takes it so: there is no reference to measure the noise itself.',
                 grouped(np.concatenate([each.agreement for each in details.values()]), t2v),
-                lambda low, high: f'{low:.2f} to {high:.2f}',
+                lambda low, high: f'{low:.2f} to {high:.2f}'.replace('-', '−'),
             )
         )
-    return f'<div class="pair">{"".join(parts)}</div>'
+    return f'<div class="pair">{"".join(parts)}</div>' if parts else ''
 
 
 def _groups(title, name, words, found, text):

@@ -30,6 +30,7 @@ from basic.checkpoint import LAST, load_checkpoint
 from basic.config import config_to_dict, load_config
 from basic.distributed import gather, gather_objects, reduce_, share, sum_gradients
 from basic.layers import GlobalBatchNorm1d
+from basic.merge import flatten
 from basic.run_folder import read_log
 from loss import build_loss
 from model import build_model, build_teacher
@@ -347,7 +348,9 @@ def assert_same_run(folder, other):
         assert one['val'] == two['val'] and one['lr'] == two['lr']
     rows = [json.loads((path / 'metrics.json').read_text())['rows'] for path in (folder, other)]
     assert rows[0] == rows[1]
-    assert load_checkpoint(folder).choice == load_checkpoint(other).choice
+    choice, its = (load_checkpoint(each).choice for each in (folder, other))
+    ranges, expected = (flatten(each.pop('val_ranges')) for each in (choice, its))
+    assert choice == its and ranges == pytest.approx(expected, abs=1e-4)
     ours, theirs = (dict(np.load(path / 'ranks.npz')) for path in (folder, other))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)

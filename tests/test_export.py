@@ -388,6 +388,8 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch):
 
     monkeypatch.setattr(hub, 'snapshot_download', absent)
     monkeypatch.setattr(hub, 'get_hf_file_metadata', absent)
-    with pytest.raises(ValueError, match='no such folder, not in the local cache'):
+    with pytest.raises(
+        ValueError, match="no model 'nobody/nothing': no such folder, not in the local cache"
+    ):
         load_model('nobody/nothing')
     assert tool.UNKNOWN == 'unknown'  # as the hub spells it

@@ -19,8 +19,10 @@ import transformers
 
 from basic.errors import DataError
 from basic.features import FrameSource, PooledSource
+from kills import killed_before
 from roots import make_video_root
 from util.extract_features import convert as convert_module
+from util.extract_features import shards
 from util.extract_features.encoders import build_encoder
 from util.extract_features.extract import Options, open_shares, run_share
 from util.extract_features.main import main
@@ -375,6 +377,52 @@ def test_killed_at_random_moments(clip, tmp_path):
     options.output = str(whole)
     run_share(options)
     assert np.array_equal(np.load(output), np.load(whole))
+
+
+@pytest.mark.parametrize('kind, more', [('images', []), ('videos', ['--overwrite'])])
+def test_killed_before_each_change(kind, more, clip, tmp_path):
+    for i in range(2):
+        (tmp_path / f'photos/v{i}').mkdir(parents=True)
+        photo(i).save(tmp_path / f'photos/{i}.png')
+        photo(i).save(tmp_path / f'photos/v{i}/0.png')
+    output = tmp_path / 'x' / ('x.npy' if kind == 'images' else 'x')
+    words = [f'--{kind}', tmp_path / 'photos', '--output', output, '--encoder', clip]
+    words += ['--shard-size', 1, '--workers', 0, '--device', 'cpu']
+
+    def content():
+        found = {path.relative_to(tmp_path): path for path in output.parent.rglob('*')}
+        return {name: b'' if path.is_dir() or path.suffix == '.json' else path.read_bytes()
+                for name, path in found.items()}  # fmt: skip
+
+    run(*words)
+    whole, kills = content(), 0
+    while True:
+        shutil.rmtree(output.parent)
+        if more:
+            run(*words, '--precision', 'bf16')
+        if not killed_before(kills + 1, lambda: run(*words, *more)):
+            break
+        kills += 1
+        assert run(*words, *more) == 0, kills
+        assert content() == whole, kills
+    assert kills > 20
+
+
+def test_a_share_whose_output_another_process_has_written(photos, clip, tmp_path, monkeypatch):
+    command = ['--images', photos, '--encoder', clip, '--output', tmp_path / 'x.npy']
+    write, wrote = shards.Work.write, []
+
+    def late(work, shard, results):
+        if not wrote:
+            wrote.append(shard)
+            assert run(*command, '--shard-size', 4) == 0  # another start of the same command
+        write(work, shard, results)
+
+    monkeypatch.setattr(shards.Work, 'write', late)
+    assert run(*command, '--shard-size', 4) == 0
+    assert not (tmp_path / '.x.npy.shards').exists() and len(np.load(tmp_path / 'x.npy')) == 10
+    (tmp_path / 'x.npy').unlink()  # but not its record
+    assert run(*command, '--shard-size', 4) == 0 and len(np.load(tmp_path / 'x.npy')) == 10
 
 
 # --------------------------------------------------------------------------------------- converting

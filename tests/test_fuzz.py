@@ -27,6 +27,7 @@ from basic.cache import cached_array
 from basic.caption import read_captions
 from basic.checkpoint import load_checkpoint
 from basic.config import config_from_dict, config_to_dict, load_config
+from basic.exported import MODEL, NEEDED, WEIGHTS, write_model
 from basic.features import FrameSource, PooledSource
 from basic.ids import read_ids
 from basic.images import ImageSource, Preprocessing
@@ -573,6 +574,33 @@ def test_pickles_inside_checkpoints(tmp_path, ours):
         read(file.getvalue())
 
     fuzz(changed_bytes(parts[pickle]), read_changed, cost=3)
+
+
+def test_exported_models(tmp_path, ours):
+    write_model(tmp_path, ours)
+    parts = {name: (tmp_path / name).read_bytes() for name in NEEDED}
+
+    def reader(name):
+        def read(data):
+            (tmp_path / name).write_bytes(data)
+            checkpoint = load_checkpoint(tmp_path)
+            refuse_misfit(checkpoint.config, checkpoint)
+
+        read(parts[name])
+        return read
+
+    def with_header(tree):
+        head = as_json(tree)
+        return len(head).to_bytes(8, 'little') + head + weights[8 + length :]
+
+    weights = parts[WEIGHTS]
+    length = int.from_bytes(weights[:8], 'little')
+    header = json.loads(weights[8 : 8 + length])
+    fuzz(changed_bytes(weights), reader(WEIGHTS), cost=6)
+    fuzz(changed_tree(header, PLAIN).map(with_header), reader(WEIGHTS), cost=6)
+    reader(WEIGHTS)
+    fuzz(changed_bytes(parts[MODEL]), reader(MODEL), cost=6)
+    fuzz(changed_tree(json.loads(parts[MODEL]), PLAIN).map(as_json), reader(MODEL), cost=6)
 
 
 # -------------------------------------------------------------------------------------- run folders

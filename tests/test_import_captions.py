@@ -297,7 +297,7 @@ def test_vatex_and_msrvtt(tmp_path, capsys):
         ('photo,en,es\na b,c,d\na_b,c,d\n', (), "would both have the id 'a_b'"),
         ('photo,en,es,split\na,b,c,train\na,b,c,val\n', (), 'in two splits, train and val'),
         ('photo,en,es\na,b,c\n', (), 'give --split, --ids or --draw'),
-        ('photo,en,es\na,b,c\n', ('--draw', 'val=5'), '5 items of 1'),
+        ('photo,en,es\na,b,c\n', ('--draw', 'val=5'), '--draw val=5: of the 1 items'),
         ('photo,en,es\na,b,\n', ('--split', 'val'), 'nothing to write'),
         ('photo,en,es\na,b,c\n', ('--split', 'val', '--images', '.'), 'have no image'),
     ],
@@ -325,3 +325,12 @@ def test_tables_of_other_encodings(tmp_path, capsys, encoding, message):
     table.write_bytes('image,en,es\na.jpg,a caf\u00e9,un caf\u00e9\n'.encode(encoding))
     assert run(tmp_path / 'root', table, *OWN[:4], '--split', 'val') == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_yaml_of_videos_and_of_odd_values(tmp_path):
+    table = save(tmp_path / 'x.csv', 'video,split,en,es\na.mp4,train,a dog,\nb.mp4,val,,un perro\n')
+    options = ['visual.kind=frames', 'visual.feature=a: b # c', 'data.images=', 'train.lr=1e-4']
+    assert run(tmp_path, table, '--collection', 'clips', '--lang', 'es', *options) == 0
+    found = load_config(tmp_path / 'clips/clips.yaml')
+    assert found.visual.kind == 'frames' and found.visual.feature == 'a: b # c'
+    assert found.data.images == '' and found.train.lr == 1e-4

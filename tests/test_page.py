@@ -174,7 +174,7 @@ def test_it_can_be_read_without_seeing_it(tested):
     assert len(charts) == 7 and all(each['aria-label'] for each in charts)
     assert text.count('<caption>') == len(page.tables)
     spoken = [each['lang'] for each in page.of('span') if 'lang' in each]
-    assert set(spoken) == set(LANGUAGES)
+    assert set(spoken) == {*LANGUAGES, 'en'}
 
 
 def test_the_examples_have_pictures_and_one_right_item(tested):
@@ -205,9 +205,10 @@ def test_no_report(world):
 def test_an_altered_test_has_a_page_of_its_own(world, capsys, tmp_path):
     folder = run_test(world)
     before = (folder / 'report.html').read_bytes()
-    run_test(world, 'data.lang=fr', 'eval.weights=[0.2]')
+    run_test(world, 'data.lang=fr', 'eval.weights=[0.2]', 'data.noise=0.2')
     text = (folder / 'report_altered.html').read_text()
     assert 'Not the test of the run as it was trained: ' in text and 'data.lang: ' in text
+    assert '20 % of the training translations corrupted' in text
     assert (folder / 'report.html').read_bytes() == before
     assert 'metrics_altered.json, report_altered.html' in capsys.readouterr().out
     run_test(world, '--output', str(tmp_path / 'mine.json'))

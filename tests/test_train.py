@@ -216,7 +216,7 @@ def test_the_test_finds_the_training_s_model_freed(world, tmp_path, monkeypatch)
     assert main(arguments) == 2 and len(kept) == 3
 
 
-def arguments(world, run_dir, *more):
+def arguments(world, run_dir, *more, report=False):
     root, bert = world
     return [
         '--config',
@@ -228,6 +228,7 @@ def arguments(world, run_dir, *more):
         *tiny.options(bert),
         'train.patience=50',
         'train.keep_last=true',
+        *([] if report else ['--no-report']),
         *more,
     ]
 
@@ -236,7 +237,7 @@ def arguments(world, run_dir, *more):
 def finished(world, tmp_path_factory):
     """A run of four epochs, tested."""
     folder = tmp_path_factory.mktemp('runs') / 'finished'
-    assert main(arguments(world, folder, 'train.epochs=4')) == 0
+    assert main(arguments(world, folder, 'train.epochs=4', report=True)) == 0
     return folder
 
 
@@ -252,7 +253,10 @@ def test_run_folder(finished):
         LAST,
         'metrics.json',
         'ranks.npz',
+        'report.html',
+        'curves.png',
     }
+    assert 'Training loss after each epoch' in (finished / 'report.html').read_text()
     assert (
         yaml.safe_load((finished / 'config.yaml').read_text())['visual']['feature_dim'] == tiny.DIM
     )

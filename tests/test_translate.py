@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from basic.caption import join_captions, read_captions
 from basic.errors import ConfigError, DataError
+from kills import killed_before
 from roots import make_image_root
 from util.translate import report
 from util.translate.engines import Command, CountError, Setup, one_line, translate
@@ -173,6 +175,52 @@ def test_kills_lose_and_double_nothing(tmp_path):
     assert found.texts == [text.upper() for text in texts]
     assert found.ids == [(f'v{i}', '0') for i in range(60)]
     assert not job.folder.exists()
+
+
+@pytest.mark.parametrize('more', [[], ['--overwrite']])
+def test_killed_before_each_change(tmp_path, more):
+    words = tmp_path, "tr '[:lower:]' '[:upper:]'", '--part-size', 2
+    source, kills = write(tmp_path / 'in.caption.txt', [f'text {i}' for i in range(4)]), 0
+    whole = ['out.caption.txt', 'out.flagged.tsv', 'out.translation.json']
+    while True:
+        for path in {*tmp_path.iterdir()} - {source}:
+            path.unlink()
+        if more:
+            plain(tmp_path, 'cat')
+        if not killed_before(kills + 1, lambda: plain(*words, *more)):
+            break
+        kills += 1
+        assert plain(*words, *more) == 0
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ['in.caption.txt', *whole], kills
+        assert read_captions(tmp_path / 'out.caption.txt').texts == [f'TEXT {i}' for i in range(4)]
+    assert kills > 10
+
+
+def test_the_parts_of_a_replacement_are_kept(tmp_path, capsys):
+    job = job_of(tmp_path, ['a', 'b', 'c', 'd'], part_size=3)
+    assert plain(tmp_path, 'cat', '--part-size', 3) == 0
+    assert plain(tmp_path, UPPER, '--part-size', 3, '--overwrite', '--shards', 2) == 1
+    capsys.readouterr()
+    for command in ('cat', UPPER):  # without --overwrite
+        assert plain(tmp_path, command, '--part-size', 3) == 0
+        assert 'has an unfinished one; --overwrite continues it' in capsys.readouterr().out
+        assert job.missing() == [1]
+    assert plain(tmp_path, UPPER, '--part-size', 3, '--overwrite') == 0 and not job.folder.exists()
+
+
+def test_parts_that_other_processes_have_joined(tmp_path, capsys):
+    write(tmp_path / 'in.caption.txt', ['a', 'b', 'c', 'd'])
+    done = f'{tmp_path}/done'
+    other = [sys.executable, '-m', 'util.translate', '--input', f'{tmp_path}/in.caption.txt']
+    other += ['--output', f'{tmp_path}/out.caption.txt', '--to', 'es', '--engine', 'command']
+    script = tmp_path / 'script'
+    script.write_text(f'test -e {done} || {{ touch {done}; {shlex.join(other)} --part-size 2'
+                      f' --command "sh {script}" >&2; }}; exec cat')  # fmt: skip
+    assert plain(tmp_path, f'sh {script}', '--part-size', 2, '--shards', 2) == 0, (
+        capsys.readouterr()
+    )
+    assert read_captions(tmp_path / 'out.caption.txt').texts == ['a', 'b', 'c', 'd']
 
 
 def test_a_share_that_comes_late_repeats_nothing(tmp_path):

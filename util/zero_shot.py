@@ -32,12 +32,13 @@ from basic.collection import Collection, validation_weights
 from basic.command import command
 from basic.config import config_changes, config_from_dict, config_to_dict, ConfigError, load_config
 from basic.errors import DataError
+from basic.examples import details_of
 from basic.images import CLIP
 from basic.languages import one_language
 from basic.loader import Loader
 from basic.logger import tell
 from basic.pretrained.encoders import build_dual_encoder
-from basic.report import result_line, table, write_report
+from basic.report import noted, result_line, table, write_report, written
 from basic.run_folder import (
     CONFIG,
     MAY_DIFFER,
@@ -116,6 +117,8 @@ def open_split(config, rootpath, split, processor, batch_size, weights=None):
         feature_dim=0,
         branches=tuple(joined.files),
         left_out=joined.left_out,
+        texts=texts,
+        pictures=collection.media(split),
         lang=config.data.lang,
     )
 
@@ -225,6 +228,7 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
     if validate:
         choice = choose_weight([embeddings['val']], [sets['val']], config)
         more = [choice['chosen_weight']]
+    scorings = []
     report = {
         'checkpoint': config.visual.clip,
         'epoch': 0,
@@ -239,8 +243,12 @@ def zero_shot(config, rootpath, *, split='test', device='cpu', batch_size=64, va
             config,
             with_ranks=True,
             weights=reported_weights(config, *more, branches=branches),
+            keep=scorings,
         ),
     }
+    with noted('report.html'):
+        weight = report['result']['weight']
+        report['details'] = details_of(config, scorings, [embeddings[split]], [sets[split]], weight)
     folder.mkdir(parents=True, exist_ok=True)
     record_start(
         folder, describe_start(rootpath=os.path.abspath(rootpath), device=device, model=model), tree
@@ -327,7 +335,7 @@ def main(argv=None):
         validate=not args.no_val,
     )
     print(table(report))
-    print(f'written: {write_report(report, folder=folder)}')
+    print(f'written: {written(report, write_report(report, folder=folder))}')
     print(result_line(report))
     return 0
 

@@ -373,7 +373,8 @@ def checkpoint_layers(layers):
 
 
 def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) < 500 else f'{line[:300]} ...'  # as a list of all architectures
 
 
 def plain(config):

@@ -20,7 +20,7 @@ from basic.runtime import choose_devices
 from util.extract_features.encoders import build_encoder
 from util.extract_features.items import collection_ids, find_images, find_videos, listed_ids
 from util.extract_features.reading import encoded, Images, Videos
-from util.extract_features.shards import is_same, share_of, Work
+from util.extract_features.shards import share_of, Work
 from basic.videos import import_av
 from util.extract_features.writing import ids_of, sidecar_of, write_frames, write_pooled
 
@@ -131,16 +131,16 @@ def _size(job, options):
 def _run_job(job, options, encoder, described, share, shares):
     work = Work(job.output, _plan(job, options, described), job.ids, _size(job, options))
     sidecar = sidecar_of(job.output, job.kind)
-    if is_same(sidecar, work.plan) and not work.folder.exists():
+    if not work.begin(sidecar, overwrite=options.overwrite):
         return [f'complete already: {job.output}']
-    if job.output.exists() and not options.overwrite:
-        raise DataError(
-            f'{job.output} exists and was made from other data or options, or by other means: '
-            '--overwrite replaces it'
-        )
-    work.begin(overwrite=options.overwrite)
     mine = share_of(work.count, share, shares)
-    do_shards(work, mine, _reader(job, options, encoder), encoder, workers=options.workers)
+    try:
+        do_shards(work, mine, _reader(job, options, encoder), encoder, workers=options.workers)
+    except (OSError, DataError):
+        with work.lock():
+            if not work.is_complete(sidecar):
+                raise
+        return [f'another process has written {job.output}']  # and removed the work folder
     state = work.join(lambda work, bad: _write(job, work, bad), skip_bad=options.skip_bad)
     if state == 'waiting':
         missing = work.count - len(work.done())

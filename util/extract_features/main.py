@@ -1,19 +1,22 @@
-"""Extract features of images or videos with a frozen encoder, or convert features that exist.
+"""Extract features of images or videos with a frozen encoder, or convert others.
 
-    python -m util.extract_features --config configs/multi30k.yaml --rootpath ROOT
-                                    [--encoder resnet152] [--split train,val,test] [key=value ...]
-    python -m util.extract_features --config configs/vatex.yaml --rootpath ROOT --videos DIR
-                                    --encoder openai/clip-vit-base-patch32 [--fps 1]
+    python -m util.extract_features --config configs/multi30k.yaml
+        --rootpath ROOT [--encoder resnet152] [--split train,val,test]
+        [key=value ...]
+    python -m util.extract_features --config configs/vatex.yaml --rootpath ROOT
+        --videos DIR --encoder openai/clip-vit-base-patch32 [--fps 1]
     python -m util.extract_features --images DIR --output FILE.npy [--ids FILE]
     python -m util.extract_features --videos DIR --output FOLDER [--ids FILE]
-    python -m util.extract_features --from DIR_OR_FILE --output FOLDER [--ids FILE]
+    python -m util.extract_features --from PATH --output FOLDER [--ids FILE]
 
-Images give a .npy and its id list. Videos give one feature per sampled frame, in a BigFile folder.
-A JSON file beside them records encoder, weights, options and counts. The same command again
-resumes after a stop. Several processes share the work with --shards N --shard I; with
---shards N --cluster slurm (or local), this command starts all N as jobs.
+Images give a .npy and its id list. Videos give one feature per sampled frame,
+in a BigFile folder. A JSON file beside them records encoder, weights, options
+and counts. The same command again resumes after a stop. Several processes share
+the work with --shards N --shard I; with --shards N --cluster slurm (or local),
+this command starts all N as jobs.
 
-The exit status is 0 if all was done, 1 if files cannot be read, 2 for a wrong command.
+The exit status is 0 if all was done, 1 if files cannot be read, 2 for a wrong
+command.
 """
 
 import argparse

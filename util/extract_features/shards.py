@@ -1,7 +1,8 @@
 """The unfinished work of an extraction: shards of items, each written atomically.
 
 The work folder `.<output>.shards` beside the output has `plan.json` (what the features depend on),
-and `<number>.npz` for each finished shard. A killed process loses the shard that it was making.
+and `<number>.npz` for each finished shard. A killed process loses the shard that it was making. The
+file `joining` says that the output is being written from the shards.
 Several processes can work on one output, each on its share of the shards.
 """
 
@@ -13,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from basic.errors import DataError, UserError, first_five
-from basic.files import locked, remove, write_atomically
+from basic.files import locked, remove, remove_at_once, remove_leftovers, write_atomically
 from basic.foreign import parse_json, read_json, read_npz
 from basic.merge import flatten
 
-PLAN, LOCK = 'plan.json', '.extract_features.lock'
+PLAN, JOINING, LOCK = 'plan.json', 'joining', '.extract_features.lock'
 
 
 class BadFiles(UserError):
@@ -54,27 +55,51 @@ class Work:
         """The positions of a shard's items in `ids`."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.ids)))
 
-    def begin(self, *, overwrite):
-        """Make the work folder, or check that the one that exists has the same plan.
+    def begin(self, sidecar, *, overwrite):
+        """Make the work folder, or continue the one that exists.
 
+        Args:
+            sidecar: path of the output's record.
+            overwrite: replace an output of other data or options, and discard such unfinished work.
+        Returns:
+            whether there is something to do; False if the output is complete.
         Raises:
-            DataError: it was begun with other options; `overwrite` discards it.
+            DataError: output or unfinished work of other data or options, without `overwrite`.
         """
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.lock():
-            if self.folder.exists():
-                changes = plan_changes(self._stored(), self.plan)
-                if not changes:
-                    return
-                if not overwrite:
-                    raise DataError(
-                        f'{self.folder} has unfinished work with other options: '
-                        f'{"; ".join(changes)}. Finish it with those options, discard it with '
-                        '--overwrite, or write to another place'
-                    )
-                remove(self.folder)
+            stored = self._stored()
+            changes = plan_changes(stored, self.plan)
+            remove_leftovers(self.folder)
+            if self.is_complete(sidecar):
+                remove_leftovers(self.output)  # of a process that was killed at the end
+                if not stored or not changes:
+                    remove_at_once(self.folder)
+                return False
+            joining = not changes and (self.folder / JOINING).exists()
+            if self.output.exists() and not joining and not overwrite:
+                raise DataError(
+                    f'{self.output} exists and was made from other data or options, or by other '
+                    'means: --overwrite replaces it'
+                )
+            if not changes:
+                return True
+            if stored and not overwrite:
+                raise DataError(
+                    f'{self.folder} has unfinished work with other options: '
+                    f'{"; ".join(changes)}. Finish it with those options, discard it with '
+                    '--overwrite, or write to another place'
+                )
+            remove_at_once(
+                self.folder
+            )  # without a plan: a process was killed when it made or removed it
             self.folder.mkdir()
             write_atomically(self.folder / PLAN, json.dumps(self.plan, indent=2) + '\n')
+            return True
+
+    def is_complete(self, sidecar):
+        """Whether the output is there, made by this plan."""
+        return self.output.exists() and is_same(sidecar, self.plan)
 
     def _stored(self):
         path = self.folder / PLAN
@@ -164,8 +189,9 @@ class Work:
                 refuse_bad(bad, len(self.ids), self.output.with_name(f'{self.output.name}.bad.txt'))
             if len(bad) == len(self.ids):
                 raise BadFiles(f'none of the {len(bad):,} items can be read: {reasons(bad)}')
+            (self.folder / JOINING).touch()
             write(self, bad)
-            remove(self.folder)
+            remove_at_once(self.folder)
             remove(self.output.with_name(f'{self.output.name}.bad.txt'))
             return 'joined'
 

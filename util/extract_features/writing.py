@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from basic.files import remove, replace_folder, write_atomically
+from basic.files import remove, remove_leftovers, replace_folder, write_atomically
 
 SIDECAR = 'extracted.json'  # in a BigFile folder
 
@@ -35,7 +35,10 @@ def write_pooled(output, made_from, ids, parts, more):
         more: further entries of the sidecar.
     """
     output, parts = Path(output), iter(parts)
-    remove(sidecar_of(output, 'images'))  # without it the output counts as unfinished
+    sidecar = sidecar_of(output, 'images')
+    remove(sidecar)  # without it the output counts as unfinished
+    for path in (output, ids_of(output), sidecar):
+        remove_leftovers(path)
     first = next(parts)
 
     def write(file):
@@ -54,7 +57,7 @@ def write_pooled(output, made_from, ids, parts, more):
     write_atomically(output, write)
     write_atomically(ids_of(output), ''.join(f'{name}\n' for name in ids))
     record = {'ids': len(ids), 'rows': len(ids), 'dim': first.shape[1], **more}
-    write_atomically(sidecar_of(output, 'images'), _record(made_from, record))
+    write_atomically(sidecar, _record(made_from, record))
 
 
 def write_frames(output, made_from, videos, more):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from basic.caption import caption_lines, split_line
-from basic.errors import DataError
+from basic.errors import DataError, first_five
 from basic.foreign import expect, refuse_special
 from basic.ids import lines_of, read_bytes
 from util.import_captions.splits import json_of, read_list, split_name
@@ -147,7 +147,7 @@ def token(source, options, lang):
         if options.tag in (None, tag):
             yield Caption(visual, lang, text, None, str(number))
     if len(tags) > 1:
-        counts = ', '.join(f'{tag or "(none)"} {count:,}' for tag, count in tags.items())
+        counts = first_five([f'{tag or "(none)"} {count:,}' for tag, count in tags.items()])
         source.notes.append(f'tags: {counts}; --tag TAG selects one')
 
 

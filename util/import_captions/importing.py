@@ -1,15 +1,19 @@
 """Bring captions into the layout of the data.
 
-    python -m util.import_captions captions.csv --collection photos --lang es --rootpath ROOT
-                                   --images PHOTOS --draw val=10,test=10,train=rest
-    python -m util.import_captions en=dataset_coco.json --config configs/mscoco.yaml --rootpath ROOT
-    python -m util.import_captions zh=imageid.human-written-caption.txt --config configs/mscoco.yaml
-        --rootpath ROOT --ids val=coco-cn_val.txt --ids test=coco-cn_test.txt
+    python -m util.import_captions captions.csv --collection photos --lang es
+        --rootpath ROOT --images PHOTOS --draw val=10,test=10,train=rest
+    python -m util.import_captions en=dataset_coco.json
+        --config configs/mscoco.yaml --rootpath ROOT
+    python -m util.import_captions zh=imageid.human-written-caption.txt
+        --config configs/mscoco.yaml --rootpath ROOT
+        --ids val=coco-cn_val.txt --ids test=coco-cn_test.txt
 
-The training split takes the English captions, validation and test take those of the target
-language. A file with captions of one language is given as en=FILE or zh=FILE. With --collection,
-the collection's YAML is written too (ROOT/NAME/NAME.yaml, of configs/custom.yaml). A file is never
-replaced without --overwrite. Formats:
+The training split takes the English captions, validation and test take those of
+the target language. A file with captions of one language is given as en=FILE or
+zh=FILE. With --collection, the collection's YAML is written too
+(ROOT/NAME/NAME.yaml, of configs/custom.yaml); for videos, add
+visual.kind=frames visual.feature=NAME data.images=. A file is never replaced
+without --overwrite. Formats:
 """
 
 import argparse
@@ -25,13 +29,13 @@ from basic.errors import DataError, first_five
 LANGUAGE = re.compile(r'([A-Za-z]{2,3}(?:[-_][A-Za-z]+)?)=(.+)', re.DOTALL)
 OPTION = re.compile(r'[a-z_]+(\.[a-z_]+)+=')
 FORMATS = {
-    'csv': 'own table with a header; comma, semicolon, tab or | between columns',
+    'csv': 'own table with a header; comma, semicolon, tab or | between fields',
     'jsonl': 'own JSON objects, one a line, or a list of them',
     'coco': 'captions_*.json of COCO and STAIR Captions',
     'karpathy': 'dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json',
-    'token': '<id>#<n> or <id>#<tag>#<n>, and a caption: COCO-CN, Flickr30k, Flickr8k-CN,\n'
-    '              Flickr30k-CN, MSR-VTT-CN',
-    'lines': "one caption a line; line i belongs to line i of the split's --ids file",
+    'token': '<id>#<n> or <id>#<tag>#<n>, and a caption: COCO-CN, Flickr30k,\n'
+    '              Flickr8k-CN, Flickr30k-CN, MSR-VTT-CN',
+    'lines': 'one caption a line; line i belongs to line i of the --ids file',
     'multi30k': "the folder of Multi30K's data repository",
     'vatex': 'vatex_*.json, with enCap and chCap',
     'msrvtt': 'videodatainfo.json of MSR-VTT',
@@ -75,7 +79,7 @@ def arguments(argv=None):
     add(
         '--draw',
         metavar='SPLIT=N,...',
-        help='draw splits: numbers, shares, rest: val=0.1,train=rest',
+        help='draw splits: numbers, shares below 1, or rest: val=0.1,test=50,train=rest',
     )
     add('--seed', type=int, default=1, metavar='N', help='of --draw (default: 1)')
     add(
@@ -269,7 +273,7 @@ def _chosen(read, splits, lang, notes):
             f'nothing to write: training takes English captions, validation and test take {lang}; '
             + '; '.join(f'found captions, {which}: {count:,}' for which, count in unused.items())
         )
-    for split in set(splits.values()):
+    for split in (split for split in SPLITS if split in splits.values()):
         there = {visual for visual, _ in chosen.get(split, ())}
         lost = [visual for visual, one in splits.items() if one == split and visual not in there]
         if lost:

@@ -106,9 +106,11 @@ def draw(wanted, seed, pools):
         count = wanted[split]
         count = len(free) if count == 'rest' else int(count if count >= 1 else round(count * total))
         if count > len(free) or not count:
+            shown = 'rest' if wanted[split] == 'rest' else f'{wanted[split]:g}'
             raise DataError(
-                f'--draw {split}={wanted[split]}: {count:,} items of {len(free):,} that have '
-                'captions in the language of this split'
+                f'--draw {split}={shown}: of the {len(pools[split]):,} '
+                f'items with captions in the language of {split}, {len(free):,} are left; give '
+                'smaller numbers, or a share such as 0.1'
             )
         splits |= dict.fromkeys(rng.sample(free, count), split)
     return splits

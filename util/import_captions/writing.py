@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tempfile
+from operator import attrgetter
 from pathlib import Path
 
 from basic.config import SPLITS, ConfigError, load_config
@@ -199,19 +200,25 @@ def _make_links(wanted):
 # ------------------------------------------------------------------------------------------ YAML
 
 
-def yaml_text(collection, lang, options):
+def yaml_text(collection, config, options):
     """The YAML of a new collection: configs/custom.yaml with its name, its language and options.
 
+    Args:
+        collection: its name.
+        config: the Config with these options, which has their values.
+        options: list of key=value.
     Raises:
         ConfigError: an option that the template does not have.
     """
     text = TEMPLATE.read_text(encoding='utf-8')
     text = text[text.index('data:\n') :]
-    values = [('data.collection', json.dumps(collection)), ('data.lang', json.dumps(lang))]
-    for key, value in [*values, *(option.split('=', 1) for option in options)]:
+    for key in ['data.collection', 'data.lang', *(option.split('=', 1)[0] for option in options)]:
         *groups, last = key.split('.')
         pattern = rf'(?m)(^{re.escape(groups[0])}:.*\n(?:[ #].*\n)*?  {re.escape(last)}: ).*$'
-        text, count = re.subn(pattern, lambda match: match[1] + value, text, count=1)
+        value = attrgetter(key)(config)
+        # JSON is YAML, whatever is in a text.
+        shown = json.dumps(value, ensure_ascii=False, default=list)
+        text, count = re.subn(pattern, lambda match: match[1] + shown, text, count=1)
         if len(groups) != 1 or not count:
             raise ConfigError(
                 f'{key}: not in {TEMPLATE.name}; edit the new YAML, or give it to train.py'
@@ -233,4 +240,4 @@ def collection_config(rootpath, name, lang, options):
             '--lang is required for a new collection: the target language, such as es'
         )
     config = load_config(TEMPLATE, [f'data.collection={name}', f'data.lang={lang}', *options])
-    return path, yaml_text(name, lang, options), config
+    return path, yaml_text(name, config, options), config

@@ -196,18 +196,24 @@ def template_tokens(template):
     return tokens
 
 
+@functools.cache
+def fitting(lang, parts):
+    """The templates of a language that can say these parts, all of them and nothing else."""
+    return [template for template in TEMPLATES[lang] if fits(template, parts)]
+
+
 def fits(template, parts):
-    """Whether a template can say these parts, all of them and nothing else."""
+    """Whether a template can say these parts, a set of letters, and nothing else."""
     kinds = [(kind, letter) for kind, letter, _, _ in template_tokens(template) if kind != 'word']
     used = {letter for kind, letter in kinds if kind != 'lack'}
     if (
-        parts['V']
+        'V' in parts
         and not {'V', 'G'} & used
-        or any(parts[letter] and not {letter, 'L'} & used for letter in 'PT')
+        or any(letter in parts and not {letter, 'L'} & used for letter in 'PT')
     ):
         return False
     return all(
-        bool(parts[letter]) == (kind == 'need')
+        (letter in parts) == (kind == 'need')
         for kind, letter in kinds
         if kind != 'may' and letter != 'S'
     )
@@ -232,7 +238,7 @@ def describe(scene, lang, rng, mentioned=None):
     )
     parts['L'] = parts['P'] + link + parts['T']
     parts['X'] = function('いる' if scene.object in OBJECTS and scene.object != 'car' else 'ある')
-    templates = [template for template in TEMPLATES[lang] if fits(template, parts)]
+    templates = fitting(lang, frozenset(letter for letter in parts if parts[letter]))
     pieces = []
     for kind, text, before, after in template_tokens(templates[int(order * len(templates))]):
         if kind == 'word':

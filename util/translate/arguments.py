@@ -48,7 +48,12 @@ def _add_files(parser):
         '--rootpath', metavar='ROOT', help="folder that holds the collection's folder"
     )
     files.add_argument(
-        '--splits', default=','.join(SPLITS), metavar='SPLIT,...', help='default: %(default)s'
+        '--split',
+        '--splits',
+        dest='splits',
+        default=','.join(SPLITS),
+        metavar='SPLIT,...',
+        help='default: %(default)s',
     )
     files.add_argument('--input', metavar='FILE', help='translate this caption file instead')
     files.add_argument('--output', metavar='FILE', help='the file to write, with --input')
@@ -141,7 +146,7 @@ def _check(args):
         raise ConfigError(f'--shard {args.shard}: expected 0 to {args.shards - 1} (--shards - 1)')
     args.splits = args.splits.split(',')
     if not args.splits or set(args.splits) - {*SPLITS}:
-        raise ConfigError(f'--splits {",".join(args.splits)}: expected some of {", ".join(SPLITS)}')
+        raise ConfigError(f'--split {",".join(args.splits)}: expected some of {", ".join(SPLITS)}')
     given = [args.command, args.back_command]
     if args.engine == 'command' and (args.model or args.back_model):
         raise ConfigError('--model is for the engines transformers and ctranslate2')

@@ -5,7 +5,7 @@ import json
 import time
 
 from basic.caption import read_captions
-from basic.files import remove, write_atomically
+from basic.files import remove, remove_leftovers, write_atomically
 from basic.ids import visual_id
 from util.translate import report
 
@@ -36,7 +36,9 @@ def write_reports(job, lines, record):
     flagged = [
         (names[i], reasons, sources[i], lines[i]) for i, reasons in enumerate(found) if reasons
     ]
-    listed = beside(job.path, '.flagged.tsv')
+    listed, record_file = (beside(job.path, end) for end in ('.flagged.tsv', '.translation.json'))
+    for path in (listed, record_file):
+        remove_leftovers(path)
     if flagged:
         rows = [('id', 'reasons', 'source', 'translation')]
         rows += [(name, ','.join(why), *map(tidy, texts)) for name, why, *texts in flagged]
@@ -45,7 +47,7 @@ def write_reports(job, lines, record):
         remove(listed)
     if record:
         content = sidecar(job, lines, record, counts)
-        write_atomically(beside(job.path, '.translation.json'), content)
+        write_atomically(record_file, content)
     job.report = counts, flagged
 
 
@@ -90,6 +92,8 @@ def digest_of(names, texts):
 
 def is_current(job):
     """Whether a job's file was made by the same options from the same captions."""
+    if job.setup is None:
+        return False
     try:
         with open(beside(job.path, '.translation.json'), encoding='utf-8') as file:
             found = json.load(file)

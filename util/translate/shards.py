@@ -13,7 +13,7 @@ from pathlib import Path
 
 from basic.caption import caption_lines, read_captions, split_line
 from basic.errors import ConfigError, DataError
-from basic.files import locked, remove, write_atomically
+from basic.files import locked, remove_at_once, remove_leftovers, write_atomically
 from util.translate.engines import CountError, one_line, translate
 
 BAD_PARTS = 5  # parts that may fail before the translation is stopped
@@ -148,21 +148,25 @@ class Job:
         """The parts that are not done."""
         return [part for part in self.parts() if self.read(part) is None]
 
-    def check_parts(self):
-        """Raise ConfigError if parts were made with other options."""
+    def other_options(self):
+        """How the options of parts differ from this job's, as text; '' if they do not."""
         for part in self.parts():
             other = (self.header(part) or {}).get('decides', self.decides)
             if other != self.decides:
-                keys = sorted(
-                    key
-                    for key in {*other, *self.decides}
+                return ', '.join(
+                    f'{key} {other.get(key)!r}, now {self.decides.get(key)!r}'
+                    for key in sorted({*other, *self.decides})
                     if other.get(key) != self.decides.get(key)
                 )
-                raise ConfigError(
-                    f'{self.folder} has parts of an unfinished translation with other options: '
-                    + ', '.join(f'{k} {other.get(k)!r}, now {self.decides.get(k)!r}' for k in keys)
-                    + '. Give the same options to continue it, or delete this folder'
-                )
+        return ''
+
+    def check_parts(self):
+        """Raise ConfigError if parts were made with other options."""
+        if differ := self.other_options():
+            raise ConfigError(
+                f'{self.folder} has parts of an unfinished translation with other options: '
+                f'{differ}. Give the same options to continue it, or delete this folder'
+            )
 
 
 def new_name(name, to):
@@ -190,12 +194,13 @@ def do_share(job, engine_of, *, shard=0, shards=1, done=lambda n: None, made=lam
         DataError: captions that the engine cannot translate; all other parts are done.
         ConfigError: parts of other options.
         Locked: another process does this share.
+        FileNotFoundError: other processes have joined the parts meanwhile.
     """
     job.folder.mkdir(exist_ok=True)
     problems = []
     with locked(job.folder / f'shard_{shard}_of_{shards}.lock'):
         if made():
-            remove(job.folder)  # which the lock has perhaps made again
+            remove_at_once(job.folder)  # which the lock has perhaps made again
             return
         job.check_parts()
         for part in job.parts():
@@ -233,14 +238,16 @@ def join(job, finish):
         finish: function (translations, engine's record) that writes the files beside it.
     Returns:
         whether this process has joined them.
+    Raises:
+        FileNotFoundError: as `do_share`.
     """
     if not job.folder.is_dir() or job.missing():
         return False
     with locked(job.folder / 'join.lock', wait=True):
         found = [job.read(part) for part in job.parts()]
-        if any(lines is None for lines in found):  # joined and removed by another process
-            if job.path.exists():
-                remove(job.folder)
+        if all(lines is None for lines in found) and job.path.exists():
+            remove_at_once(job.folder)  # joined by another process; the lock has made it again
+        if any(lines is None for lines in found):
             return False
         records = [job.header(part)['engine'] for part in job.parts()]
         if any(record != records[0] for record in records):
@@ -251,8 +258,9 @@ def join(job, finish):
         lines = [line for part in found for line in part]
         finish(lines, records[0] if records else {})
         names = job.new_names()
+        remove_leftovers(job.path)
         write_atomically(
             job.path, ''.join(f'{name} {line}\n' for name, line in zip(names, lines, strict=True))
         )
-        remove(job.folder)
+        remove_at_once(job.folder)
     return True

@@ -1,20 +1,22 @@
 """Machine-translate the captions that a collection lacks, or any caption file.
 
-    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT --engine command
-                             --command 'apertium -u -f line eng-spa'
-                             --back-command 'apertium -u -f line spa-eng' data.lang=es
     python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
-                             --model facebook/nllb-200-distilled-600M data.lang=es
-    python -m util.translate --input FILE --output FILE --from en --to es --model NAME_OR_FOLDER
+        --engine command --command 'apertium -u -f line eng-spa'
+        --back-command 'apertium -u -f line spa-eng' data.lang=es
+    python -m util.translate --config configs/multi30k.yaml --rootpath ROOT
+        --model facebook/nllb-200-distilled-600M data.lang=es
+    python -m util.translate --input FILE --output FILE --from en --to es
+        --model NAME_OR_FOLDER
 
-For training it makes the translations of the English captions and their back-translations; for
-validation and test, the English translations of the human captions. Existing files are not made
-again. After a kill or Ctrl-C, the same command continues. Several processes share the work with
---shards N --shard I; the one that finishes last joins their parts. With --shards N --cluster slurm
-(or local), this command starts all N as jobs.
+For training it makes the translations of the English captions and their
+back-translations; for validation and test, the English translations of the
+human captions. Existing files are not made again. After a kill or Ctrl-C, the
+same command continues. Several processes share the work with --shards N
+--shard I; the one that finishes last joins their parts. With --shards N
+--cluster slurm (or local), this command starts all N as jobs.
 
-The exit status is 0 if all files are there, and 1 if another process still has to do its share, or
-if captions to translate do not exist.
+The exit status is 0 if all files are there, and 1 if another process still has
+to do its share, or if captions to translate do not exist.
 """
 
 import shlex
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from basic.command import command, telling, typed
 from basic.errors import ConfigError
-from basic.files import remove, write_atomically
+from basic.files import remove_at_once, remove_leftovers, write_atomically
 from util import cluster
 from util.translate.arguments import parse
 from util.translate.engines import build
@@ -54,9 +56,17 @@ def make(jobs, *, shard=0, shards=1, overwrite=False):
     finished = []
     for job in jobs:
         made = partial(is_current, job) if overwrite else job.path.exists
-        with Progress(job, shard, shards) as progress:
-            do_share(job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made)
-        if join(job, partial(write_reports, job)) or is_there(job):
+        try:
+            with Progress(job, shard, shards) as progress:
+                do_share(
+                    job, progress.engine, shard=shard, shards=shards, done=progress.add, made=made
+                )
+            joined = join(job, partial(write_reports, job))
+        except FileNotFoundError:  # the folder of the parts
+            if job.folder.exists() or not made():
+                raise
+            joined = True  # by another process
+        if joined or is_there(job):
             finished.append(job)
     return finished
 
@@ -136,8 +146,10 @@ def to_do(jobs, overwrite):
             job.upstream = None
         if not job.path.exists() or overwrite and not (job.upstream is None and is_current(job)):
             missing.append(job)
-        elif job.folder.is_dir():  # killed after the file was written
-            remove(job.folder)
+            continue
+        remove_leftovers(job.folder)  # of a process that was killed after the file was written
+        if job.folder.is_dir() and is_current(job) and not job.other_options():
+            remove_at_once(job.folder)
     return missing
 
 
@@ -201,7 +213,7 @@ def drop_flagged(args, jobs):
 
     train = [job for job in jobs if job.split == 'train']
     if args.config and not train:
-        raise ConfigError('--drop-flagged is for training captions: add train to --splits')
+        raise ConfigError('--drop-flagged is for training captions: add train to --split')
     done = [job for job in (train or jobs) if job.path.exists()]
     if len(done) < len(train or jobs):
         return
@@ -248,6 +260,8 @@ def main(argv=None):
     for job in jobs:
         if job not in missing:
             print(f'{job.path} exists')
+            if job.folder.is_dir():
+                print(f'  {job.folder} has an unfinished one; --overwrite continues it')
     if args.cluster and missing:
         failed = submit(missing, args, words)
         finished = [job for job in missing if is_there(job)]
