@@ -9,7 +9,7 @@ from PIL import Image
 
 from basic.retriever import Retriever
 from util.search.build import fill
-from util.search.index import creating
+from util.search.writer import creating
 from util.search.items import Captions, Source
 
 COLOURS = {

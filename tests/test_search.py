@@ -20,12 +20,15 @@ from basic.bigfile import BigFile
 from basic.errors import ConfigError, DataError
 from basic.files import Locked
 from evaluation import load_model
-from util.search import index as index_module
+from util.search import manifest as manifest_module
+from util.search import writer as writer_module
 from util.search.exact import NpyVectors, block_size, settle
-from util.search.index import ITEMS, Index, read_manifest, writing
+from util.search.index import Index
 from util.search.main import main, parse
+from util.search.manifest import ITEMS, read_manifest
 from util.search.milvus import clean_uri
 from util.search.searcher import Searcher, Text, fused_offset
+from util.search.writer import writing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BY_HAND = {'rtol': 0, 'atol': 1e-6}
@@ -204,7 +207,7 @@ def die_at(stage, monkeypatch):
     def die(*_, **__):
         os._exit(9)
 
-    def half(path, content, own=index_module.write_atomically):
+    def half(path, content, own=writer_module.write_atomically):
         if ('manifest' in str(path)) == (stage == 'manifest'):
             (path.parent / f'.{path.name}.abcdef12.tmp').write_text('half')
             die()
@@ -213,10 +216,11 @@ def die_at(stage, monkeypatch):
     if stage == 'vectors':
         monkeypatch.setattr(os, 'fsync', die)
     elif stage == 'after':
-        own = index_module.write_manifest
-        monkeypatch.setattr(index_module, 'write_manifest', lambda *args: (own(*args), die()))
+        own = writer_module.write_manifest
+        monkeypatch.setattr(writer_module, 'write_manifest', lambda *args: (own(*args), die()))
     else:
-        monkeypatch.setattr(index_module, 'write_atomically', half)
+        for module in (writer_module, manifest_module):
+            monkeypatch.setattr(module, 'write_atomically', half)
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -286,7 +290,7 @@ def test_an_unfinished_index_continues(tmp_path, painted, monkeypatch):
     make_index(tmp_path / 'index', painted, model)
     assert sum(calls) == 2 + 2 + 2 + 2  # four were kept
     assert content(tmp_path / 'index')['items']['id'] == list(COLOURS)
-    with pytest.raises(DataError, match='is an index of 6 items already'):
+    with pytest.raises(DataError, match='is an index already'):
         make_index(tmp_path / 'index', painted, model)
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other/x').write_text('x')
@@ -640,17 +644,30 @@ def test_a_port_that_is_taken(made, capsys):
     assert f'cannot listen at 127.0.0.1:{port}' in capsys.readouterr().err
 
 
-def test_a_milvus_file_from_process_to_process(tmp_path, painted):
+MAKES_ONE = """
+import sys
+from types import SimpleNamespace
+import numpy as np
+from util.search.writer import creating
+
+model = SimpleNamespace(name='x', fingerprint='y', kind='clip', languages=['de'])
+vars(model).update(dim=8, weight=0.2, ranges={})
+with creating(sys.argv[1], model, 'nowhere', milvus=sys.argv[2]) as writer:
+    writer.append('items', np.eye(8), {'id': list('abcdefgh'), 'file': [''] * 8})
+    writer.finish()
+"""
+
+
+def test_a_milvus_file_from_process_to_process(tmp_path):
     """It can be read by another process when the first has ended, and by one at a time."""
     pytest.importorskip('milvus_lite')
-    folder, uri = tmp_path / 'index', f'milvus:{tmp_path}/x.db'
-    code = f'import standin; standin.make_index("{folder}", standin.paint("{tmp_path}"), milvus="{uri}")'
-    paths = {**os.environ, 'PYTHONPATH': f'{REPOSITORY}:{REPOSITORY}/tests'}
-    subprocess.run([sys.executable, '-c', code], env=paths, check=True)
+    folder, uri = str(tmp_path / 'index'), f'milvus:{tmp_path}/x.db'
+    words = [sys.executable, '-c', MAKES_ONE, folder, uri]
+    subprocess.run(words, cwd=REPOSITORY, check=True)
     index = Index(folder)
-    (hits,) = Searcher(index, StandIn()).by_text([Text('blau', 'de')], 1)
-    assert index.items.columns['id'][hits[0].row] == 'blue'
-    words = [sys.executable, '-m', 'util.search', 'remove', str(folder), 'red']
+    ((rows, scores),) = index.items.search(np.eye(8, dtype=np.float32)[2:3], 1, None)
+    assert (rows.tolist(), scores.tolist()) == ([2], [1.0])
+    words = [sys.executable, '-m', 'util.search', 'remove', folder, 'c']
     other = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY)
     assert other.returncode == 2 and 'one process at a time' in other.stderr
     assert other.stderr.count('\n') == 1

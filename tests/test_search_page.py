@@ -20,9 +20,11 @@ from standin import COLOURS, StandIn, make_index, paint
 from basic.errors import DataError
 from util.search.engine import Busy, Engine
 from util.search.guard import host_name
-from util.search.index import CAPTIONS, ITEMS, Index, writing
+from util.search.index import Index
+from util.search.manifest import CAPTIONS, ITEMS
 from util.search.media import PIXELS, TooLarge, decode
 from util.search.searcher import Searcher, Text
+from util.search.writer import writing
 
 fastapi = pytest.importorskip('fastapi', reason='util/requirements-search.txt')
 pytest.importorskip('httpx', reason='of tests/requirements.txt')

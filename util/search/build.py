@@ -7,7 +7,7 @@ import numpy as np
 
 from basic.errors import DataError, first_five
 from basic.logger import progress
-from util.search.index import CAPTIONS, ITEMS
+from util.search.manifest import CAPTIONS, ITEMS
 from util.search.items import of_known
 
 CHUNK = 256  # items, or captions, that are encoded at a time

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from basic.errors import DataError
 from basic.foreign import DAMAGE, refuse_special
@@ -104,6 +103,8 @@ class NpyVectors:
         Returns:
             for each query rows (k,) int64 and scores (k,) float64, falling.
         """
+        import torch  # here, because adding and removing need none of it
+
         vectors, size = self.map(), block_size(len(queries), self.dim, memory)
         q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
         slack = ROUNDING * np.linalg.norm(queries, axis=1)  # (Q,)

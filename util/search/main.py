@@ -212,8 +212,9 @@ def _root(run, model):
 
 def _index(args):
     from util.search.build import fill
-    from util.search.index import creating
+    from util.search.writer import check_new, creating
 
+    check_new(args.output)  # before the model is loaded, which takes long
     model = _open_model(args.run, args.device)
     run = str(Path(args.run).absolute()) if Path(args.run).exists() else args.run
     source = _source(args, model, args.run)
@@ -228,7 +229,8 @@ def _index(args):
 
 def _add(args):
     from util.search.build import fill
-    from util.search.index import read_manifest, writing
+    from util.search.manifest import read_manifest
+    from util.search.writer import writing
 
     run = args.model or read_manifest(args.index_folder)['model']['source']
     model = _open_model(run, args.device)
@@ -242,7 +244,7 @@ def _add(args):
 
 def _remove(args):
     from basic.ids import read_ids
-    from util.search.index import writing
+    from util.search.writer import writing
 
     ids = [*args.ids, *(read_ids(args.id_list) if args.id_list else [])]
     if not ids:

@@ -10,7 +10,7 @@ import numpy as np
 
 from basic.errors import DataError
 from util.search.exact import MEMORY
-from util.search.index import CAPTIONS, ITEMS
+from util.search.manifest import CAPTIONS, ITEMS
 
 REMEMBERED = 2000  # encoded texts that are kept: 6 KiB each for E = 1,536
 COSINE = 'cosine'
