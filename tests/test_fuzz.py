@@ -36,9 +36,14 @@ from basic.print_config import describe_config
 from basic.run_folder import read_config, read_log, record_start
 from model import build_model, refuse_misfit
 from roots import CONFIGS, make_video_root
+from standin import make_index, paint
 from test_released import released  # noqa: F401  (a fixture)
 from test_table import make_run
 from util.make_demo.corpus import options_there
+from util.search.index import Index
+from util.search.manifest import ITEMS, MANIFEST
+from util.search.media import decode
+from util.search.searcher import Searcher
 from util.table.runs import read_runs
 
 FUZZ = os.environ.get('FUZZ')
@@ -601,6 +606,45 @@ def test_exported_models(tmp_path, ours):
     reader(WEIGHTS)
     fuzz(changed_bytes(parts[MODEL]), reader(MODEL), cost=6)
     fuzz(changed_tree(json.loads(parts[MODEL]), PLAIN).map(as_json), reader(MODEL), cost=6)
+
+
+# ------------------------------------------------------------------------------------------ search
+
+
+def test_indexes(tmp_path):
+    folder = make_index(tmp_path / 'index', paint(tmp_path))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    items = manifest['parts'][ITEMS]
+    query = np.ones((1, manifest['dim']), dtype=np.float32)
+
+    parts = {
+        name: (folder / name).read_bytes()
+        for name in (MANIFEST, items['records'], items['vectors'])
+    }
+
+    def reader(name):
+        def read(data):
+            (folder / name).write_bytes(data)
+            searcher = Searcher(Index(folder))
+            searcher.similar(query, 3)
+            searcher.captions_for(query, 'de', 3)
+
+        read(parts[name])
+        return read
+
+    for name in parts:
+        fuzz(changed_bytes(parts[name]), reader(name))
+        if name.endswith('.json'):
+            tree = json.loads(parts[name])
+            fuzz(changed_tree(tree, PLAIN).map(as_json), reader(name))
+        reader(name)
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg', 'gif', 'bmp', 'webp'])
+def test_uploads(kind):
+    packed = io.BytesIO()
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(packed, kind)
+    fuzz(changed_bytes(packed.getvalue()), decode, cost=4)
 
 
 # -------------------------------------------------------------------------------------- run folders

@@ -615,6 +615,7 @@ def test_a_split(tmp_path, make_run, capsys):  # noqa: F811
         (['query', 'i', 'x', '--image', 'y'], 'give one of TEXT'),
         (['query', 'i', 'x', '--top', '0'], 'expected 1 to'),
         (['query', 'i', 'x', '--weight', '0.1'], 'give --translation'),
+        (['serve', 'i', '--memory', '0'], 'at least 1'),
     ],
 )
 def test_wrong_words(words, message):

@@ -38,8 +38,12 @@ def parse(argv=None):
     _query_arguments(commands)
     _serve_arguments(commands)
     args = parser.parse_args(argv)
-    check = {'index': _check_items, 'add': _check_items, 'query': _check_query}
-    check.get(args.command, lambda _: None)(args)
+    if args.command in ('index', 'add'):
+        _check_items(args)
+    if args.command == 'query':
+        _check_query(args)
+    if getattr(args, 'memory', 1) < 1:
+        raise ConfigError('--memory: expected at least 1')
     return args
 
 
@@ -163,15 +167,18 @@ def _check_query(args):
         raise ConfigError('--weight is the share of the translation: give --translation, too')
     if args.text is None and args.translation:
         raise ConfigError('--translation goes with TEXT')
-    if args.memory < 1:
-        raise ConfigError('--memory: expected at least 1')
 
 
 @command('search')
 def main(argv=None):
     """The command line; returns the exit status."""
     args = parse(argv)
-    return COMMANDS[args.command](args)
+    try:
+        return COMMANDS[args.command](args)
+    except KeyboardInterrupt as error:
+        if args.command in ('index', 'add'):
+            error.add_note('What was written stays; the same command continues.')
+        raise
 
 
 def _open_model(source, device):

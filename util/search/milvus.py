@@ -103,13 +103,12 @@ class MilvusVectors:
         while True:
             answers = self._search(queries, limit)
             found = [_known(answer, numbers) for answer in answers]
-            full = all(len(rows) >= k for rows, _ in found)
+            full = all(len(rows) >= k for rows in found)
             if full or limit == MOST or all(len(answer) < limit for answer in answers):
                 break
             limit = min(2 * limit, MOST)
         return [
-            settle(query, rows, np.asarray(vectors, np.float32).reshape(-1, self.dim), k)
-            for query, (rows, vectors) in zip(queries, found)
+            settle(query, rows, self.take(numbers[rows]), k) for query, rows in zip(queries, found)
         ]
 
     def _search(self, queries, limit):
@@ -118,7 +117,6 @@ class MilvusVectors:
             'search',
             data=[query.tolist() for query in np.asarray(queries, np.float32)],
             limit=limit,
-            output_fields=['vector'],
             search_params={'metric_type': 'IP', 'params': params},
         )
 
@@ -139,11 +137,10 @@ class MilvusVectors:
 
 
 def _known(answer, numbers):
-    """(rows (n,), list of vectors) of the hits that the index knows."""
+    """The rows (n,) of the hits that the index knows."""
     found = np.array([hit['number'] for hit in answer], dtype=np.int64)
     rows = np.minimum(np.searchsorted(numbers, found), len(numbers) - 1)
-    known = np.flatnonzero(numbers[rows] == found)
-    return rows[known], [answer[i]['entity']['vector'] for i in known]
+    return rows[numbers[rows] == found]
 
 
 def clean_uri(text):

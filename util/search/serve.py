@@ -297,7 +297,7 @@ def serve(args, open_model):
     try:
         model = open_model(args.model or index.manifest['model']['source'])
         searcher = Searcher(index, model, args.memory)
-        names = [name.lower() for name in (args.host, *args.allow_host)]
+        names = [name.lower() for name in (args.host, socket.gethostname(), *args.allow_host)]
         config = uvicorn.Config(
             make_app(searcher, names),
             log_level='warning',
