@@ -353,6 +353,12 @@ def test_other_options_are_refused_by_name(photos, clip, tmp_path, capsys):
     assert run(*command, '--shard-size', 4) == 0 and len(np.load(tmp_path / 'x.npy')) == 10
 
 
+def run_with_one_thread(options):
+    """Of a forked process: the threads of its parent are not in it, and would be waited for."""
+    torch.set_num_threads(1)
+    run_share(options)
+
+
 def test_killed_at_random_moments(clip, tmp_path):
     photos, random = tmp_path / 'many', np.random.default_rng(0)
     photos.mkdir()
@@ -362,7 +368,7 @@ def test_killed_at_random_moments(clip, tmp_path):
     options = Options(clip, images=str(photos), output=str(output), shard_size=10, workers=0)
     options.device, work, kills = 'cpu', tmp_path / '.x.npy.shards', 0
     for _ in range(5):
-        process = get_context('fork').Process(target=run_share, args=(options,))
+        process = get_context('fork').Process(target=run_with_one_thread, args=(options,))
         done = len(list(work.glob('*.npz')))
         process.start()
         while process.is_alive() and len(list(work.glob('*.npz'))) == done:
