@@ -84,16 +84,16 @@ def head(report):
     figures = ''.join(f'<div><dt>{name}</dt><dd>{value:.1f}</dd></div>' for name, value in large)
     facts = [
         f'{report["captions"]:,} captions and {report["visuals"]:,} visual items',
-        f'model of epoch {report["epoch"]} ({escape(run_name(report["checkpoint"]))})',
+        f'model {escape(run_name(report["checkpoint"]))}, epoch {report["epoch"]}',
         f'w = {found["weight"]:g}',
         f'ties {escape(report["ties"])}',
     ]
     noise = report['details'].config.data.noise
     if noise:
         facts.append(f'{100 * noise:g} % of the training translations corrupted')
-    notes = [f'Not the test of the run as it was trained: {"; ".join(report["altered"])}.'] * bool(
-        report.get('altered')
-    )
+    notes = []
+    if report.get('altered'):
+        notes.append(f'Not the test of the run as it was trained: {"; ".join(report["altered"])}.')
     if report.get('left_out'):
         gone = report['left_out']
         notes.append(

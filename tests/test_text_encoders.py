@@ -2,6 +2,7 @@
 checkpoint; and the casing of their tokenizers."""
 
 import json
+import logging
 
 import pytest
 import tiny
@@ -195,3 +196,18 @@ def test_a_run_stores_the_casing_that_it_found(tmp_path, monkeypatch):
     ]
     with pytest.raises(ValueError, match="'text.lowercase' is 'maybe'; valid values: auto"):
         load_config(None, ['data.collection=x', 'text.lowercase=maybe'])
+
+
+def test_loading_reports_nothing(tmp_path):
+    """Neither the other weights of a file, nor how transformers would spread the model."""
+    config = transformers.BertConfig(**SIZES)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    reports, logger = [], logging.getLogger('transformers')
+    handler = logging.Handler()
+    handler.emit = reports.append
+    logger.addHandler(handler)
+    try:
+        build_bert(name=str(tmp_path), pretrained=True, dropout=0.1)
+    finally:
+        logger.removeHandler(handler)
+    assert [report.getMessage() for report in reports] == []

@@ -333,7 +333,8 @@ def load_whole(cls, name, *, dtype=torch.float32, **options):
 def _without_report():
     """Without transformers' table of a checkpoint's other weights: missing ones are refused
     here."""
-    logger = logging.getLogger('transformers.modeling_utils')
+    # Not that of its module, whose own level would make it report on tensor parallelism.
+    logger = logging.getLogger('transformers')
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
