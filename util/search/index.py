@@ -117,6 +117,14 @@ class Index:
             )
         return [row[name] for name in ids]
 
+    def check_complete(self):
+        """Raise DataError if the command that makes the index has not finished."""
+        if not self.manifest['complete']:
+            raise DataError(
+                f'{self.folder} is not complete: give the command that made it again, it continues'
+                ' (--skip-bad omits files that cannot be read)'
+            )
+
     def check_model(self, model):
         """Raise DataError unless the index was made with this model (a Retriever)."""
         made = self.manifest['model']

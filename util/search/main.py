@@ -229,6 +229,8 @@ def _index(args):
     with creating(args.output, model, run, milvus=args.index, kind=kind) as writer:
         added = fill(writer, model, source, skip_bad=args.skip_bad)
         _tell(args.output, writer.index, added)
+    if not model.ranges:
+        print('note: the model has no score ranges of validation: fused scores mix plain cosines')
     print(f"to search: python -m util.search query {args.output} 'TEXT'")
     print(f'a page:    python -m util.search serve {args.output}')
     return 0
@@ -274,11 +276,9 @@ def _tell(folder, index, added):
     size = sum(part.count for part in index.parts.values()) * index.manifest['dim'] * 4 / 2**20
     print(
         f'index: {folder}  ({index.items.count:,} items; captions: {", ".join(captions) or "none"};'
-        f' {size:,.0f} MiB{" in Milvus" if place else ""})'
+        f' {size:,.1f} MiB{" in Milvus" if place else ""})'
     )
     print(f'added: {added.items:,} items, {added.captions:,} captions')
-    if not index.manifest['ranges']:
-        print('note: the model has no score ranges of validation: fused scores mix plain cosines')
     if added.known:
         print(f'in it before: {added.known:,} items')
     if added.omitted:

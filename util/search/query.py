@@ -25,6 +25,7 @@ def run_query(args, open_model):
     """
     index = Index(args.index_folder)
     try:
+        index.check_complete()  # before the model is loaded, which takes long
         model = None
         if args.item is None:
             model = open_model(args.model or index.manifest['model']['source'])

@@ -49,11 +49,7 @@ class Searcher:
     """
 
     def __init__(self, index, model=None, memory=MEMORY):
-        if not index.manifest['complete']:
-            raise DataError(
-                f'{index.folder} is not complete: the command that made it was stopped; give the'
-                ' same command again, it continues'
-            )
+        index.check_complete()
         if model is not None:
             index.check_model(model)
         self.index, self.model, self.memory = index, model, memory

@@ -293,6 +293,7 @@ def serve(args, open_model):
         open_model: function source -> Retriever.
     """
     index = Index(args.index_folder)
+    index.check_complete()
     listener = _listen(args.host, args.port)
     try:
         model = open_model(args.model or index.manifest['model']['source'])
