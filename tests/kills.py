@@ -5,6 +5,8 @@ import signal
 import sys
 from multiprocessing import get_context
 
+import torch
+
 CHANGES = ('mkdir', 'replace', 'rename', 'rmdir', 'unlink')
 
 
@@ -21,6 +23,7 @@ def _run(call, number):
 
         return changed
 
+    torch.set_num_threads(1)  # the parent's others are not in the fork, and would be waited for
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
     sys.exit(call())
