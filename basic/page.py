@@ -196,7 +196,7 @@ def rank_charts(ranks):
     """Recall curves and the histogram of ranks, with their numbers."""
     curves, recalls = recall_curves(ranks)
     chart, shares = rank_histogram(ranks)
-    words = 'Left: R@K for each K. Right: at which rank queries find their first right item.'
+    words = 'R@K for each K; and at which rank queries find their first right item.'
     if len(ranks) > 1:
         words = (
             'R@K for each K, in each language; and at which rank queries find their first right'
