@@ -33,7 +33,7 @@ from basic import distributed, fingerprint, run_folder, runtime
 from basic.board import add_queries
 from basic.checkpoint import LAST, NEXT_BEST, load_checkpoint, save_checkpoint, training_of
 from basic.collection import Collection
-from basic.command import command, is_out_of_memory, killed_worker, typed
+from basic.command import command, is_out_of_memory, killed_worker, telling, typed
 from basic.config import Config, config_to_dict
 from basic.curves import write_curves
 from basic.errors import DataError
@@ -647,7 +647,7 @@ def main(argv=None):
         with advice(words, run):
             train(run)
             if distributed.is_main() and not args.no_report:
-                with noted(run_folder.CURVES):
+                with noted(run_folder.CURVES), telling(f'drawing {run_folder.CURVES}', plain=False):
                     write_curves(run.folder)
             if not args.no_test:
                 test(run, args.device, with_details=not args.no_report)

@@ -16,7 +16,7 @@ import re
 import sys
 from pathlib import Path
 
-from basic.command import command
+from basic.command import command, telling
 from basic.errors import DataError, UserError, first_five
 
 # Modules that import torch, which takes seconds, are imported where they are used, so that wrong
@@ -330,14 +330,15 @@ def main(argv=None):
         refuse_bad_name(args.push)
     refuse_occupied(args.folder, args.overwrite)
 
-    notes = export(
-        args.checkpoint,
-        args.folder,
-        licence=args.licence,
-        tokenizer=args.tokenizer,
-        overwrite=args.overwrite,
-        hub_name=args.push,
-    )
+    with telling(f'exporting {args.checkpoint}'):
+        notes = export(
+            args.checkpoint,
+            args.folder,
+            licence=args.licence,
+            tokenizer=args.tokenizer,
+            overwrite=args.overwrite,
+            hub_name=args.push,
+        )
     for note in notes:
         print(f'note: {note}', file=sys.stderr)
     megabytes = sum(f.stat().st_size for f in args.folder.rglob('*') if f.is_file()) / 1e6

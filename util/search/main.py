@@ -173,6 +173,11 @@ def _check_query(args):
 def main(argv=None):
     """The command line; returns the exit status."""
     args = parse(argv)
+    if args.command == 'serve':
+        _need_extras()
+    if args.command != 'remove':
+        with telling('loading PyTorch'):
+            import torch  # noqa: F401
     try:
         return COMMANDS[args.command](args)
     except KeyboardInterrupt as error:
@@ -295,7 +300,8 @@ def _query(args):
     return run_query(args, lambda run: _open_model(run, args.device))
 
 
-def _serve(args):
+def _need_extras():
+    """Raise ConfigError without the packages that `serve` needs."""
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -304,6 +310,9 @@ def _serve(args):
             f'util.search serves its page with FastAPI and uvicorn ({error}): pip install -r'
             ' util/requirements-search.txt'
         ) from None
+
+
+def _serve(args):
     from util.search.serve import serve
 
     return serve(args, lambda run: _open_model(run, args.device))
