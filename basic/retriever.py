@@ -26,9 +26,11 @@ from basic.inputs import check_size, in_batches
 from basic.languages import languages
 from basic.loader import Loader
 from basic.pretrained.encoders import weights_hash
+from basic.scoring import cut
 
 log = logging.getLogger(__name__)
 # Threads take turns, batch by batch: a tokenizer and torch's precision are shared by all of them.
+BLOCK = 8192  # queries, and visual items, that are scored at a time
 TURN = threading.Lock()
 
 
@@ -287,18 +289,13 @@ class Retriever:
                     f'{what}: expected shape (items, {self.dim}), found {tuple(np.shape(part))}'
                 )
         scores = torch.empty(len(queries), len(visual))
-        for columns in blocks(len(visual)):
+        for columns in cut(len(visual), BLOCK):
             block = on_device(visual[columns], self.device)
-            for rows in blocks(len(queries)):
+            for rows in cut(len(queries), BLOCK):
                 with TURN, runtime.matrix_precision('fp32'):
                     product = on_device(queries[rows], self.device) @ block.T
                     scores[rows, columns] = product.cpu()
         return scores
-
-
-def blocks(total, size=8192):
-    """Slices of 0 to `total`, of `size` or less."""
-    return [slice(start, start + size) for start in range(0, total, size)]
 
 
 def on_device(rows, device):

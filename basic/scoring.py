@@ -153,10 +153,10 @@ class Scoring:
         block = _BLOCK
         while block > 1 and working_set(block) > numbers // 2:
             block = block * 7 // 8
-        self.all_blocks = _cut(captions, block)
+        self.all_blocks = cut(captions, block)
         self.blocks = self.all_blocks[rank() :: size()]
         self.blocks_in_all = len(self.blocks)
-        self.gallery = _cut(visuals, block)
+        self.gallery = cut(visuals, block)
         self.at_once = min(tile_size(self.device), block**2)
         keep = 2 * visuals * sum(some.stop - some.start for some in self.blocks) <= numbers // 2
         self._kept = [] if keep else None
@@ -336,7 +336,7 @@ def _check_shapes(visual, en, tgt):
         )
 
 
-def _cut(total, at_most):
+def cut(total, at_most):
     """0 to `total` in near-equal slices of `at_most` or less.
 
     There is no small last one, of which a matrix product might round differently.

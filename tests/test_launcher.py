@@ -42,17 +42,7 @@ def test_a_mistake_of_the_user_is_said_once(world, tmp_path):
 
 
 def test_interrupted_processes_end_at_once_with_one_message(world, tmp_path):
-    words = train_arguments(world, tmp_path / 'run', 'cpu:2', 'train.epochs=100000')
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / 'train.py'), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    ) as process:
-        while 'epoch   2' not in process.stdout.readline():
-            assert process.poll() is None
+    with running(world, tmp_path / 'run') as (process, _):
         os.killpg(process.pid, signal.SIGINT)
         started = time.monotonic()
         _, errors = process.communicate(timeout=60)

@@ -336,7 +336,7 @@ def test_scores(make_model, tmp_path, monkeypatch):
     expected = queries @ visual.T
     np.save(tmp_path / 'visual.npy', visual.numpy())
     mapped = np.load(tmp_path / 'visual.npy', mmap_mode='r')
-    monkeypatch.setattr('basic.retriever.blocks.__defaults__', (4,))
+    monkeypatch.setattr('basic.retriever.BLOCK', 4)
     for given in (visual, visual.numpy(), mapped):
         torch.testing.assert_close(model.score(queries, given), expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r'visual: expected shape \(items, 14\), found \(23, 3\)'):

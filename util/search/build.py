@@ -31,7 +31,7 @@ def fill(writer, model, source, *, skip_bad=False):
     They are written in parts: after a kill, the same command adds the rest.
 
     Args:
-        writer: util.search.index.Writer; model: Retriever; source: items.Source.
+        writer: util.search.writer.Writer; model: Retriever; source: items.Source.
         skip_bad: omit items that cannot be read.
     Returns:
         Added.

@@ -55,7 +55,7 @@ class Part:
 
 
 class Index:
-    """An index folder, open for reading; `writing` opens it for changes.
+    """An index folder, open for reading; `util.search.writer.writing` opens it for changes.
 
     Args:
         folder: of the index.
