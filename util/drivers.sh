@@ -24,7 +24,7 @@ train_help="  key=value   any option of the config, such as train.batch_size=64;
   --overwrite       replace the run that is there by a new one
   --run-dir DIR     run folder, instead of
                     ROOTPATH/<collection>/runs/<config>_<lang>/seed_<n>
-  --seed N, --workers N, --no-test, --print-config
+  --seed N, --workers N, --no-test, --no-report, --print-config
                     as in: python train.py --help
 The Python is that of \$PYTHON, else python3 in PATH."
 test_help="  key=value   any option of the config, such as eval.ties=mean

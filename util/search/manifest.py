@@ -42,10 +42,9 @@ def read_manifest(folder):
     """The manifest of an index, see FORM; DataError if there is none, or a damaged one."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise DataError(
-            f'{folder} is no index: it has no {MANIFEST}, but {listing(folder)};'
-            ' `python -m util.search index` makes one'
-        )
+        there = path.parent.is_dir()
+        reason = f'no {MANIFEST} among {listing(folder)}' if there else 'no such folder'
+        raise DataError(f'{folder} is no index ({reason}): `python -m util.search index` makes one')
     if path.stat().st_size > 2**26:
         raise DataError(f'{path} is too large to be a manifest: {path.stat().st_size:,} bytes')
     manifest = parse_json(read_text(path), {'format': str}, path)
